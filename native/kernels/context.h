@@ -1,0 +1,28 @@
+// What every op gets: how many threads it may use, and scratch memory that lives until the next call of `scratch`.
+#pragma once
+#include <cstddef>
+
+#include "tensor.h"
+
+namespace phx {
+
+class Context {
+ public:
+  explicit Context(int threads) : threads_(threads < 1 ? 1 : threads) {}
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  int threads() const { return threads_; }
+
+  // At least `count` reals, 64-byte aligned, contents undefined, shared by all threads of the op; grows, never shrinks: a
+  // second step of equal shape does not allocate. One call an op: a second call may move the block.
+  real* scratch(size_t count);
+
+ private:
+  int threads_;
+  real* block_ = nullptr;
+  size_t capacity_ = 0;
+};
+
+}  // namespace phx

@@ -1,0 +1,47 @@
+// A Tensor is a view: a pointer and four sizes, (N,H,W,C) with the channel fastest. It owns nothing.
+// `ld` is the distance between two neighbouring pixels, so a slice of channels is a view too (a row of a matrix is a pixel).
+// A matrix (rows, columns) is (rows,1,1,columns); a vector of C values is (1,1,1,C); a 3x3 weight (K,R,S,C) is n=K h=R w=S c=C.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace phx {
+
+#ifdef PHOENIX_REF
+using real = double;  // the definitions: every op in plain loops, double precision
+#else
+using real = float;
+#endif
+
+struct Tensor {
+  real* data = nullptr;
+  int n = 0, h = 1, w = 1, c = 0;
+  int ld = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+  size_t rows() const { return size_t(n) * h * w; }
+  size_t size() const { return rows() * c; }
+  bool contiguous() const { return ld == c; }
+  real* row(size_t i) const { return data + i * size_t(ld); }
+  // Channels [first, first + count) of every pixel.
+  Tensor channels(int first, int count) const { return {data + first, n, h, w, count, ld}; }
+};
+
+inline Tensor tensor(real* data, int n, int h, int w, int c) { return {data, n, h, w, c, c}; }
+inline Tensor matrix(real* data, int rows, int columns) { return {data, rows, 1, 1, columns, columns}; }
+inline Tensor vector(real* data, int size) { return {data, 1, 1, 1, size, size}; }
+
+// The gradient of an op's input: `+=` when accumulate is set, `=` otherwise. An empty tensor means: not wanted.
+struct Grad {
+  Tensor t;
+  bool accumulate = false;
+  explicit operator bool() const { return bool(t); }
+};
+
+inline bool same_shape(const Tensor& a, const Tensor& b) { return a.n == b.n && a.h == b.h && a.w == b.w && a.c == b.c; }
+inline std::string shape_of(const Tensor& t) {
+  return "(" + std::to_string(t.n) + "," + std::to_string(t.h) + "," + std::to_string(t.w) + "," + std::to_string(t.c) + ")";
+}
+
+}  // namespace phx

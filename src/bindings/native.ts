@@ -1,0 +1,168 @@
+/**
+ * The typed contract of the native addon (native/addon.cpp). Nothing here is public: session.ts and vector.ts wrap it.
+ * Natives trust their arguments' types and check shapes; every asynchronous call runs on a thread of its own and settles on the JS thread.
+ */
+
+/** What an addon says about itself. */
+export type AddonInfo = {
+  backend: 'cpu' | 'ref' | 'cuda';
+  /** The type of parameters and, on the CPU, of everything else. */
+  real: 'float32' | 'float64';
+  /** Instruction set in use, chosen when the addon was loaded. */
+  isa: 'avx512' | 'avx2' | 'portable' | 'none';
+  /** Instruction sets this machine could use. */
+  isas: string[];
+  /** Hash-free build string: compiler and version. */
+  build: string;
+  cores: number;
+};
+
+/** U-Net shape as native takes it: see ddpm/unet.ts for meaning and validation. */
+export type NativeUNet = {
+  height: number;
+  width: number;
+  inChannels: number;
+  outChannels: number;
+  blockOutChannels: number[];
+  layersPerBlock: number;
+  /** One entry a level: attention after each residual block there. */
+  attention: boolean[];
+  /** Channels a head; 0 = one head of full width. */
+  attentionHeadDim: number;
+  groups: number;
+  normEps: number;
+  dropout: number;
+  /** 0 = no class conditioning. */
+  classes: number;
+  flipSinToCos: boolean;
+  freqShift: number;
+  downsamplePadding: number;
+};
+
+export type NativeNoise = { prediction: 'eps' | 'x0' | 'v'; alphaBar: Float64Array };
+
+/** A named range of the parameter vector. `shape` is the checkpoint's (OIHW for convolutions); in memory convolutions are KRSC. */
+export type ParameterEntry = { name: string; offset: number; count: number; shape: number[] };
+
+export type NativeTrain = {
+  /** steps·batch positions into the images. */
+  indices: Int32Array;
+  /** Class of every image of the set (not of the batch); needed iff the U-Net is class-conditional. */
+  classes?: Int32Array;
+  steps: number;
+  batch: number;
+  flip: boolean;
+  minSnrGamma: number;
+  /** 64-bit key of the stream and the step that its counters start at. */
+  key: bigint;
+  firstStep: number;
+  lr: number;
+  /** Linear warm-up: step n (counted from 0 at `globalStep`) uses lr·min(1, (n+1)/warmup); 0 = none. */
+  warmup: number;
+  beta1: number;
+  beta2: number;
+  eps: number;
+  weightDecay: number;
+  /** Largest gradient norm; 0 = no clipping. */
+  clip: number;
+  /** Largest EMA decay, used as min(emaDecay, (1+n)/(10+n)); 0 = no EMA kept. */
+  emaDecay: number;
+  /** Steps this model has made so far, everywhere: drives warm-up and EMA. */
+  globalStep: number;
+  /** Steps since the optimizer's moments were zero: drives bias correction. */
+  adamStep: number;
+  /** FedProx: mu/2·|p - anchor|² is added to the loss; 0 = off. */
+  mu: number;
+  anchor?: NativeVector;
+};
+
+export type NativeSample = {
+  count: number;
+  batch: number;
+  /** Rows of [t, alpha, sigma, cx, c0, c1, cz]; see ddpm/schedulers. */
+  table: Float64Array;
+  clip: boolean;
+  key: bigint;
+  /** Index of the first image in the stream: images are the same whatever the batch. */
+  firstImage: number;
+  /** One class an image, if the U-Net is class-conditional. */
+  classes?: Int32Array;
+  /** Which parameters to draw with. */
+  weights: NativeVector;
+  /** Called between rows of the table with the share done, 0..1. */
+  onProgress?: (done: number) => void;
+};
+
+/** A flag shared with a running call: set it and the call stops within a step. */
+export type NativeAbort = { abort(): void };
+
+export type NativeVector = {
+  readonly length: number;
+  /** Frees the memory at once (when no call uses it). */
+  dispose(): void;
+  /** y += a·x */
+  axpy(x: NativeVector, a: number): Promise<void>;
+  scale(a: number): Promise<void>;
+  fill(value: number): Promise<void>;
+  /** this = a - b */
+  subtract(a: NativeVector, b: NativeVector): Promise<void>;
+  /** this += a·(x - this) */
+  interpolate(x: NativeVector, a: number): Promise<void>;
+  copy(from: NativeVector, offset: number, count: number): Promise<void>;
+  dot(other: NativeVector): Promise<number>;
+  isFinite(): Promise<boolean>;
+  /** Server steps of Reddi et al. 2021 (FedOpt); see fl/server-step.ts. Each takes this = params. */
+  serverStep(kind: 'momentum' | 'adam' | 'yogi', delta: NativeVector, m: NativeVector, v: NativeVector | undefined, options: { lr: number; beta1: number; beta2: number; tau: number }): Promise<void>;
+  /** Little-endian float32 of [offset, offset+count). */
+  toBytes(offset: number, count: number): Promise<Uint8Array>;
+  fromBytes(bytes: Uint8Array, offset: number): Promise<void>;
+  /**
+   * Tensors of a checkpoint to and from this vector. Each entry is six numbers: offset and count in the vector, byte offset in `bytes`,
+   * then K, C and R·S: where R·S > 1 the file's (K,C,R·S) is permuted to and from (K,R·S,C).
+   */
+  importTensors(bytes: Uint8Array, dtype: 'F32' | 'F16' | 'BF16' | 'F64', entries: Float64Array): Promise<void>;
+  exportTensors(byteLength: number, entries: Float64Array): Promise<Uint8Array>;
+};
+
+export type NativeImages = { readonly count: number; readonly bytes: number; dispose(): void };
+
+export type NativeSession = {
+  readonly parameters: ParameterEntry[];
+  /** The vector of parameters; the Session's own memory, valid until dispose. */
+  readonly params: NativeVector;
+  readonly ema: NativeVector;
+  readonly adamM: NativeVector;
+  readonly adamV: NativeVector;
+  /** Fills the parameters: Kaiming-uniform as PyTorch's Conv2d and Linear, norms 1 and 0. */
+  init(key: bigint): Promise<void>;
+  train(images: NativeImages, options: NativeTrain, abort?: NativeAbort): Promise<{ losses: Float64Array; gradNorms: Float64Array }>;
+  /** Mean loss over the images at `indices` with the noise that `key` fixes, in batches of `batch`. */
+  evalLoss(images: NativeImages, options: { indices: Int32Array; classes?: Int32Array; batch: number; key: bigint; weights: NativeVector }, abort?: NativeAbort): Promise<number>;
+  /** Images in [-1,1], (count,H,W,C). */
+  sample(options: NativeSample, abort?: NativeAbort): Promise<Float32Array>;
+  /** One forward pass, for tests: x (n,H,W,C) → the network's output, and, with a target, the loss and the gradient vector. */
+  forward(x: Float64Array, t: Float64Array, weights: NativeVector, classes?: Int32Array): Promise<Float64Array>;
+  gradient(x: Float64Array, t: Float64Array, target: Float64Array, weights: NativeVector, classes?: Int32Array): Promise<{ loss: number; gradient: NativeVector; output: Float64Array }>;
+  /** Bytes held, by kind. */
+  memory(): { parameters: number; optimizer: number; activations: number };
+  dispose(): void;
+};
+
+/** One tensor of a single-op call: values and (n,h,w,c). */
+export type OpTensor = { data: Float64Array; shape: [number, number, number, number] };
+
+export type Addon = {
+  info(): AddonInfo;
+  createVector(length: number): NativeVector;
+  createImages(pixels: Uint8Array, count: number, height: number, width: number, channels: number): NativeImages;
+  createSession(unet: NativeUNet, noise: NativeNoise, options: { threads: number }): NativeSession;
+  createAbort(): NativeAbort;
+  /** Philox words for (key, c0..c3): the test of rng.ts against philox.h. */
+  philox(key: bigint, c0: number, c1: number, c2: number, c3: number): [number, number, number, number];
+  /**
+   * Runs one op of ops.h by name, for tests and benchmarks. Outputs are filled with NaN (or with `tensors`' values, if accumulated into),
+   * every buffer lies between guard words, and a damaged guard is an error that names the tensor. With `repeat` > 0 the op runs that often and
+   * `nanoseconds` holds each run's time.
+   */
+  op(name: string, tensors: Record<string, OpTensor>, attributes: Record<string, number>, repeat?: number): { tensors: Record<string, OpTensor>; nanoseconds: Float64Array };
+};

@@ -139,4 +139,14 @@ struct Adam {
 };
 void adam_step(Context&, real* p, real* m, real* v, real* ema, const real* g, size_t count, Adam);
 
+// A server's step on the mean update Δ of a round.  Adam and Yogi: Reddi et al. 2021, alg. 2; momentum (FedAvgM): Hsu et al. 2019
+// momentum: m ← β1·m + Δ, p ← p + lr·m   adam, yogi: m ← β1·m + (1-β1)·Δ, p ← p + lr·m/(√v + tau)
+// adam: v ← β2·v + (1-β2)·Δ²   yogi: v ← v - (1-β2)·Δ²·sign(v - Δ²)   v may be null with momentum
+enum class ServerKind { momentum, adam, yogi };
+struct ServerStep {
+  ServerKind kind;
+  double lr, beta1, beta2, tau;
+};
+void server_step(Context&, real* p, const real* delta, real* m, real* v, size_t count, ServerStep);
+
 }  // namespace phx

@@ -1,0 +1,604 @@
+/**
+ * Every option of Phoenix, once: key, type, default, unit, help and the commands that take it. Types, checks, the command line's options
+ * and the rules of a resume all derive from this table; choices come from the registries.
+ */
+import { z } from 'zod';
+import type { Dataset } from './ddpm/data/types.ts';
+import { schedulers } from './ddpm/schedulers/index.ts';
+import { presets } from './ddpm/unet.ts';
+import { PhoenixError } from './errors.ts';
+import { parsePartition } from './fl/partition/index.ts';
+import { strategies } from './fl/strategies/index.ts';
+import type { ServerStepKind, Strategy } from './fl/types.ts';
+
+export type Command = 'federate' | 'train' | 'sample';
+
+/** A type of option: how it is checked and what a help text calls it. Numbers may come as text, as a command line gives them. */
+type Kind<T> = {
+  schema: z.ZodType<T>;
+  /** What is valid, to complete "must be …". */
+  valid: string;
+  /** What stands for the value in a help text; absent for a flag. */
+  placeholder?: string;
+  choices?: readonly string[];
+};
+
+/** Stands for a default where there is none and the option must be given. */
+const required = { required: true } as const;
+type Required = typeof required;
+
+type Option<K extends string, C extends Command, T, D> = {
+  key: K;
+  commands: readonly C[];
+  kind: Kind<T>;
+  /** `required`, a value, or undefined when the default comes from elsewhere (see defaultText). */
+  default: D;
+  /** The default in words, where it is no constant. */
+  defaultText?: string;
+  unit?: string;
+  help: string;
+  /** Given without a name on the command line. */
+  positional?: true;
+  /** A resumed run may have another value than the run began with: it does not change what is learnt, or only how long. */
+  mayChange?: true;
+};
+
+const option = <const K extends string, const C extends Command, T, const D extends T | undefined | Required>(entry: Option<K, C, T, D>) =>
+  entry;
+
+const fromText = (value: unknown) => (typeof value === 'string' && value.trim() !== '' ? Number(value) : value);
+
+const range = (min: number, max: number) => (max === Number.MAX_SAFE_INTEGER || max === Infinity ? `≥ ${min}` : `in ${min}..${max}`);
+
+const integer = (min: number, max: number = Number.MAX_SAFE_INTEGER): Kind<number> => ({
+  schema: z.preprocess(fromText, z.number().int().min(min).max(max)),
+  valid: `a whole number ${range(min, max)}`,
+  placeholder: 'n',
+});
+
+const number = (min: number, max: number = Infinity): Kind<number> => ({
+  schema: z.preprocess(fromText, z.number().min(min).max(max)),
+  valid: `a number ${range(min, max)}`,
+  placeholder: 'x',
+});
+
+const above0 = (max: number): Kind<number> => ({
+  schema: z.preprocess(fromText, z.number().gt(0).max(max)),
+  valid: `a number above 0, at most ${max}`,
+  placeholder: 'x',
+});
+
+const below1: Kind<number> = { schema: z.preprocess(fromText, z.number().min(0).lt(1)), valid: 'a number in [0, 1)', placeholder: 'x' };
+
+const text = (placeholder: string): Kind<string> => ({
+  schema: z
+    .string()
+    .min(1)
+    .refine((value) => !value.includes('\0')),
+  valid: 'a text that is not empty',
+  placeholder,
+});
+
+const choice = <const T extends string>(names: readonly T[]): Kind<T> => ({
+  schema: z.enum(names) as unknown as z.ZodType<T>,
+  valid: `one of ${names.join(', ')}`,
+  placeholder: 'name',
+  choices: names,
+});
+
+const flag: Kind<boolean> = { schema: z.boolean(), valid: 'true or false' };
+
+/** The names in a registry. */
+const names = <R extends object>(registry: R) => Object.keys(registry) as Extract<keyof R, string>[];
+
+const isStrategy = (value: unknown): value is Strategy => {
+  const strategy = value as Strategy | null;
+  return (
+    typeof strategy === 'object' &&
+    typeof strategy?.name === 'string' &&
+    typeof strategy.init === 'function' &&
+    typeof strategy.weigh === 'function'
+  );
+};
+
+const strategyKind: Kind<string | Strategy> = {
+  schema: z.union([z.enum(names(strategies)), z.custom<Strategy>(isStrategy)]),
+  valid: `one of ${names(strategies).join(', ')}, or an object {name, init, weigh}`,
+  placeholder: 'name',
+  choices: names(strategies),
+};
+
+const isDataset = (value: unknown): value is Dataset => {
+  const dataset = value as Dataset | null;
+  return (
+    typeof dataset === 'object' &&
+    dataset?.pixels instanceof Uint8Array &&
+    typeof dataset.fingerprint === 'string' &&
+    Array.isArray(dataset.classNames)
+  );
+};
+
+const dataKind: Kind<string | Dataset> = {
+  schema: z.union([text('path').schema, z.custom<Dataset>(isDataset)]),
+  valid: 'the path of a dataset, "synthetic", or a Dataset',
+  placeholder: 'path',
+};
+
+/** Its own error names the valid partitions and ranges. */
+const partitionKind: Kind<string> = {
+  schema: z.string().superRefine((value, context) => {
+    try {
+      parsePartition(value);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: (error as Error).message });
+    }
+  }),
+  valid: 'a partition',
+  placeholder: 'name[:x]',
+};
+
+const serverSteps: readonly ServerStepKind[] = ['add', 'momentum', 'adam', 'yogi'];
+
+const both = ['federate', 'train'] as const;
+const all = ['federate', 'train', 'sample'] as const;
+
+const table = [
+  option({
+    key: 'data',
+    commands: both,
+    kind: dataKind,
+    default: required,
+    mayChange: true,
+    help: 'dataset: CIFAR-10 binary, idx(.gz), an image folder, site-labelled records, or "synthetic[:N]"; what it holds is recognised',
+  }),
+  option({
+    key: 'size',
+    commands: both,
+    kind: integer(4, 1024),
+    default: undefined,
+    defaultText: 'as the data',
+    unit: 'pixels',
+    help: 'resize images to this side',
+  }),
+  option({
+    key: 'limit',
+    commands: both,
+    kind: integer(1),
+    default: undefined,
+    defaultText: 'all',
+    unit: 'images',
+    help: 'use only this many images of the dataset',
+  }),
+  option({ key: 'preset', commands: both, kind: choice(names(presets)), default: 'tiny', help: 'model and training defaults' }),
+
+  option({
+    key: 'clients',
+    commands: ['federate'],
+    kind: integer(1, 100_000),
+    default: undefined,
+    defaultText: '10, or the sites of --partition site',
+    unit: 'clients',
+    help: 'clients that the data is dealt to',
+  }),
+  option({
+    key: 'partition',
+    commands: ['federate'],
+    kind: partitionKind,
+    default: 'iid',
+    help: 'how: iid, dirichlet:ALPHA, shards:S (classes a client), quantity:EXPONENT, site',
+  }),
+  option({
+    key: 'rounds',
+    commands: ['federate'],
+    kind: integer(1, 1_000_000),
+    default: 10,
+    unit: 'rounds',
+    mayChange: true,
+    help: 'rounds in all, also when resumed',
+  }),
+  option({
+    key: 'epochs',
+    commands: ['federate'],
+    kind: integer(1, 1_000_000),
+    default: undefined,
+    defaultText: '1',
+    unit: 'passes',
+    help: "passes over a client's own images a round",
+  }),
+  option({
+    key: 'epochs',
+    commands: ['train'],
+    kind: integer(1, 1_000_000),
+    default: 10,
+    unit: 'passes',
+    mayChange: true,
+    help: 'passes over the images in all, also when resumed',
+  }),
+  option({
+    key: 'localImages',
+    commands: ['federate'],
+    kind: integer(1),
+    default: undefined,
+    defaultText: 'use --epochs',
+    unit: 'images',
+    help: 'instead of --epochs: images a client draws a round, rounded up to full batches',
+  }),
+  option({
+    key: 'commitImages',
+    commands: ['train'],
+    kind: integer(1),
+    default: undefined,
+    defaultText: 'one pass',
+    unit: 'images',
+    help: 'images between two checkpoints',
+  }),
+  option({ key: 'strategy', commands: ['federate'], kind: strategyKind, default: 'fedavg', help: 'how the clients are weighed' }),
+  option({ key: 'fraction', commands: ['federate'], kind: above0(1), default: 1, help: 'share of the clients that train in a round' }),
+
+  option({
+    key: 'batch',
+    commands: both,
+    kind: integer(1, 65_536),
+    default: undefined,
+    defaultText: 'as the preset',
+    unit: 'images',
+    help: 'images a step',
+  }),
+  option({
+    key: 'lr',
+    commands: both,
+    kind: above0(10),
+    default: undefined,
+    defaultText: 'as the preset',
+    help: "Adam's learning rate after warm-up",
+  }),
+  option({ key: 'weightDecay', commands: both, kind: number(0, 10), default: 0, help: 'decoupled weight decay (AdamW)' }),
+  option({
+    key: 'clip',
+    commands: both,
+    kind: number(0),
+    default: undefined,
+    defaultText: 'as the preset',
+    help: 'largest gradient norm; 0 = no clipping',
+  }),
+  option({
+    key: 'dropout',
+    commands: both,
+    kind: below1,
+    default: undefined,
+    defaultText: 'as the preset',
+    help: 'dropout inside residual blocks',
+  }),
+  option({
+    key: 'flip',
+    commands: both,
+    kind: flag,
+    default: undefined,
+    defaultText: 'as the preset',
+    help: 'flip images horizontally at random',
+  }),
+  option({
+    key: 'emaDecay',
+    commands: both,
+    kind: below1,
+    default: undefined,
+    defaultText: 'as the preset',
+    help: 'largest decay a step of the averaged weights',
+  }),
+  option({ key: 'mu', commands: ['federate'], kind: number(0), default: 0, help: 'FedProx: pull towards the global model; 0 = off' }),
+  option({
+    key: 'optimizer',
+    commands: ['federate'],
+    kind: choice(['reset', 'keep']),
+    default: 'reset',
+    help: "whether a client's Adam moments start at zero each round or are kept",
+  }),
+  option({
+    key: 'serverStep',
+    commands: ['federate'],
+    kind: choice(serverSteps),
+    default: 'add',
+    help: 'how the server applies the mean update',
+  }),
+  option({ key: 'serverLr', commands: ['federate'], kind: above0(1000), default: 1, help: 'learning rate of the server step' }),
+  option({ key: 'serverBeta1', commands: ['federate'], kind: below1, default: 0.9, help: 'momentum of the server step' }),
+  option({
+    key: 'serverBeta2',
+    commands: ['federate'],
+    kind: below1,
+    default: 0.99,
+    help: 'decay of squares of the server step (adam, yogi)',
+  }),
+  option({
+    key: 'serverTau',
+    commands: ['federate'],
+    kind: above0(1),
+    default: 1e-3,
+    help: 'smallest denominator of the server step (adam, yogi)',
+  }),
+
+  option({ key: 'prediction', commands: both, kind: choice(['eps', 'x0', 'v']), default: 'eps', help: 'what the network predicts' }),
+  option({ key: 'schedule', commands: both, kind: choice(['linear', 'cosine']), default: 'linear', help: 'noise schedule' }),
+  option({
+    key: 'minSnrGamma',
+    commands: both,
+    kind: number(0, 1e6),
+    default: 0,
+    help: 'min-SNR loss weighting; 0 = off, 5 = as published',
+  }),
+  option({ key: 'classConditional', commands: both, kind: flag, default: false, help: 'condition the model on the class' }),
+
+  option({
+    key: 'samples',
+    commands: both,
+    kind: integer(1, 4096),
+    default: 64,
+    unit: 'images',
+    mayChange: true,
+    help: 'images in a sample grid',
+  }),
+  option({
+    key: 'sampleEvery',
+    commands: ['federate'],
+    kind: integer(0),
+    default: undefined,
+    defaultText: 'five times over the run',
+    unit: 'rounds',
+    mayChange: true,
+    help: 'a sample grid this often, and at the end; 0 = never',
+  }),
+  option({
+    key: 'sampleEvery',
+    commands: ['train'],
+    kind: integer(0),
+    default: undefined,
+    defaultText: 'five times over the run',
+    unit: 'checkpoints',
+    mayChange: true,
+    help: 'a sample grid this often, and at the end; 0 = never',
+  }),
+  option({
+    key: 'sampleSteps',
+    commands: both,
+    kind: integer(1, 1000),
+    default: 50,
+    unit: 'steps',
+    mayChange: true,
+    help: 'steps of the sampler for grids',
+  }),
+  option({
+    key: 'scheduler',
+    commands: both,
+    kind: choice(names(schedulers)),
+    default: 'ddim',
+    mayChange: true,
+    help: 'sampler for grids',
+  }),
+
+  option({
+    key: 'source',
+    commands: ['sample'],
+    kind: text('path'),
+    default: required,
+    positional: true,
+    help: 'a checkpoint (.safetensors), a run folder, or a diffusers folder',
+  }),
+  option({ key: 'n', commands: ['sample'], kind: integer(1, 1_000_000), default: 64, unit: 'images', help: 'images to draw' }),
+  option({ key: 'scheduler', commands: ['sample'], kind: choice(names(schedulers)), default: 'ddim', help: 'sampler' }),
+  option({ key: 'steps', commands: ['sample'], kind: integer(1, 100_000), default: 50, unit: 'steps', help: 'steps of the sampler' }),
+  option({ key: 'eta', commands: ['sample'], kind: number(0, 1), default: 0, help: 'noise added by ddim: 0 = none, 1 = as ddpm' }),
+  option({
+    key: 'raw',
+    commands: ['sample'],
+    kind: flag,
+    default: false,
+    help: 'draw with the raw weights instead of the averaged (EMA) ones',
+  }),
+  option({
+    key: 'class',
+    commands: ['sample'],
+    kind: integer(0),
+    default: undefined,
+    defaultText: 'all in turn',
+    help: 'class to draw, for a class-conditional model',
+  }),
+  option({
+    key: 'grid',
+    commands: ['sample'],
+    kind: text('file.png'),
+    default: undefined,
+    defaultText: 'none',
+    help: 'write the images as one PNG',
+  }),
+  option({
+    key: 'batch',
+    commands: ['sample'],
+    kind: integer(1, 65_536),
+    default: 16,
+    unit: 'images',
+    help: 'images drawn at once; does not change them',
+  }),
+
+  option({ key: 'seed', commands: all, kind: integer(0), default: 0, help: 'everything random follows from it' }),
+  option({
+    key: 'device',
+    commands: all,
+    kind: choice(['auto', 'cpu', 'cuda']),
+    default: 'auto',
+    mayChange: true,
+    help: 'where to compute',
+  }),
+  option({
+    key: 'threads',
+    commands: all,
+    kind: integer(0, 1024),
+    default: 0,
+    defaultText: 'all cores',
+    unit: 'threads',
+    mayChange: true,
+    help: 'CPU threads; does not change results',
+  }),
+  option({
+    key: 'out',
+    commands: both,
+    kind: text('dir'),
+    default: undefined,
+    defaultText: 'runs/<command>-<n>',
+    mayChange: true,
+    help: 'run folder to make',
+  }),
+  option({
+    key: 'resume',
+    commands: both,
+    kind: flag,
+    default: false,
+    mayChange: true,
+    help: 'continue the run in --out, or begin it if there is none',
+  }),
+  option({
+    key: 'keep',
+    commands: both,
+    kind: integer(1),
+    default: 2,
+    unit: 'checkpoints',
+    mayChange: true,
+    help: 'how many of the newest checkpoints stay',
+  }),
+];
+
+type Entry = (typeof table)[number];
+
+type Value<E> = E extends { kind: Kind<infer T>; default: infer D } ? (D extends undefined ? T | undefined : T) : never;
+
+/** The checked options of a command: every key present, defaults filled in. */
+export type Settings<C extends Command> = { [E in Entry as C extends E['commands'][number] ? E['key'] : never]: Value<E> };
+
+type RequiredSettings<C extends Command> = {
+  [E in Entry as C extends E['commands'][number] ? (E['default'] extends Required ? E['key'] : never) : never]: Value<E>;
+};
+
+/** The options of a command as a user gives them: only what has no default must be there. */
+export type Options<C extends Command> = RequiredSettings<C> & Partial<Settings<C>>;
+
+export type FederateOptions = Options<'federate'>;
+export type TrainOptions = Options<'train'>;
+export type SampleOptions = Options<'sample'>;
+
+const entriesOf = (command: Command): Entry[] => table.filter((entry) => (entry.commands as readonly Command[]).includes(command));
+
+/** The name of an option on the command line: localImages → --local-images. */
+const flagName = (key: string) => `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+
+/**
+ * Checks raw options (from a command line, numbers as text, or from a program) and fills in defaults. A value of undefined counts as absent.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT naming an unknown option and the valid ones, or the option, the value and what is valid;
+ * ERR_PHOENIX_CONFIG for options that contradict each other
+ */
+export function parseOptions<C extends Command>(command: C, raw: Record<string, unknown>): Settings<C> {
+  const entries = entriesOf(command);
+  for (const key of Object.keys(raw)) {
+    if (entries.some((entry) => entry.key === key)) continue;
+    const valid = entries.map((entry) => entry.key).join(', ');
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${command} has no option "${key}". Valid options: ${valid}.`);
+  }
+  const settings: Record<string, unknown> = {};
+  for (const entry of entries) settings[entry.key] = parseOption(entry, raw[entry.key]);
+  if (command !== 'sample') checkTogether(settings);
+  return settings as Settings<C>;
+}
+
+function parseOption(entry: Entry, raw: unknown): unknown {
+  const name = entry.positional
+    ? entry.key
+    : flagName(entry.key).slice(2) === entry.key
+      ? `option ${entry.key}`
+      : `option ${entry.key} (${flagName(entry.key)})`;
+  const unit = entry.unit ? ` (${entry.unit})` : '';
+  if (raw === undefined) {
+    if (entry.default !== required) return entry.default;
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${name} is missing: it must be ${entry.kind.valid}${unit}.`);
+  }
+  const parsed = (entry.kind.schema as z.ZodType).safeParse(raw);
+  if (parsed.success) return parsed.data;
+  const custom = parsed.error.issues.find((issue) => issue.code === 'custom' && entry.kind === partitionKind);
+  throw new PhoenixError(
+    'ERR_PHOENIX_ARGUMENT',
+    `${name} must be ${entry.kind.valid}${unit}, not ${show(raw)}.${custom ? ` ${custom.message}` : ''}`,
+  );
+}
+
+function show(value: unknown): string {
+  const shown =
+    typeof value === 'string' ? JSON.stringify(value) : typeof value === 'object' && value !== null ? 'an object' : String(value);
+  return shown.length > 80 ? `${shown.slice(0, 80)}…` : shown;
+}
+
+function checkTogether(settings: Record<string, unknown>): void {
+  const refuse = (message: string) => {
+    throw new PhoenixError('ERR_PHOENIX_CONFIG', message);
+  };
+  if (settings.epochs !== undefined && settings.localImages !== undefined)
+    refuse('Both epochs and localImages are given: a round has one length, so leave one of them out.');
+  if (settings.resume && settings.out === undefined) refuse('resume needs out (--out DIR): the folder of the run to continue.');
+}
+
+/** One option as a command line shows it. */
+export type OptionRow = {
+  key: string;
+  /** '--local-images'; for a positional one '<source>'. */
+  flag: string;
+  /** 'n' in '--local-images <n>'; absent for a flag. */
+  placeholder?: string;
+  choices?: readonly string[];
+  /** What is valid, to complete "must be …". */
+  valid: string;
+  unit?: string;
+  default?: string | number | boolean;
+  /** The default in words; absent if the option is required. */
+  defaultText?: string;
+  required: boolean;
+  positional: boolean;
+  /** A flag whose default is not simply false, so that it has a --no- form. */
+  negatable: boolean;
+  help: string;
+};
+
+/** The options of a command, in the order of its help. */
+export function optionTable(command: Command): OptionRow[] {
+  return entriesOf(command).map((entry) => {
+    const { key, kind, unit, help } = entry;
+    const value = entry.default === required ? undefined : (entry.default as string | number | boolean | undefined);
+    return {
+      key,
+      flag: entry.positional ? `<${key}>` : flagName(key),
+      placeholder: kind.placeholder,
+      choices: kind.choices,
+      valid: kind.valid,
+      unit,
+      default: value,
+      defaultText: entry.defaultText ?? (value === undefined || value === false ? undefined : String(value)),
+      required: entry.default === required,
+      positional: entry.positional ?? false,
+      negatable: kind.placeholder === undefined && entry.default === undefined,
+      help,
+    };
+  });
+}
+
+/** The options of a command that a resumed run may give other values. */
+export const changeableOptions = (command: Command): string[] =>
+  entriesOf(command)
+    .filter((entry) => entry.mayChange)
+    .map((entry) => entry.key);
+
+/** What `phoenix demo` runs: ten clients with two classes each, on the built-in shapes. */
+export const demoOptions: FederateOptions = {
+  data: 'synthetic',
+  clients: 10,
+  partition: 'shards:2',
+  rounds: 10,
+  epochs: 4,
+  preset: 'tiny',
+  samples: 40,
+  out: undefined,
+};

@@ -1,0 +1,74 @@
+/**
+ * CIFAR-10's binary layout (Krizhevsky 2009): records of 3073 bytes, one label byte 0..9, then 1024 red, 1024 green and 1024 blue bytes of
+ * a 32×32 image. Class names from batches.meta.txt where it is there, else the digits.
+ */
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { PhoenixError } from '../../errors.ts';
+import type { Reader, Split } from './reader.ts';
+import { countRecords, fileBytes, only, records, recordsOf, smallText } from './stream.ts';
+
+const PLANE = 32 * 32;
+const RECORD = 1 + 3 * PLANE;
+const CLASSES = 10;
+
+const fileNames: Record<Split, RegExp> = { train: /^data_batch_[1-5]\.bin$/, test: /^test_batch\.bin$/ };
+
+export const cifar10: Reader = {
+  looksFor: 'CIFAR-10 (binary version): a folder with data_batch_1.bin .. data_batch_5.bin or test_batch.bin',
+  detect: (_path, entries = []) => entries.some((name) => fileNames.train.test(name) || fileNames.test.test(name)),
+
+  async list(path, { split }) {
+    const entries = (await readdir(path)).sort();
+    const files = entries.filter((name) => fileNames[split].test(name)).map((name) => join(path, name));
+    if (files.length === 0) {
+      const wanted = split === 'train' ? 'data_batch_1.bin .. data_batch_5.bin' : 'test_batch.bin';
+      throw new PhoenixError('ERR_PHOENIX_DATA', `${path} has no ${split} images: expected ${wanted}.`);
+    }
+    const labels = await readLabels(files);
+    const classNames = entries.includes('batches.meta.txt')
+      ? await readClassNames(join(path, 'batches.meta.txt'))
+      : Array.from({ length: CLASSES }, (_, i) => String(i));
+    const open = async (positions: Int32Array) => ({ height: 32, width: 32, channels: 3 as const, images: readImages(files, positions) });
+    return { count: labels.length, labels, classNames, open };
+  },
+};
+
+async function readLabels(files: string[]): Promise<Int32Array> {
+  let count = 0;
+  for (const file of files) count += await countRecords(file, RECORD);
+  const labels = new Int32Array(count);
+  let at = 0;
+  for (const file of files) {
+    let offset = 0;
+    for await (const record of records(fileBytes(file), RECORD)) {
+      const label = record[0]!;
+      if (label >= CLASSES) {
+        const found = `the label at byte ${offset} is ${label}; CIFAR-10 has 0..${CLASSES - 1}`;
+        throw new PhoenixError('ERR_PHOENIX_DATA', `${file} is damaged: ${found}. Fetch it again.`);
+      }
+      labels[at++] = label;
+      offset += RECORD;
+    }
+  }
+  return labels;
+}
+
+async function readClassNames(file: string): Promise<string[]> {
+  const names = (await smallText(file, 64 * 1024)).split('\n').map((line) => line.trim());
+  const found = names.filter((name) => name !== '');
+  if (found.length === CLASSES) return found;
+  throw new PhoenixError('ERR_PHOENIX_DATA', `${file} should name ${CLASSES} classes, one a line; it has ${found.length} lines.`);
+}
+
+async function* readImages(files: string[], positions: Int32Array): AsyncGenerator<Uint8Array> {
+  const pixels = new Uint8Array(3 * PLANE);
+  for await (const record of only(recordsOf(files, RECORD), positions)) {
+    for (let i = 0; i < PLANE; i++) {
+      pixels[3 * i] = record[1 + i]!;
+      pixels[3 * i + 1] = record[1 + PLANE + i]!;
+      pixels[3 * i + 2] = record[1 + 2 * PLANE + i]!;
+    }
+    yield pixels;
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * Site-labelled records: a folder with meta.json, which names sites and classes and says `"record": "… 64x64 …"`, and files *_train.bin
+ * and *_test.bin of records: one byte site, one byte class, then height×width gray bytes, row by row.
+ */
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import * as z from 'zod';
+import { PhoenixError } from '../../errors.ts';
+import type { Reader, Size } from './reader.ts';
+import { countRecords, fileBytes, only, records as cut, recordsOf, smallText } from './stream.ts';
+
+const MAX_SIDE = 1024;
+const names = z.array(z.string().min(1)).min(1).max(256);
+const splitMeta = z.object({ records: z.int().positive() }).optional();
+const metaSchema = z.object({ sites: names, classes: names, record: z.string(), train: splitMeta, test: splitMeta });
+
+export const records: Reader = {
+  looksFor: 'site-labelled records: a folder with meta.json and files *_train.bin or *_test.bin',
+  detect: (_path, entries = []) => entries.includes('meta.json') && entries.some((name) => /_(train|test)\.bin$/.test(name)),
+
+  async list(path, { split }) {
+    const meta = await readMeta(join(path, 'meta.json'));
+    const files = (await readdir(path)).sort().filter((name) => name.endsWith(`_${split}.bin`));
+    if (files.length === 0) throw new PhoenixError('ERR_PHOENIX_DATA', `${path} has no ${split} images: expected a file *_${split}.bin.`);
+    const paths = files.map((name) => join(path, name));
+    const { sites, labels } = await readLabels(paths, meta);
+    const declared = meta[split]?.records;
+    if (declared !== undefined && declared !== labels.length) {
+      const found = `${files.join(', ')} hold ${labels.length}`;
+      throw new PhoenixError('ERR_PHOENIX_DATA', `${join(path, 'meta.json')} declares ${declared} ${split} records, but ${found}. Fetch them again.`);
+    }
+    const { height, width } = meta;
+    const open = async (positions: Int32Array) => ({ height, width, channels: 1 as const, images: readImages(paths, meta, positions) });
+    return { count: labels.length, labels, classNames: meta.classes, sites, siteNames: meta.sites, open };
+  },
+};
+
+type Meta = z.infer<typeof metaSchema> & Size;
+
+async function readMeta(file: string): Promise<Meta> {
+  const text = await smallText(file, 1024 * 1024);
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw new PhoenixError('ERR_PHOENIX_DATA', `${file} is not JSON: ${(cause as Error).message}`, { cause });
+  }
+  const meta = metaSchema.safeParse(json);
+  if (!meta.success) {
+    const expected = 'expected {"sites": [names], "classes": [names], "record": "… HEIGHTxWIDTH …"}';
+    throw new PhoenixError('ERR_PHOENIX_DATA', `${file} does not describe records, ${expected}:\n${z.prettifyError(meta.error)}`);
+  }
+  const size = /\b(\d{1,5})x(\d{1,5})\b/.exec(meta.data.record);
+  const [height, width] = [Number(size?.[1]), Number(size?.[2])];
+  if (!(height >= 1 && width >= 1 && height <= MAX_SIDE && width <= MAX_SIDE)) {
+    const expected = `the size of an image as HEIGHTxWIDTH, sides in 1..${MAX_SIDE}`;
+    throw new PhoenixError('ERR_PHOENIX_DATA', `${file}: "record" should hold ${expected}, but is ${JSON.stringify(meta.data.record.slice(0, 200))}.`);
+  }
+  return { ...meta.data, height, width };
+}
+
+async function readLabels(files: string[], meta: Meta): Promise<{ sites: Int32Array; labels: Int32Array }> {
+  const size = 2 + meta.height * meta.width;
+  let count = 0;
+  for (const file of files) count += await countRecords(file, size);
+  const sites = new Int32Array(count);
+  const labels = new Int32Array(count);
+  let at = 0;
+  for (const file of files) {
+    let offset = 0;
+    for await (const record of cut(fileBytes(file), size)) {
+      sites[at] = requireBelow(record[0]!, meta.sites, 'site', file, offset);
+      labels[at++] = requireBelow(record[1]!, meta.classes, 'class', file, offset + 1);
+      offset += size;
+    }
+  }
+  return { sites, labels };
+}
+
+function requireBelow(value: number, valid: string[], what: string, file: string, offset: number): number {
+  if (value < valid.length) return value;
+  const found = `the ${what} at byte ${offset} is ${value}; meta.json names 0..${valid.length - 1}`;
+  throw new PhoenixError('ERR_PHOENIX_DATA', `${file} is damaged or not of this meta.json: ${found}.`);
+}
+
+async function* readImages(files: string[], { height, width }: Size, positions: Int32Array): AsyncGenerator<Uint8Array> {
+  for await (const record of only(recordsOf(files, 2 + height * width), positions)) yield record.subarray(2);
+}

@@ -12,7 +12,7 @@ export type AddonInfo = {
   isa: 'avx512' | 'avx2' | 'portable' | 'none';
   /** Instruction sets this machine could use. */
   isas: string[];
-  /** Hash-free build string: compiler and version. */
+  /** Compiler and version. */
   build: string;
   cores: number;
 };
@@ -115,6 +115,7 @@ export type NativeVector = {
   serverStep(kind: 'momentum' | 'adam' | 'yogi', delta: NativeVector, m: NativeVector, v: NativeVector | undefined, options: { lr: number; beta1: number; beta2: number; tau: number }): Promise<void>;
   /** Little-endian float32 of [offset, offset+count). */
   toBytes(offset: number, count: number): Promise<Uint8Array>;
+  /** The bytes are copied on the JS thread: keep pieces at a few MiB. */
   fromBytes(bytes: Uint8Array, offset: number): Promise<void>;
   /**
    * Tensors of a checkpoint to and from this vector. Each entry is six numbers: offset and count in the vector, byte offset in `bytes`,
@@ -124,7 +125,8 @@ export type NativeVector = {
   exportTensors(byteLength: number, entries: Float64Array): Promise<Uint8Array>;
 };
 
-export type NativeImages = { readonly count: number; readonly bytes: number; dispose(): void };
+/** A resident set of u8 images. `write` copies a piece to a byte position, on the JS thread: keep pieces small. */
+export type NativeImages = { readonly count: number; readonly bytes: number; write(pixels: Uint8Array, offset: number): void; dispose(): void };
 
 export type NativeSession = {
   readonly parameters: ParameterEntry[];
@@ -153,8 +155,10 @@ export type OpTensor = { data: Float64Array; shape: [number, number, number, num
 
 export type Addon = {
   info(): AddonInfo;
+  /** The class of every error that the addon throws, called with (code, message). */
+  setErrorClass(errorClass: unknown): void;
   createVector(length: number): NativeVector;
-  createImages(pixels: Uint8Array, count: number, height: number, width: number, channels: number): NativeImages;
+  createImages(count: number, height: number, width: number, channels: number): NativeImages;
   createSession(unet: NativeUNet, noise: NativeNoise, options: { threads: number }): NativeSession;
   createAbort(): NativeAbort;
   /** Philox words for (key, c0..c3): the test of rng.ts against philox.h. */

@@ -1,0 +1,138 @@
+#include "op_table.h"
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "kernels/check.h"
+#include "kernels/philox.h"
+
+namespace phx {
+namespace {
+
+constexpr size_t kGuardWords = 32;
+constexpr real kGuard = real(-7.71e29);
+
+uint64_t key(const OpCall& c) { return uint64_t(c.number("key_lo", 0)) | uint64_t(c.number("key_hi", 0)) << 32; }
+Prediction prediction(const OpCall& c) { return Prediction(int(c.number("prediction", 0))); }
+
+Conv2d conv2d(const OpCall& c) { return {int(c.number("stride", 1)), int(c.number("pad", 1)), int(c.number("upsample", 1))}; }
+
+GroupNorm group_norm(const OpCall& c) {
+  GroupNorm a;
+  a.groups = int(c.number("groups", 1));
+  a.eps = real(c.number("eps", 1e-6));
+  a.silu = c.number("silu", 1) != 0;
+  a.dropout = {float(c.number("dropout", 0)), key(c), uint32_t(c.number("layer", 0)), uint32_t(c.number("step", 0))};
+  return a;
+}
+
+Adam adam(const OpCall& c) {
+  return {c.number("lr", 1e-3),        c.number("beta1", 0.9),      c.number("beta2", 0.999),   c.number("eps", 1e-8),
+          c.number("weight_decay", 0), c.number("grad_scale", 1),   c.number("ema_decay", 0.9), int64_t(c.number("step", 1))};
+}
+
+using Op = std::function<void(Context&, OpCall&)>;
+
+void result(OpCall& c, double value) {
+  int shape[4] = {1, 1, 1, 1};
+  c.add("result", &value, 1, shape);
+}
+
+// The tensors of a call by the names of ops.h.
+#define T(name) c.tensor(#name)
+#define G(name) c.grad(#name)
+#define OP(name, ...) {#name, [](Context& x, OpCall& c) { (void)c; name(x, __VA_ARGS__); }}
+
+const std::map<std::string, Op>& table() {
+  static const std::map<std::string, Op> ops = {
+      OP(conv2d_forward, T(y), T(x), T(temb), T(residual), T(w), T(b), conv2d(c)),
+      OP(conv2d_backward, G(dx), T(dtemb), T(dw), T(db), T(dy), T(x), T(w), conv2d(c)),
+      OP(linear_forward, T(y), T(x0), T(x1), T(residual), T(w), T(b)),
+      OP(linear_backward, G(dx0), G(dx1), T(dw), T(db), T(dy), T(x0), T(x1), T(w)),
+      OP(group_norm_forward, T(y), T(mean), T(rstd), T(x0), T(x1), T(w), T(b), group_norm(c)),
+      OP(group_norm_backward, G(dx0), G(dx1), T(dw), T(db), T(dy), T(mean), T(rstd), T(x0), T(x1), T(w), T(b), group_norm(c)),
+      OP(attention_forward, T(o), T(lse), T(qkv), int(c.number("heads", 1))),
+      OP(attention_backward, T(dqkv), T(d_o), T(lse), T(qkv), T(o), int(c.number("heads", 1))),
+      OP(time_embedding_forward, T(y), T(t), c.number("flip_sin_to_cos", 0) != 0, int(c.number("freq_shift", 1))),
+      OP(class_embedding_forward, T(y), T(x), T(classes), T(table)),
+      OP(class_embedding_backward, T(dtable), T(dy), T(classes)),
+      OP(silu_forward, T(y), T(x)),
+      OP(silu_backward, G(dx), T(dy), T(x)),
+      OP(pad_forward, T(y), T(x)),
+      OP(pad_backward, G(dx), T(dy)),
+      OP(mse_forward, T(loss), T(y), T(target), T(weight)),
+      OP(mse_backward, T(dy), T(y), T(target), T(weight)),
+      OP(normal_fill, T(x), key(c), uint32_t(c.number("first_image", 0))),
+      OP(axpy, T(y).data, T(x).data, c.number("a", 1), T(y).size()),
+      OP(scale, T(y).data, c.number("a", 1), T(y).size()),
+      OP(subtract, T(y).data, T(a).data, T(b).data, T(y).size()),
+      OP(interpolate, T(y).data, T(x).data, c.number("a", 1), T(y).size()),
+      OP(proximal, T(g).data, T(p).data, T(anchor).data, c.number("mu", 1), T(g).size()),
+      OP(adam_step, T(p).data, T(m).data, T(v).data, T(ema).data, T(g).data, T(p).size(), adam(c)),
+      {"sum_of_squares", [](Context& x, OpCall& c) { result(c, sum_of_squares(x, T(g).data, T(g).size())); }},
+      {"dot", [](Context& x, OpCall& c) { result(c, dot(x, T(a).data, T(b).data, T(a).size())); }},
+      {"all_finite", [](Context& x, OpCall& c) { result(c, all_finite(x, T(a).data, T(a).size())); }},
+      {"sampler_step",
+       [](Context& x, OpCall& c) {
+         SamplerStep a{real(c.number("alpha", 1)), real(c.number("sigma", 0)), real(c.number("cx", 0)), real(c.number("c0", 1)),
+                       real(c.number("c1", 0)),    real(c.number("cz", 0)),    prediction(c),           c.number("clip", 1) != 0,
+                       key(c),                     uint32_t(c.number("step", 0)), uint32_t(c.number("first_image", 0))};
+         sampler_step(x, T(x), T(x0_prev), T(m), a);
+       }},
+      {"noise_batch",
+       [](Context& x, OpCall& c) {
+         Tensor source = T(images), picks = T(indices), bars = T(alpha_bar);
+         std::vector<uint8_t> images(source.data, source.data + source.size());
+         std::vector<int32_t> indices(picks.data, picks.data + picks.size());
+         std::vector<double> alpha_bar(bars.data, bars.data + bars.size());
+         NoiseBatch a{prediction(c), int(alpha_bar.size()), real(c.number("min_snr_gamma", 0)), c.number("flip", 0) != 0, key(c),
+                      uint32_t(c.number("step", 0))};
+         noise_batch(x, T(xt), T(target), T(weight), T(t), images.data(), indices.data(), alpha_bar.data(), a);
+       }},
+  };
+  return ops;
+}
+
+}  // namespace
+
+void OpCall::add(const std::string& name, const double* values, size_t count, const int shape[4]) {
+  size_t size = size_t(shape[0]) * shape[1] * shape[2] * shape[3];
+  if (count && count != size) fail("tensor " + name + ": " + std::to_string(count) + " values for a shape of " + std::to_string(size));
+  std::vector<real>& block = blocks_[name];
+  block.assign(size + 2 * kGuardWords, kGuard);
+  real* data = block.data() + kGuardWords;
+  for (size_t i = 0; i < size; i++) data[i] = count ? real(values[i]) : std::numeric_limits<real>::quiet_NaN();
+  tensors_[name] = {data, shape[0], shape[1], shape[2], shape[3], shape[3]};
+  given_[name] = count > 0;
+}
+
+Tensor OpCall::tensor(const std::string& name) const {
+  auto found = tensors_.find(name);
+  return found == tensors_.end() ? Tensor{} : found->second;
+}
+
+Grad OpCall::grad(const std::string& name) const {
+  auto found = given_.find(name);
+  return {tensor(name), found != given_.end() && found->second};
+}
+
+double OpCall::number(const std::string& name, double otherwise) const {
+  auto found = attributes.find(name);
+  return found == attributes.end() ? otherwise : found->second;
+}
+
+void OpCall::check_guards() const {
+  for (const auto& [name, block] : blocks_)
+    for (size_t i = 0; i < kGuardWords; i++)
+      if (block[i] != kGuard || block[block.size() - 1 - i] != kGuard)
+        throw std::runtime_error("the op wrote outside tensor '" + name + "' (" + (block[i] != kGuard ? "before" : "after") + " it)");
+}
+
+void run_op(const std::string& name, OpCall& call, Context& context) {
+  auto found = table().find(name);
+  if (found == table().end()) fail("no op is named '" + name + "'");
+  found->second(context, call);
+}
+
+}  // namespace phx

@@ -1,0 +1,34 @@
+// One op by name on guarded buffers: the door for tests and benchmarks (test/cases.ts). Names are those of ops.h.
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace phx {
+
+// A call's tensors by argument name. Each buffer lies between guard words that `check_guards` inspects after the op.
+class OpCall {
+ public:
+  std::map<std::string, double> attributes;
+
+  // Takes values (or none: then the buffer is filled with NaN, to show what the op leaves unwritten).
+  void add(const std::string& name, const double* values, size_t count, const int shape[4]);
+  Tensor tensor(const std::string& name) const;  // empty if the call has no such argument
+  Grad grad(const std::string& name) const;      // accumulates if the call gave values
+  double number(const std::string& name, double otherwise) const;
+  const std::map<std::string, Tensor>& tensors() const { return tensors_; }
+  // Throws std::runtime_error naming the tensor whose surroundings were written to.
+  void check_guards() const;
+
+ private:
+  std::map<std::string, std::vector<real>> blocks_;
+  std::map<std::string, Tensor> tensors_;
+  std::map<std::string, bool> given_;
+};
+
+// Runs the op; a scalar result becomes the tensor "result". Throws std::invalid_argument for an unknown name.
+void run_op(const std::string& name, OpCall& call, Context& context);
+
+}  // namespace phx

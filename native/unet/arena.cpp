@@ -1,0 +1,47 @@
+#include "arena.h"
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <stdexcept>
+
+namespace phx {
+
+namespace {
+constexpr size_t kStep = 64 / sizeof(float);  // a multiple of 64 bytes in either precision
+}
+
+Arena::~Arena() { std::free(block_); }
+
+// A dry arena hands out addresses that nothing may touch.
+real* Arena::base() const { return block_ ? block_ : reinterpret_cast<real*>(uintptr_t(1) << 20); }
+
+real* Arena::take(size_t count) {
+  size_t need = (count + kStep - 1) / kStep * kStep, at = 0;
+  for (const auto& [offset, size] : used_) {
+    if (offset - at >= need) break;
+    at = offset + size;
+  }
+  if (block_ && at + need > capacity_) throw std::logic_error("arena: the run needs more memory than its dry run did");
+  used_[at] = need;
+  if (at + need > high_water_) high_water_ = at + need;
+  return base() + at;
+}
+
+void Arena::give_back(real* place) { used_.erase(size_t(place - base())); }
+
+void Arena::commit(size_t count) {
+  reset();
+  std::free(block_);
+  block_ = nullptr, capacity_ = 0;
+  block_ = static_cast<real*>(std::aligned_alloc(64, (count * sizeof(real) + 63) / 64 * 64));
+  if (!block_) throw std::bad_alloc();
+  capacity_ = count;
+}
+
+void Arena::reset() {
+  used_.clear();
+  high_water_ = 0;
+}
+
+}  // namespace phx

@@ -1,0 +1,137 @@
+// A Session: one U-Net on one device with what training needs (optimizer moments, EMA, gradient), and the three things done with it:
+// train, evaluate the loss, draw samples. One thread uses a Session at a time.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "unet.h"
+
+namespace phx {
+
+// A block of parameters in the backend's memory, shared by the Session and whoever holds a handle to it.
+class Buffer {
+ public:
+  explicit Buffer(size_t count);  // zeros; throws std::bad_alloc
+  ~Buffer();
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  real* const data;
+  const size_t count;
+};
+using BufferPtr = std::shared_ptr<Buffer>;
+
+// A resident set of images, (count, height, width, channels) u8.
+struct Images {
+  std::vector<uint8_t> pixels;
+  size_t count;
+  int height, width, channels;
+};
+
+struct NoiseSchedule {
+  Prediction prediction = Prediction::eps;
+  std::vector<double> alpha_bar;
+};
+
+struct NotFinite {
+  std::string what;
+};
+
+struct TrainOptions {
+  std::vector<int32_t> indices;  // steps·batch
+  std::vector<int32_t> classes;  // of every image of the set, or empty
+  int steps = 0, batch = 0;
+  bool flip = false;
+  double min_snr_gamma = 0;
+  uint64_t key = 0;
+  uint32_t first_step = 0;
+  double lr = 0, warmup = 0, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0, clip = 0, ema_decay = 0;
+  int64_t global_step = 0, adam_step = 0;
+  double mu = 0;
+  BufferPtr anchor;
+};
+
+struct EvalOptions {
+  std::vector<int32_t> indices, classes;
+  int batch = 0;
+  uint64_t key = 0;
+  BufferPtr weights;
+};
+
+struct SampleOptions {
+  int count = 0, batch = 0;
+  std::vector<double> table;  // rows of t, alpha, sigma, cx, c0, c1, cz
+  bool clip = true;
+  uint64_t key = 0;
+  uint32_t first_image = 0;
+  std::vector<int32_t> classes;
+  BufferPtr weights;
+  std::function<void(double)> on_progress;
+};
+
+class Session {
+ public:
+  Session(UNetConfig config, NoiseSchedule noise, int threads);
+
+  const UNet& net() const { return net_; }
+  BufferPtr params() const { return params_; }
+  // Made at first use, zero.
+  BufferPtr ema();
+  BufferPtr adam_m();
+  BufferPtr adam_v();
+
+  // Weights uniform with variance 1/fan_avg, biases 0, norms 1 and 0; the last layer of each residual branch and of the network is scaled
+  // by 1e-5 (variance 1e-10), so that the model starts as the identity.  Ho et al. 2020, reference code nn.py: default_init
+  void init(uint64_t key);
+
+  struct TrainResult {
+    std::vector<double> losses, grad_norms;
+  };
+  // Throws Aborted between two ops if stop is set, NotFinite before a step would be applied; the steps before it stay applied.
+  TrainResult train(const Images&, const TrainOptions&, const std::atomic<bool>* stop);
+  double eval_loss(const Images&, const EvalOptions&, const std::atomic<bool>* stop);
+  // (count, height, width, channels) in [-1,1]
+  std::vector<float> sample(const SampleOptions&, const std::atomic<bool>* stop);
+
+  // For tests: one forward pass, and the gradient of the mean squared error.
+  std::vector<double> forward(const std::vector<double>& x, const std::vector<double>& t, const std::vector<int32_t>& classes, BufferPtr weights);
+  struct GradientResult {
+    double loss;
+    std::vector<double> output;
+    BufferPtr gradient;
+  };
+  GradientResult gradient(const std::vector<double>& x, const std::vector<double>& t, const std::vector<double>& target,
+                          const std::vector<int32_t>& classes, BufferPtr weights);
+
+  size_t activation_bytes() const { return arena_.capacity() * sizeof(real); }
+  size_t optimizer_bytes() const;
+
+ private:
+  // What a pass reads and writes besides the tape's tensors; cut from the same arena.
+  struct Batch {
+    Tensor x, target, weight, t, classes, loss;
+  };
+  struct BatchMemory;
+  // One pass on `arena`: fill writes the batch, use sees the output before its memory is given back.
+  using Fill = std::function<void(const Batch&)>;
+  using Use = std::function<void(const Batch&, Tensor output)>;
+  void pass(Arena& arena, int batch, const real* weights, real* gradients, bool with_loss, Dropout dropout, const std::atomic<bool>* stop,
+            const Fill& fill, const Use& use);
+  // Makes the arena large enough for such a pass.
+  void reserve(int batch, bool training, bool with_loss);
+  void fill_classes(Tensor classes, const std::vector<int32_t>& of_images, const int32_t* indices) const;
+  void check_images(const Images&, const std::vector<int32_t>& indices, const std::vector<int32_t>& classes) const;
+  int image_size() const { return net_.config().height * net_.config().width * net_.config().in_channels; }
+
+  UNet net_;
+  NoiseSchedule noise_;
+  Context context_;
+  Arena arena_;
+  std::map<std::tuple<int, bool, bool>, size_t> planned_;
+  BufferPtr params_, gradient_, m_, v_, ema_;
+};
+
+}  // namespace phx

@@ -1,0 +1,167 @@
+#include "tape.h"
+
+#include <utility>
+
+namespace phx {
+
+Value::Value(Arena& arena, Tensor tensor, bool owned, bool wants_gradient)
+    : tensor(tensor), wants_gradient(wants_gradient), arena_(arena), owned_(owned) {}
+
+Value::~Value() {
+  if (owned_) arena_.give_back(tensor.data);
+  if (gradient_) arena_.give_back(gradient_.data);
+}
+
+Grad Value::gradient_in() {
+  if (!wants_gradient) return {};
+  bool first = !gradient_;
+  if (first) gradient_ = phx::tensor(arena_.take(tensor.size()), tensor.n, tensor.h, tensor.w, tensor.c);
+  return {gradient_, !first};
+}
+
+void Value::add_gradient(Context& context, Value& from, bool run) {
+  if (!wants_gradient) return;
+  if (!gradient_)
+    gradient_ = std::exchange(from.gradient_, Tensor{});
+  else if (run)
+    axpy(context, gradient_.data, from.gradient_.data, 1, tensor.size());
+}
+
+Tape::Tape(Context& context, Arena& arena, const real* weights, real* gradients, const std::atomic<bool>* stop)
+    : context_(context), arena_(arena), weights_(weights), gradients_(gradients), stop_(stop) {}
+
+Var Tape::input(Tensor tensor) { return std::make_shared<Value>(arena_, tensor, false, false); }
+
+Var Tape::output(int n, int h, int w, int c) {
+  return std::make_shared<Value>(arena_, tensor(arena_.take(size_t(n) * h * w * c), n, h, w, c), true, recording());
+}
+
+Tensor Tape::weight(Parameter p) const { return tensor(const_cast<real*>(weights_) + p.offset, p.n, p.h, p.w, p.c); }
+Tensor Tape::gradient(Parameter p) const { return tensor(gradients_ + p.offset, p.n, p.h, p.w, p.c); }
+
+void Tape::run(const std::function<void()>& work) {
+  if (arena_.dry()) return;
+  if (stop_ && stop_->load(std::memory_order_relaxed)) throw Aborted{};
+  work();
+}
+
+void Tape::record(std::function<void()> backward) {
+  if (recording()) recorded_.push_back(std::move(backward));
+}
+
+void Tape::backward() {
+  while (!recorded_.empty()) {
+    recorded_.back()();
+    recorded_.pop_back();  // lets go of the Vars it held
+  }
+}
+
+Var Tape::conv2d(Var x, Parameter w, Parameter b, Conv2d a, Var temb, int temb_column, Var residual) {
+  const Tensor& in = x->tensor;
+  Var y = output(in.n, in.h * a.upsample / a.stride, in.w * a.upsample / a.stride, w.n);
+  auto slice = [temb_column, k = w.n](const Tensor& t) { return t ? t.channels(temb_column, k) : Tensor{}; };
+  run([&] {
+    conv2d_forward(context_, y->tensor, in, temb ? slice(temb->tensor) : Tensor{}, residual ? residual->tensor : Tensor{}, weight(w), weight(b), a);
+  });
+  record([=, this] {
+    Grad dx = x->gradient_in();
+    // Each convolution has columns of its own in the shared embedding, so the slice is written once.
+    Tensor dtemb = temb ? slice(temb->gradient_in().t) : Tensor{};
+    run([&] { conv2d_backward(context_, dx, dtemb, gradient(w), gradient(b), y->gradient(), x->tensor, weight(w), a); });
+    if (residual) residual->add_gradient(context_, *y, !arena_.dry());
+  });
+  return y;
+}
+
+Var Tape::linear(Var x0, Var x1, Parameter w, Parameter b, Var residual) {
+  const Tensor& in = x0->tensor;
+  Var y = output(in.n, in.h, in.w, w.n);
+  run([&] {
+    linear_forward(context_, y->tensor, in, x1 ? x1->tensor : Tensor{}, residual ? residual->tensor : Tensor{}, weight(w), weight(b));
+  });
+  record([=, this] {
+    Grad dx0 = x0->gradient_in(), dx1 = x1 ? x1->gradient_in() : Grad{};
+    run([&] {
+      linear_backward(context_, dx0, dx1, gradient(w), gradient(b), y->gradient(), x0->tensor, x1 ? x1->tensor : Tensor{}, weight(w));
+    });
+    if (residual) residual->add_gradient(context_, *y, !arena_.dry());
+  });
+  return y;
+}
+
+Var Tape::group_norm(Var x0, Var x1, Parameter w, Parameter b, GroupNorm a) {
+  const Tensor& in = x0->tensor;
+  Var y = output(in.n, in.h, in.w, w.c);
+  Var mean = output(in.n, 1, 1, a.groups), rstd = output(in.n, 1, 1, a.groups);
+  if (!recording()) a.dropout.p = 0;
+  run([&] {
+    group_norm_forward(context_, y->tensor, mean->tensor, rstd->tensor, in, x1 ? x1->tensor : Tensor{}, weight(w), weight(b), a);
+  });
+  record([=, this] {
+    Grad dx0 = x0->gradient_in(), dx1 = x1 ? x1->gradient_in() : Grad{};
+    run([&] {
+      group_norm_backward(context_, dx0, dx1, gradient(w), gradient(b), y->gradient(), mean->tensor, rstd->tensor, x0->tensor,
+                          x1 ? x1->tensor : Tensor{}, weight(w), weight(b), a);
+    });
+  });
+  return y;
+}
+
+Var Tape::attention(Var qkv, int heads) {
+  const Tensor& in = qkv->tensor;
+  Var o = output(in.n, in.h, in.w, in.c / 3), lse = output(in.n, 1, 1, heads * in.h * in.w);
+  run([&] { attention_forward(context_, o->tensor, lse->tensor, in, heads); });
+  record([=, this] {
+    Grad dqkv = qkv->gradient_in();
+    run([&] { attention_backward(context_, dqkv.t, o->gradient(), lse->tensor, qkv->tensor, o->tensor, heads); });
+  });
+  return o;
+}
+
+Var Tape::time_embedding(Tensor t, int dim, bool flip_sin_to_cos, int freq_shift) {
+  Var y = std::make_shared<Value>(arena_, matrix(arena_.take(t.size() * dim), int(t.size()), dim), true, false);
+  run([&] { time_embedding_forward(context_, y->tensor, t, flip_sin_to_cos, freq_shift); });
+  return y;
+}
+
+Var Tape::class_embedding(Var x, Tensor classes, Parameter table) {
+  Var y = output(x->tensor.n, 1, 1, x->tensor.c);
+  run([&] { class_embedding_forward(context_, y->tensor, x->tensor, classes, weight(table)); });
+  record([=, this] {
+    run([&] { class_embedding_backward(context_, gradient(table), y->gradient(), classes); });
+    x->add_gradient(context_, *y, !arena_.dry());
+  });
+  return y;
+}
+
+Var Tape::silu(Var x) {
+  const Tensor& in = x->tensor;
+  Var y = output(in.n, in.h, in.w, in.c);
+  run([&] { silu_forward(context_, y->tensor, in); });
+  record([=, this] {
+    Grad dx = x->gradient_in();
+    run([&] { silu_backward(context_, dx, y->gradient(), x->tensor); });
+  });
+  return y;
+}
+
+Var Tape::resize(Var x, int height, int width) {
+  const Tensor& in = x->tensor;
+  if (in.h == height && in.w == width) return x;
+  Var y = output(in.n, height, width, in.c);
+  run([&] { pad_forward(context_, y->tensor, in); });
+  record([=, this] {
+    Grad dx = x->gradient_in();
+    if (dx) run([&] { pad_backward(context_, dx, y->gradient()); });
+  });
+  return y;
+}
+
+void Tape::mse(Var y, Tensor target, Tensor weight, Tensor loss) {
+  run([&] { mse_forward(context_, loss, y->tensor, target, weight); });
+  if (!recording()) return;
+  Grad dy = y->gradient_in();
+  run([&] { mse_backward(context_, dy.t, y->tensor, target, weight); });
+}
+
+}  // namespace phx

@@ -1,0 +1,60 @@
+/** Loads the native addon, once: a build of this checkout, else the platform package. */
+import { createRequire } from 'node:module';
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { PhoenixError } from '../errors.ts';
+import type { Addon } from './native.ts';
+
+const require = createRequire(import.meta.url);
+
+/** The folder of phoenix's package.json, from src/ and dist/ alike. */
+const packageRoot = (): string => {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder);
+  return folder;
+};
+
+type Loader = (options: { bindings: string; module_root: string }) => unknown;
+
+/** Where an addon named `phoenix-<backend>` is looked for, in order; each attempt's failure is kept as a reason. */
+const load = (backend: 'cpu' | 'ref'): Addon => {
+  const reasons: Error[] = [];
+  const attempt = (what: string, find: () => unknown): Addon | undefined => {
+    try {
+      return find() as Addon;
+    } catch (error) {
+      reasons.push(new Error(`${what}: ${error instanceof Error ? error.message.split('\n')[0] : error}`));
+      return undefined;
+    }
+  };
+  const named = process.env.PHOENIX_ADDON_DIR;
+  const file = `phoenix-${backend}.node`;
+  const found =
+    (named ? attempt(`PHOENIX_ADDON_DIR (${named})`, () => require(join(named, file))) : undefined) ??
+    attempt('build of this package', () => (require('bindings') as Loader)({ bindings: file, module_root: packageRoot() })) ??
+    attempt('platform package', () => require(`phoenix-${process.platform}-${process.arch}-gnu`));
+  if (found) return found;
+  throw new PhoenixError(
+    'ERR_PHOENIX_LOAD',
+    `no native addon phoenix-${backend} could be loaded for ${process.platform}-${process.arch}. Run \`npm rebuild phoenix\` (or \`npm install\` in a checkout); ` +
+      `if install scripts are blocked, first \`npm install-scripts approve phoenix\`. Tried:\n${reasons.map((r) => `  - ${r.message}`).join('\n')}`,
+    { cause: new AggregateError(reasons) },
+  );
+};
+
+const loaded = new Map<string, Addon>();
+
+/**
+ * The addon of a backend: `cpu` (fast) or `ref` (double precision, built for tests).
+ * @throws PhoenixError ERR_PHOENIX_LOAD with every place that was tried and why it failed
+ */
+export const addon = (backend: 'cpu' | 'ref' = 'cpu'): Addon => {
+  let found = loaded.get(backend);
+  if (!found) {
+    found = load(backend);
+    found.setErrorClass(PhoenixError);
+    loaded.set(backend, found);
+  }
+  return found;
+};

@@ -1,0 +1,132 @@
+/**
+ * A Session is one U-Net on one device: parameters, optimizer moments, EMA. Training, evaluation and sampling run on a native thread;
+ * one call at a time (a second one is ERR_PHOENIX_BUSY).
+ */
+import { availableParallelism } from 'node:os';
+import { PhoenixError } from '../errors.ts';
+import { addon } from './load.ts';
+import type { Addon, AddonInfo, NativeAbort, NativeImages, NativeNoise, NativeSample, NativeSession, NativeTrain, NativeUNet, ParameterEntry } from './native.ts';
+import type { Vector } from './vector.ts';
+
+export type Images = NativeImages & Disposable;
+
+export type Session = Omit<NativeSession, 'train' | 'evalLoss' | 'sample'> &
+  Disposable & {
+    readonly parameterCount: number;
+    readonly info: AddonInfo;
+    readonly threads: number;
+    /** @throws PhoenixError ERR_PHOENIX_NOT_FINITE when a step's loss or gradient is not finite: that step is not applied */
+    train(images: Images, options: NativeTrain, signal?: AbortSignal): ReturnType<NativeSession['train']>;
+    evalLoss(images: Images, options: Parameters<NativeSession['evalLoss']>[1], signal?: AbortSignal): Promise<number>;
+    /** Images in [-1,1], (count,H,W,C). */
+    sample(options: NativeSample, signal?: AbortSignal): Promise<Float32Array>;
+  };
+
+export type Device = 'auto' | 'cpu' | 'cuda';
+
+export type NativeSessionOptions = {
+  /** Shape of the network: `toNative` of ddpm/unet.ts makes it. */
+  unet: NativeUNet;
+  /** What the network predicts, and ᾱ of every step. */
+  noise: NativeNoise;
+  /** @default 'auto' */
+  device?: Device;
+  /** Threads of the pool that this Session may use. @default all cores */
+  threads?: number;
+};
+
+/** Runs a native call under an AbortSignal: the promise rejects with the signal's reason, within one op of the model. */
+const abortable = async <T>(native: Addon, signal: AbortSignal | undefined, call: (abort: NativeAbort | undefined) => Promise<T>): Promise<T> => {
+  if (!signal) return call(undefined);
+  signal.throwIfAborted();
+  const abort = native.createAbort();
+  const onAbort = () => abort.abort();
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await call(abort);
+  } catch (error) {
+    if ((error as { code?: string }).code === 'ERR_PHOENIX_ABORTED') throw signal.reason;
+    throw error;
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+};
+
+const backendOf = (device: Device): 'cpu' => {
+  if (device === 'cuda') throw new PhoenixError('ERR_PHOENIX_LOAD', "device 'cuda' was asked for, but this version has no CUDA backend yet; use device 'auto' or 'cpu'");
+  return 'cpu';
+};
+
+/**
+ * A new Session with parameters 0. ddpm/session.ts is the door for users.
+ * @throws PhoenixError ERR_PHOENIX_SHAPE for a U-Net that does not fit together, ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
+ */
+export const createNativeSession = (options: NativeSessionOptions): Session => sessionOn(addon(backendOf(options.device ?? 'auto')), options);
+
+/** createNativeSession on a given addon, so that tests can ask for the reference backend. */
+export const sessionOn = (native: Addon, options: NativeSessionOptions): Session => {
+  const threads = options.threads ?? availableParallelism();
+  const session = native.createSession(options.unet, options.noise, { threads });
+  const parameters: ParameterEntry[] = session.parameters;
+  const dispose = () => session.dispose();
+  return {
+    parameters,
+    parameterCount: parameters.reduce((sum, p) => sum + p.count, 0),
+    info: native.info(),
+    threads,
+    get params(): Vector {
+      return session.params;
+    },
+    get ema(): Vector {
+      return session.ema;
+    },
+    get adamM(): Vector {
+      return session.adamM;
+    },
+    get adamV(): Vector {
+      return session.adamV;
+    },
+    init: (key) => session.init(key),
+    train: (images, train, signal) => abortable(native, signal, (abort) => session.train(images, train, abort)),
+    evalLoss: (images, evaluation, signal) => abortable(native, signal, (abort) => session.evalLoss(images, evaluation, abort)),
+    sample: (sample, signal) =>
+      abortable(native, signal, async (abort) => {
+        const { onProgress } = sample;
+        let thrown: { error: unknown } | undefined;
+        const guarded = (done: number) => {
+          try {
+            onProgress?.(done);
+          } catch (error) {
+            thrown ??= { error };
+            abort?.abort();
+          }
+        };
+        const images = await session.sample(onProgress ? { ...sample, onProgress: guarded } : sample, abort);
+        if (thrown) throw thrown.error;
+        return images;
+      }),
+    forward: (x, t, weights, classes) => session.forward(x, t, weights, classes),
+    gradient: (x, t, target, weights, classes) => session.gradient(x, t, target, weights, classes),
+    memory: () => session.memory(),
+    dispose,
+    [Symbol.dispose]: dispose,
+  };
+};
+
+const PIECE_BYTES = 4 << 20;
+
+/** A resident copy of a dataset's pixels in native memory, written in pieces so that the JS thread never stalls. */
+export const createImages = async (
+  dataset: { pixels: Uint8Array; count: number; height: number; width: number; channels: number },
+  native: Addon = addon(),
+): Promise<Images> => {
+  const { pixels, count, height, width, channels } = dataset;
+  if (pixels.length !== count * height * width * channels)
+    throw new PhoenixError('ERR_PHOENIX_SHAPE', `pixels: expected ${count}·${height}·${width}·${channels} bytes, got ${pixels.length}`);
+  const images = native.createImages(count, height, width, channels);
+  for (let at = 0; at < pixels.length; at += PIECE_BYTES) {
+    images.write(pixels.subarray(at, at + PIECE_BYTES), at);
+    await new Promise(setImmediate);
+  }
+  return Object.assign(images, { [Symbol.dispose]: () => images.dispose() });
+};

@@ -53,7 +53,9 @@ export function streamKey(seed: number | bigint, ...parts: (string | number)[]):
   }
   const bad = parts.find((part) => typeof part !== 'string' && !Number.isFinite(part));
   if (bad !== undefined) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `A stream is named by strings and finite numbers, not by ${bad}.`);
-  const digest = createHash('sha256').update(JSON.stringify([BigInt(seed).toString(), ...parts])).digest();
+  const digest = createHash('sha256')
+    .update(JSON.stringify([BigInt(seed).toString(), ...parts]))
+    .digest();
   return digest.readBigUInt64LE(0);
 }
 
@@ -118,7 +120,10 @@ export function rng(seed: number | bigint, ...parts: (string | number)[]): Rng {
   // The logarithm, because for shapes below about 0.01 the draw itself underflows to 0 and shares of such draws would be 0/0.
   function logOfGamma(shape: number): number {
     if (!(shape >= 1e-300 && shape <= 1e300)) {
-      throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `The shape of a gamma or Dirichlet distribution must be in 1e-300..1e300, not ${shape}.`);
+      throw new PhoenixError(
+        'ERR_PHOENIX_ARGUMENT',
+        `The shape of a gamma or Dirichlet distribution must be in 1e-300..1e300, not ${shape}.`,
+      );
     }
     if (shape < 1) return logOfGamma(shape + 1) + Math.log(1 - uniform()) / shape; // Marsaglia and Tsang 2000, §6
     const d = shape - 1 / 3;

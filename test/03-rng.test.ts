@@ -153,7 +153,10 @@ test('dirichlet shares sum to one and are never NaN', (t) => {
     const stream = rng(3, 'dirichlet', alpha);
     for (let i = 0; i < 50; i++) {
       const shares = stream.dirichlet(alpha, 8);
-      t.true(shares.every((share) => share >= 0 && share <= 1), `alpha ${alpha}: ${shares}`);
+      t.true(
+        shares.every((share) => share >= 0 && share <= 1),
+        `alpha ${alpha}: ${shares}`,
+      );
       t.true(Math.abs(shares.reduce((a, b) => a + b) - 1) < 1e-12);
     }
   }
@@ -163,7 +166,10 @@ test('dirichlet shares sum to one and are never NaN', (t) => {
 
 test('permutation and pick', (t) => {
   const order = rng(4).permutation(100);
-  t.deepEqual(order.slice().sort(), Int32Array.from({ length: 100 }, (_, i) => i));
+  t.deepEqual(
+    order.slice().sort(),
+    Int32Array.from({ length: 100 }, (_, i) => i),
+  );
   t.notDeepEqual(order, order.slice().sort());
   t.is(rng(4).permutation(0).length, 0);
   const firsts = new Int32Array(5);
@@ -174,7 +180,10 @@ test('permutation and pick', (t) => {
   const names = ['e', 'a', 'd', 'b', 'c'];
   const picked = rng(4).pick(names, 3);
   t.is(picked.length, 3);
-  t.deepEqual(picked, names.filter((name) => picked.includes(name)));
+  t.deepEqual(
+    picked,
+    names.filter((name) => picked.includes(name)),
+  );
   t.deepEqual(rng(4).pick(names, 5), names);
   t.deepEqual(rng(4).pick(names, 0), []);
 });

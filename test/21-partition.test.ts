@@ -1,5 +1,13 @@
 import test from 'ava';
-import { classHistogram, holdOut, parsePartition, partitionChoices, partitioner, type PartitionInput, partitions } from '../src/fl/partition/index.ts';
+import {
+  classHistogram,
+  holdOut,
+  type PartitionInput,
+  parsePartition,
+  partitionChoices,
+  partitioner,
+  partitions,
+} from '../src/fl/partition/index.ts';
 import { rng } from '../src/rng.ts';
 
 /** Ten classes of unequal size in random order, five sites of which number 3 has no images. */
@@ -31,7 +39,10 @@ for (const text of texts) {
       const input = { ...images(count, seed), clients: clientsOf(text, clients), seed };
       const parts = partitioner(text).split(input);
       t.is(parts.length, text === 'site' ? 4 : clients);
-      t.deepEqual(Int32Array.from(parts.flatMap((part) => [...part])).sort(), Int32Array.from({ length: count }, (_, i) => i));
+      t.deepEqual(
+        Int32Array.from(parts.flatMap((part) => [...part])).sort(),
+        Int32Array.from({ length: count }, (_, i) => i),
+      );
       for (const part of parts) {
         t.true(part.length >= 1);
         t.deepEqual(part, part.slice().sort());
@@ -52,7 +63,11 @@ test('iid: sizes differ by at most one, and every client has about the mix of th
   const input = { ...images(10_003), clients: 10 };
   const parts = partitioner('iid').split(input);
   t.deepEqual(new Set(sizes(parts)), new Set([1000, 1001]));
-  const whole = classHistogram(Int32Array.from({ length: input.count }, (_, i) => i), input.labels, 10);
+  const whole = classHistogram(
+    Int32Array.from({ length: input.count }, (_, i) => i),
+    input.labels,
+    10,
+  );
   for (const part of parts) {
     const own = classHistogram(part, input.labels, 10);
     for (const [label, count] of own.entries()) t.true(Math.abs(count - whole[label]! / 10) < 5 * Math.sqrt(whole[label]! / 10) + 1);
@@ -89,7 +104,10 @@ test('shards: equal sizes, few classes a client', (t) => {
     for (const part of parts) t.true(classHistogram(part, labels, 10).filter((n) => n > 0).length <= perClient);
   }
   const uneven = partitioner('shards:3').split({ ...images(1001), clients: 7 });
-  t.true(sizes(uneven).every((size) => size >= 3 * 47 && size <= 3 * 48), `${sizes(uneven)}`);
+  t.true(
+    sizes(uneven).every((size) => size >= 3 * 47 && size <= 3 * 48),
+    `${sizes(uneven)}`,
+  );
 });
 
 test('quantity: sizes follow the exponent, the mix does not', (t) => {
@@ -106,7 +124,10 @@ test('quantity: sizes follow the exponent, the mix does not', (t) => {
 test('site: one client for each site with images, in order', (t) => {
   const input = images(500);
   const parts = partitioner('site').split(input);
-  t.deepEqual(parts.map((part) => [...new Set(Array.from(part, (i) => input.sites[i]))]), [[0], [1], [2], [4]]);
+  t.deepEqual(
+    parts.map((part) => [...new Set(Array.from(part, (i) => input.sites[i]))]),
+    [[0], [1], [2], [4]],
+  );
   t.deepEqual(partitioner('site').split({ ...input, clients: 4 }), parts);
 });
 
@@ -142,7 +163,18 @@ test('parsePartition reads names and parameters, and names the valid ones otherw
   for (const text of ['', 'IID', 'zipf:1', 'toString', '__proto__', 'shards:2:3', ' iid']) refused(text, /is unknown/);
   for (const text of ['iid:1', 'site:']) refused(text, /takes no parameter/);
   refused('shards', /needs a parameter/);
-  for (const text of ['shards:0', 'shards:1.5', 'shards:', 'shards:two', 'shards:0x2', 'dirichlet:0', 'dirichlet:-1', 'dirichlet:Infinity', 'quantity:11', 'quantity:.']) {
+  for (const text of [
+    'shards:0',
+    'shards:1.5',
+    'shards:',
+    'shards:two',
+    'shards:0x2',
+    'dirichlet:0',
+    'dirichlet:-1',
+    'dirichlet:Infinity',
+    'quantity:11',
+    'quantity:.',
+  ]) {
     refused(text, /out of its range/);
   }
   for (const name of Object.keys(partitions)) t.true(partitionChoices().includes(name));

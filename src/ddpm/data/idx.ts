@@ -62,7 +62,10 @@ function findLabels(imagesFile: string): string | undefined {
 async function readHeader(file: string): Promise<{ count: number; height: number; width: number }> {
   const header = await firstBytes(file, IMAGES_HEADER);
   if (header.length < IMAGES_HEADER || header.readUInt32BE(0) !== IMAGES_MAGIC) {
-    throw new PhoenixError('ERR_PHOENIX_DATA', `${file} is no idx images file: expected ${describe(IMAGES_MAGIC)}, found ${describe(header)}.`);
+    throw new PhoenixError(
+      'ERR_PHOENIX_DATA',
+      `${file} is no idx images file: expected ${describe(IMAGES_MAGIC)}, found ${describe(header)}.`,
+    );
   }
   const [count, height, width] = [header.readUInt32BE(4), header.readUInt32BE(8), header.readUInt32BE(12)];
   if (count < 1 || height < 1 || width < 1 || height > MAX_SIDE || width > MAX_SIDE) {
@@ -76,16 +79,21 @@ async function readHeader(file: string): Promise<{ count: number; height: number
 async function readLabels(file: string, images: number): Promise<Int32Array> {
   const header = await firstBytes(file, LABELS_HEADER);
   if (header.length < LABELS_HEADER || header.readUInt32BE(0) !== LABELS_MAGIC) {
-    throw new PhoenixError('ERR_PHOENIX_DATA', `${file} is no idx labels file: expected ${describe(LABELS_MAGIC)}, found ${describe(header)}.`);
+    throw new PhoenixError(
+      'ERR_PHOENIX_DATA',
+      `${file} is no idx labels file: expected ${describe(LABELS_MAGIC)}, found ${describe(header)}.`,
+    );
   }
   const count = header.readUInt32BE(4);
   if (count !== images) {
-    throw new PhoenixError('ERR_PHOENIX_DATA', `${file} declares ${count} labels for ${images} images: the two files do not belong together.`);
+    throw new PhoenixError(
+      'ERR_PHOENIX_DATA',
+      `${file} declares ${count} labels for ${images} images: the two files do not belong together.`,
+    );
   }
   await requireLength(file, LABELS_HEADER + count, `${count} labels`);
   const labels = new Int32Array(count);
-  let at = 0;
-  for await (const record of records(fileBytes(file), 1, LABELS_HEADER)) labels[at++] = record[0]!;
+  for await (const all of records(fileBytes(file), count, LABELS_HEADER)) labels.set(all);
   return labels;
 }
 

@@ -1,5 +1,6 @@
 /** Data sets: `openDataset` finds the kind of a path, reads its images and brings them to one size and number of channels. */
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { basename, resolve } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
@@ -9,7 +10,7 @@ import { idx } from './idx.ts';
 import { convertChannels, resizer } from './pixels.ts';
 import type { ImageStream, Listing, Reader, Size } from './reader.ts';
 import { records } from './records.ts';
-import { fileError, fileLength } from './stream.ts';
+import { fileError } from './stream.ts';
 import { synthetic } from './synthetic.ts';
 import type { Dataset } from './types.ts';
 
@@ -19,6 +20,8 @@ export type { Dataset } from './types.ts';
 export const readers: Record<string, Reader> = { synthetic, cifar10, idx, records, folder };
 
 const SIDES = { min: 4, max: 1024 };
+/** Bytes of pixels between turns of the event loop: a few milliseconds of scaling. */
+const PAUSE = 64 * 1024;
 
 export type DatasetOptions = {
   /**
@@ -89,12 +92,12 @@ async function findReader(path: string): Promise<Reader> {
     throw cause;
   });
   for (const reader of Object.values(readers)) if (await reader.detect(path, entries?.sort())) return reader;
-  if (!entries) await fileLength(path);
+  const found = existsSync(path) ? 'is no data set that Phoenix knows' : 'does not exist';
   const looked = Object.values(readers).map(({ looksFor }) => `  ${looksFor}`);
-  throw new PhoenixError('ERR_PHOENIX_DATA', `${path} is no data set that Phoenix knows. It looked for\n${looked.join('\n')}`);
+  throw new PhoenixError('ERR_PHOENIX_DATA', `${path} ${found}. A data set is one of\n${looked.join('\n')}`);
 }
 
-const everyPosition = (count: number) => Int32Array.from({ length: count }, (_, i) => i);
+const everyPosition = (count: number) => new Int32Array(count).map((_, i) => i);
 
 /** `limit` ascending positions: round by round the next image of every class, or of every class and site. */
 function spread({ count, labels, sites }: Listing, limit: number): Int32Array {
@@ -127,12 +130,17 @@ async function fill(path: string, pixels: Uint8Array, from: ImageStream, to: Sha
   const sameSize = from.height === to.height && from.width === to.width;
   const resize = sameSize ? undefined : resizer(from, to, to.channels);
   let at = 0;
+  let paused = 0;
   for await (const image of from.images) {
     const converted = convertChannels(image, from.channels, to.channels);
     const ready = resize ? resize(converted) : converted;
     pixels.set(ready, at);
     at += ready.length;
     each(ready);
+    // A stream whose next chunk is always there would keep the event loop waiting.
+    if (at - paused < PAUSE) continue;
+    paused = at;
+    await new Promise((resume) => setImmediate(resume));
   }
   if (at !== pixels.length) throw new PhoenixError('ERR_PHOENIX_DATA', `${path} became shorter while it was being read.`);
 }

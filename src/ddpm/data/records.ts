@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import * as z from 'zod';
 import { PhoenixError } from '../../errors.ts';
 import type { Reader, Size } from './reader.ts';
-import { countRecords, fileBytes, only, records as cut, recordsOf, smallText } from './stream.ts';
+import { countRecords, records as cut, fileBytes, only, recordsOf, smallText } from './stream.ts';
 
 const MAX_SIDE = 1024;
 const names = z.array(z.string().min(1)).min(1).max(256);
@@ -27,7 +27,10 @@ export const records: Reader = {
     const declared = meta[split]?.records;
     if (declared !== undefined && declared !== labels.length) {
       const found = `${files.join(', ')} hold ${labels.length}`;
-      throw new PhoenixError('ERR_PHOENIX_DATA', `${join(path, 'meta.json')} declares ${declared} ${split} records, but ${found}. Fetch them again.`);
+      throw new PhoenixError(
+        'ERR_PHOENIX_DATA',
+        `${join(path, 'meta.json')} declares ${declared} ${split} records, but ${found}. Fetch them again.`,
+      );
     }
     const { height, width } = meta;
     const open = async (positions: Int32Array) => ({ height, width, channels: 1 as const, images: readImages(paths, meta, positions) });
@@ -54,7 +57,10 @@ async function readMeta(file: string): Promise<Meta> {
   const [height, width] = [Number(size?.[1]), Number(size?.[2])];
   if (!(height >= 1 && width >= 1 && height <= MAX_SIDE && width <= MAX_SIDE)) {
     const expected = `the size of an image as HEIGHTxWIDTH, sides in 1..${MAX_SIDE}`;
-    throw new PhoenixError('ERR_PHOENIX_DATA', `${file}: "record" should hold ${expected}, but is ${JSON.stringify(meta.data.record.slice(0, 200))}.`);
+    throw new PhoenixError(
+      'ERR_PHOENIX_DATA',
+      `${file}: "record" should hold ${expected}, but is ${JSON.stringify(meta.data.record.slice(0, 200))}.`,
+    );
   }
   return { ...meta.data, height, width };
 }

@@ -11,7 +11,9 @@ import { site } from './site.ts';
 export type { Partitioner, PartitionInput } from './partitioner.ts';
 
 type Parameter = { example: number; min: number; max: number; integer?: boolean };
-type Member = { help: string; create: () => Partitioner } | { help: string; parameter: Parameter; create: (parameter: number) => Partitioner };
+type Member =
+  | { help: string; create: () => Partitioner }
+  | { help: string; parameter: Parameter; create: (parameter: number) => Partitioner };
 
 /** All partitions: choices and help of the command line derive from this. */
 export const partitions: Record<string, Member> = {
@@ -51,7 +53,8 @@ export function partitionChoices(): string {
 export function parsePartition(text: string): { name: string; parameter?: number } {
   const [name = '', parameterText, ...more] = text.split(':');
   const member = Object.hasOwn(partitions, name) ? partitions[name] : undefined;
-  const refuse = (reason: string) => new PhoenixError('ERR_PHOENIX_ARGUMENT', `Partition '${text}' ${reason}. Valid: ${partitionChoices()}.`);
+  const refuse = (reason: string) =>
+    new PhoenixError('ERR_PHOENIX_ARGUMENT', `Partition '${text}' ${reason}. Valid: ${partitionChoices()}.`);
   if (!member || more.length > 0) throw refuse('is unknown');
   if (!('parameter' in member)) {
     if (parameterText !== undefined) throw refuse('takes no parameter');
@@ -60,7 +63,8 @@ export function parsePartition(text: string): { name: string; parameter?: number
   const { min, max, integer } = member.parameter;
   if (parameterText === undefined) throw refuse('needs a parameter');
   const parameter = /^[0-9.]+(e-?[0-9]+)?$/i.test(parameterText) ? Number(parameterText) : NaN;
-  if (!(parameter >= min && parameter <= max) || (integer && !Number.isInteger(parameter))) throw refuse('has a parameter out of its range');
+  if (!(parameter >= min && parameter <= max) || (integer && !Number.isInteger(parameter)))
+    throw refuse('has a parameter out of its range');
   return { name, parameter };
 }
 
@@ -77,7 +81,11 @@ export function partitioner(text: string): Partitioner {
 export function holdOut(indices: Int32Array, seed: number, client: string | number): { train: Int32Array; heldOut: Int32Array } {
   const positions = rng(seed, 'hold-out', client).permutation(indices.length);
   const held = Math.floor(indices.length / 10);
-  const choose = (from: number, to: number) => positions.slice(from, to).map((position) => indices[position]!).sort();
+  const choose = (from: number, to: number) =>
+    positions
+      .slice(from, to)
+      .map((position) => indices[position]!)
+      .sort();
   return { train: choose(held, indices.length), heldOut: choose(0, held) };
 }
 

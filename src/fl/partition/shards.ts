@@ -15,7 +15,10 @@ export function shards(perClient: number): Partitioner {
       const classes = new Set(labels).size;
       if (perClient > classes) {
         const advice = `Use shards:${classes} or less, or iid.`;
-        throw new PhoenixError('ERR_PHOENIX_CONFIG', `shards:${perClient} asks for more classes a client than the ${classes} there are. ${advice}`);
+        throw new PhoenixError(
+          'ERR_PHOENIX_CONFIG',
+          `shards:${perClient} asks for more classes a client than the ${classes} there are. ${advice}`,
+        );
       }
       const total = clients * perClient;
       if (total > input.count) {

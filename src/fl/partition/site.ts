@@ -13,7 +13,10 @@ export function site(): Partitioner {
       const present = [...new Set(sites)].sort((a, b) => a - b);
       if (clients !== undefined && clients !== present.length) {
         const advice = `Leave the number of clients out, or pass ${present.length}.`;
-        throw new PhoenixError('ERR_PHOENIX_CONFIG', `${present.length} sites have images, but ${clients} clients were asked for. ${advice}`);
+        throw new PhoenixError(
+          'ERR_PHOENIX_CONFIG',
+          `${present.length} sites have images, but ${clients} clients were asked for. ${advice}`,
+        );
       }
       const everyIndex = Int32Array.from({ length: count }, (_, i) => i);
       return present.map((wanted) => everyIndex.filter((i) => sites[i] === wanted));

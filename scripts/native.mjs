@@ -1,0 +1,59 @@
+// Builds native addons with CMake through cmake-js. Used by the install script (phoenix-cpu) and by the tests (phoenix-ref).
+import { createHash } from 'node:crypto';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { availableParallelism } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { $, which } from 'zx';
+
+const require = createRequire(import.meta.url);
+export const root = dirname(dirname(fileURLToPath(import.meta.url)));
+
+/** Hash of all that a build depends on: native sources, CMakeLists.txt, headers' versions, machine. */
+const fingerprint = () => {
+  const hash = createHash('sha256').update(`${process.platform} ${process.arch} ${process.env.CXX ?? ''}`);
+  for (const name of ['node-addon-api', 'node-api-headers']) hash.update(JSON.parse(readFileSync(require.resolve(`${name}/package.json`), 'utf8')).version);
+  const files = readdirSync(join(root, 'native'), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name))
+    .sort();
+  for (const file of [join(root, 'CMakeLists.txt'), ...files]) hash.update(file.slice(root.length)).update('\0').update(readFileSync(file)).update('\0');
+  return hash.digest('hex');
+};
+
+const requireTools = async () => {
+  const missing = [];
+  if (!(await which('cmake', { nothrow: true }))) missing.push('CMake 3.20 or newer');
+  const compilers = process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++'];
+  if (!(await Promise.all(compilers.map((name) => which(name, { nothrow: true })))).some(Boolean)) missing.push('a C++20 compiler (GCC 11 or Clang 14, or newer)');
+  if (!(await which('ninja', { nothrow: true })) && !(await which('make', { nothrow: true }))) missing.push('ninja or make');
+  if (missing.length)
+    throw new Error(
+      `Phoenix builds its native addon from source and misses: ${missing.join('; ')}.\n` +
+        'Install them and run npm install again. Debian and Ubuntu: apt-get install -y build-essential cmake. Fedora: dnf install gcc-c++ cmake make. macOS: xcode-select --install && brew install cmake.',
+    );
+};
+
+/**
+ * Builds the targets that are not up to date with the sources. Returns true if anything was built.
+ * @param {{ targets?: string[], onStart?: (target: string) => void }} options
+ */
+export const buildNative = async ({ targets = ['phoenix-cpu'], onStart = () => {} } = {}) => {
+  const current = fingerprint();
+  const stamp = (target) => join(root, 'build', `${target}.stamp`);
+  const stale = targets.filter(
+    (target) =>
+      !existsSync(join(root, 'build', 'Release', `${target}.node`)) || !existsSync(stamp(target)) || readFileSync(stamp(target), 'utf8') !== current,
+  );
+  if (!stale.length) return false;
+  await requireTools();
+  const cmakeJs = require.resolve('cmake-js/bin/cmake-js');
+  const env = { ...process.env, CMAKE_BUILD_PARALLEL_LEVEL: process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(availableParallelism()) };
+  for (const target of stale) {
+    onStart(target);
+    await $({ cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })`${process.execPath} ${cmakeJs} build -l warn -T ${target}`;
+    writeFileSync(stamp(target), current);
+  }
+  return true;
+};

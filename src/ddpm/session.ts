@@ -1,0 +1,21 @@
+/** The door to a Session: a checked U-Net and a noise schedule on a device. */
+import { createNativeSession, type Device, type Session } from '../bindings/session.ts';
+import { type Noise, noise as noiseOf } from './noise.ts';
+import { toNative, type UNetConfig } from './unet.ts';
+
+export type SessionOptions = {
+  unet: UNetConfig;
+  /** @default linear schedule of 1000 steps, eps-prediction */
+  noise?: Noise;
+  /** @default 'auto' */
+  device?: Device;
+  /** CPU threads that this Session may use. @default all cores */
+  threads?: number;
+};
+
+/**
+ * A new Session. Its parameters are 0 until `init(key)` or a checkpoint fills them. Free it with `dispose()` or `using`.
+ * @throws PhoenixError ERR_PHOENIX_CONFIG for a U-Net that does not fit together, ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
+ */
+export const createSession = ({ unet, noise = noiseOf(), device, threads }: SessionOptions): Session =>
+  createNativeSession({ unet: toNative(unet), noise, device, threads });

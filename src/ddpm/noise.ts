@@ -1,0 +1,58 @@
+/**
+ * The noise schedule: how much of an image is left at diffusion time t. x_t = √ᾱ_t·x0 + √(1-ᾱ_t)·z (Ho et al. 2020, eq. 4), t = 0..T-1,
+ * ᾱ_t = Π_{s≤t} (1-β_s). Everything in float64.
+ */
+import { PhoenixError } from '../errors.ts';
+
+export type NoiseOptions = {
+  /** How β grows: linearly (Ho et al. 2020) or so that ᾱ follows a squared cosine (Nichol & Dhariwal 2021, eq. 17). @default 'linear' */
+  kind?: 'linear' | 'cosine';
+  /** T, the number of diffusion times, 1..100000. @default 1000 */
+  steps?: number;
+  /** β of the first and last time, 0 < betaStart ≤ betaEnd < 1; 'linear' only. @default 1e-4 */
+  betaStart?: number;
+  /** @default 0.02 */
+  betaEnd?: number;
+  /** What the network predicts: the noise, the image, or v = √ᾱ·z - √(1-ᾱ)·x0 (Salimans & Ho 2022). @default 'eps' */
+  prediction?: 'eps' | 'x0' | 'v';
+};
+
+export type Noise = Required<NoiseOptions> & {
+  /** T values in (0,1). */
+  betas: Float64Array;
+  /** T values, falling, in (0,1). */
+  alphaBar: Float64Array;
+};
+
+const kinds = ['linear', 'cosine'];
+const predictions = ['eps', 'x0', 'v'];
+
+/** @throws PhoenixError ERR_PHOENIX_CONFIG naming the option that is wrong. */
+export const noise = (options: NoiseOptions = {}): Noise => {
+  const { kind = 'linear', steps = 1000, betaStart = 1e-4, betaEnd = 0.02, prediction = 'eps' } = options;
+  const check = (field: keyof NoiseOptions, valid: boolean, expected: string) => {
+    if (!valid) throw new PhoenixError('ERR_PHOENIX_CONFIG', `noise schedule: ${field} is ${JSON.stringify(options[field])}; it must be ${expected}`);
+  };
+  check('kind', kinds.includes(kind), `one of ${kinds.join(', ')}`);
+  check('prediction', predictions.includes(prediction), `one of ${predictions.join(', ')}`);
+  check('steps', Number.isInteger(steps) && steps >= 1 && steps <= 100_000, 'a whole number, 1 to 100000');
+  check('betaStart', betaStart > 0 && betaStart < 1, 'a number above 0 and below 1');
+  check('betaEnd', betaEnd >= betaStart && betaEnd < 1, `a number from betaStart (${betaStart}) up to, but not including, 1`);
+
+  const betas = kind === 'linear' ? linearBetas(steps, betaStart, betaEnd) : cosineBetas(steps);
+  const alphaBar = new Float64Array(steps);
+  let product = 1;
+  for (const [t, beta] of betas.entries()) alphaBar[t] = product *= 1 - beta;
+  return { kind, steps, betaStart, betaEnd, prediction, betas, alphaBar };
+};
+
+const linearBetas = (steps: number, start: number, end: number): Float64Array => {
+  const stride = steps > 1 ? (end - start) / (steps - 1) : 0;
+  return Float64Array.from({ length: steps }, (_, t) => start + t * stride);
+};
+
+/** β_t = min(1 - f((t+1)/T)/f(t/T), 0.999), f(u) = cos²((u+s)/(1+s)·π/2), s = 0.008: Nichol & Dhariwal 2021, eq. 17. */
+const cosineBetas = (steps: number): Float64Array => {
+  const f = (u: number) => Math.cos((((u + 0.008) / 1.008) * Math.PI) / 2) ** 2;
+  return Float64Array.from({ length: steps }, (_, t) => Math.min(1 - f((t + 1) / steps) / f(t / steps), 0.999));
+};

@@ -1,0 +1,26 @@
+import { PhoenixError } from '../../errors.ts';
+import type { Scheduler } from './step.ts';
+import { transitions } from './step.ts';
+
+/**
+ * Ancestral sampling (Ho et al. 2020): draws from the posterior q(x_s | x_t, x̂0), eq. 6 and 7, with β the noise between the two times,
+ * 1 - ᾱ_t/ᾱ_s: over all T times it is β_t, over fewer the respaced β of Nichol & Dhariwal 2021, eq. 19. The last step draws nothing.
+ */
+export const ddpm: Scheduler = (noise, steps, { variance = 'large', spacing = 'leading' } = {}) => {
+  if (variance !== 'large' && variance !== 'small') {
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `variance is ${JSON.stringify(variance)}; expected large or small`);
+  }
+  return transitions(noise, steps, spacing).map(({ t, from, to }) => {
+    const kept = from / to;
+    const beta = 1 - kept;
+    return {
+      t,
+      alpha: Math.sqrt(from),
+      sigma: Math.sqrt(1 - from),
+      cx: (Math.sqrt(kept) * (1 - to)) / (1 - from),
+      c0: (Math.sqrt(to) * beta) / (1 - from),
+      c1: 0,
+      cz: to === 1 ? 0 : Math.sqrt(variance === 'large' ? beta : (beta * (1 - to)) / (1 - from)),
+    };
+  });
+};

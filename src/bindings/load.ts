@@ -1,19 +1,14 @@
 /** Loads the native addon, once: a build of this checkout, else the platform package. */
 import { createRequire } from 'node:module';
-import { existsSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { PhoenixError } from '../errors.ts';
 import type { Addon } from './native.ts';
 
 const require = createRequire(import.meta.url);
 
-/** The folder of phoenix's package.json, from src/ and dist/ alike. */
-const packageRoot = (): string => {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder);
-  return folder;
-};
+/** The package's folder: src/bindings and dist/bindings lie equally deep in it. */
+const packageRoot = fileURLToPath(new URL('../..', import.meta.url));
 
 type Loader = (options: { bindings: string; module_root: string }) => unknown;
 
@@ -32,7 +27,7 @@ const load = (backend: 'cpu' | 'ref'): Addon => {
   const file = `phoenix-${backend}.node`;
   const found =
     (named ? attempt(`PHOENIX_ADDON_DIR (${named})`, () => require(join(named, file))) : undefined) ??
-    attempt('build of this package', () => (require('bindings') as Loader)({ bindings: file, module_root: packageRoot() })) ??
+    attempt('build of this package', () => (require('bindings') as Loader)({ bindings: file, module_root: packageRoot })) ??
     attempt('platform package', () => require(`phoenix-${process.platform}-${process.arch}-gnu`));
   if (found) return found;
   throw new PhoenixError(

@@ -3,8 +3,9 @@ import { rng } from '../../rng.ts';
 import { cutEvenly, type Partitioner, requireClients, requireLabels } from './partitioner.ts';
 
 /**
- * Label skew: the images, sorted by label and in random order within a label, are cut into clients·perClient shards whose sizes differ by at
- * most one, and each client gets `perClient` of them at random, so about that many classes. McMahan et al. 2017, §3.
+ * Label skew: the images, sorted by label (labels in a random order, images in random order within a label), are cut into clients·perClient
+ * shards whose sizes differ by at most one, and each client gets `perClient` of them. McMahan et al. 2017, §3, but a client's shards are
+ * drawn one from each of `perClient` stretches of neighbouring shards, so that they hold different classes wherever the counts allow it.
  */
 export function shards(perClient: number): Partitioner {
   return {
@@ -12,7 +13,8 @@ export function shards(perClient: number): Partitioner {
     split(input) {
       const clients = requireClients(input);
       const labels = requireLabels(input, 'shards');
-      const classes = new Set(labels).size;
+      const present = Array.from(new Set(labels)).sort((a, b) => a - b);
+      const classes = present.length;
       if (perClient > classes) {
         const advice = `Use shards:${classes} or less, or iid.`;
         throw new PhoenixError(
@@ -26,11 +28,16 @@ export function shards(perClient: number): Partitioner {
         throw new PhoenixError('ERR_PHOENIX_CONFIG', `${found}. Use fewer clients, fewer shards or more images (--limit).`);
       }
       const random = rng(input.seed, 'partition', 'shards');
+      const place = new Map(Array.from(random.permutation(classes), (at, i) => [present[i]!, at]));
       // Sorting is stable, so the order within a label stays random.
-      const order = Int32Array.from(Array.from(random.permutation(input.count)).sort((a, b) => labels[a]! - labels[b]!));
+      const order = Int32Array.from(Array.from(random.permutation(input.count)).sort((a, b) => place.get(labels[a]!)! - place.get(labels[b]!)!));
       const pieces = cutEvenly(order, total);
-      const dealt = cutEvenly(random.permutation(total), clients);
-      return dealt.map((hand) => Int32Array.from(Array.from(hand, (piece) => Array.from(pieces[piece]!)).flat()).sort());
+      const hands: Int32Array[][] = Array.from({ length: clients }, () => []);
+      for (let stretch = 0; stretch < perClient; stretch++) {
+        const turns = random.permutation(clients);
+        for (let i = 0; i < clients; i++) hands[turns[i]!]!.push(pieces[stretch * clients + i]!);
+      }
+      return hands.map((hand) => Int32Array.from(hand.flatMap((piece) => Array.from(piece))).sort());
     },
   };
 }

@@ -16,6 +16,19 @@ struct MatrixView {
 size_t gemm_scratch(int n, int k);
 void gemm(int m, int n, int k, MatrixView a, MatrixView b, real* c, ptrdiff_t ldc, bool accumulate, real* scratch);
 
+// The same in pieces, for ops that go over the rows of c themselves: b packed once into gemm_packed(n, k) reals, as gemm_parts(n, k)
+// independent parts; then any rows of c from it.
+size_t gemm_packed(int n, int k);
+size_t gemm_parts(int n, int k);
+void gemm_pack(int n, int k, MatrixView b, real* packed, size_t first_part, size_t last_part);
+void gemm_rows(int m, int n, int k, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, bool accumulate);
+
+// The same one block of k at a time, for an a that is made piece by piece: a starts at column gemm_block_begin(k, block).
+constexpr int kGemmDepth = 256;  // at most so many k's a block
+int gemm_blocks(int k);
+int gemm_block_begin(int k, int block);
+void gemm_rows_of_block(int m, int n, int k, int block, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, bool accumulate);
+
 // The same on all threads of the context; scratch comes from it.
 void parallel_gemm(Context&, int m, int n, int k, MatrixView a, MatrixView b, real* c, ptrdiff_t ldc, bool accumulate);
 

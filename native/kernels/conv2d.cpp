@@ -1,0 +1,246 @@
+// 3x3 convolution and its gradients as implicit matrix products: rows are pixels, columns (tap, channel). A block of rows × one block of
+// the k axis is gathered into scratch (112 × 256 floats = 112 KB, in L2) and multiplied at once; the whole im2col matrix never exists.
+//   y  = gather(x) · wᵀ        dx = gather(dy) · w, taps mirrored        dw = dyᵀ · gather(x)
+// Stride 2: dx falls into four interleaved grids of pixels with 4, 2, 2 and 1 taps. Upsample 2: dx sees dy through 4x4 taps of summed weights.
+#include <algorithm>
+#include <cstring>
+
+#include "check.h"
+#include "gemm.h"
+#include "gemm_leaves.h"
+#include "ops.h"
+#include "parallel.h"
+
+namespace phx {
+namespace {
+
+constexpr int kRowsAtOnce = 112;
+constexpr int kPixelsAtOnce = 256, kColumnsAtOnce = 128;  // of the weight gradient: 128 KB gathered
+constexpr int kRowsOfSum = 256;
+
+// What a grid of h × w pixels an image sees of a source map: pixel (i,j) through tap t sees source pixel (i·step + dh[t], j·step + dw[t]) / zoom,
+// or zeros outside.
+struct Stencil {
+  Tensor source;
+  int h, w, step, zoom;
+  int taps = 0;
+  int dh[16], dw[16];
+  void add(int h_offset, int w_offset) { dh[taps] = h_offset, dw[taps] = w_offset, taps++; }
+  int columns() const { return taps * source.c; }
+  size_t rows() const { return size_t(source.n) * h * w; }
+};
+
+// Columns [c0,c1) of the (tap, channel) axis for pixels [first,last), row by row.
+void gather(const Stencil& a, size_t first, size_t last, int c0, int c1, real* out, int ld) {
+  const Tensor& x = a.source;
+  int i = int(first / a.w % a.h), j = int(first % a.w);
+  size_t n = first / a.w / a.h;
+  for (size_t p = first; p < last; p++, out += ld) {
+    int t = c0 / x.c, c = c0 % x.c;
+    for (int at = c0; at < c1; t++, c = 0) {
+      int count = std::min(x.c - c, c1 - at), h = i * a.step + a.dh[t], w = j * a.step + a.dw[t];
+      if (h < 0 || w < 0 || h >= x.h * a.zoom || w >= x.w * a.zoom)
+        std::memset(out + (at - c0), 0, count * sizeof(real));
+      else
+        std::memcpy(out + (at - c0), x.row((n * x.h + h / a.zoom) * x.w + w / a.zoom) + c, count * sizeof(real));
+      at += count;
+    }
+    if (++j == a.w) {
+      j = 0;
+      if (++i == a.h) i = 0, n++;
+    }
+  }
+}
+
+// Where the product's rows go: pixel (i,j) of the grid is pixel (i·step + h, j·step + w) of y, which becomes product + b + temb + residual.
+struct Target {
+  Tensor y, b, temb, residual;
+  int step = 1, h = 0, w = 0;
+};
+
+void emit(const Stencil& a, const Target& to, size_t first, size_t last, const real* product, int ld) {
+  for (size_t p = first; p < last; p++, product += ld) {
+    size_t n = p / a.w / a.h, i = p / a.w % a.h, j = p % a.w;
+    size_t pixel = (n * to.y.h + i * to.step + to.h) * to.y.w + j * to.step + to.w;
+    real* y = to.y.row(pixel);
+    const real* residual = to.residual ? to.residual.row(pixel) : nullptr;
+    const real* temb = to.temb ? to.temb.row(n) : nullptr;
+    for (int k = 0; k < to.y.c; k++) {
+      real sum = product[k];
+      if (to.b) sum += to.b.data[k];
+      if (temb) sum += temb[k];
+      if (residual) sum += residual[k];
+      y[k] = sum;
+    }
+  }
+}
+
+int row_stride(int columns) { return (columns + 15) / 16 * 16 + 16; }  // rows 2^n bytes apart would fall into one set of the L1 cache
+
+// to = gather(a) · b for all pixels. `scratch` holds product_scratch reals.
+size_t product_share(int n, int k) { return size_t(kRowsAtOnce) * (row_stride(std::min(k, kGemmDepth)) + row_stride(n)); }
+size_t product_scratch(const Context& ctx, int n, int k) { return gemm_packed(n, k) + product_share(n, k) * ctx.threads(); }
+
+void product(Context& ctx, const Stencil& a, MatrixView b, const Target& to, real* scratch) {
+  int n = to.y.c, k = a.columns(), ld = row_stride(std::min(k, kGemmDepth)), ldp = row_stride(n);
+  real* packed = scratch;
+  real* shares = scratch + gemm_packed(n, k);
+  parallel_for(ctx, gemm_parts(n, k), [&](size_t begin, size_t end) { gemm_pack(n, k, b, packed, begin, end); });
+  size_t rows = a.rows(), threads = ctx.threads();
+  parallel_for(ctx, threads, [&](size_t begin, size_t end) {
+    for (size_t share = begin; share < end; share++) {
+      real* gathered = shares + share * product_share(n, k);
+      real* sums = gathered + size_t(kRowsAtOnce) * ld;
+      size_t past = rows * (share + 1) / threads;
+      for (size_t first = rows * share / threads; first < past; first += kRowsAtOnce) {
+        size_t last = std::min(past, first + kRowsAtOnce);
+        for (int block = 0; block < gemm_blocks(k); block++) {
+          gather(a, first, last, gemm_block_begin(k, block), gemm_block_begin(k, block + 1), gathered, ld);
+          gemm_rows_of_block(int(last - first), n, k, block, {gathered, ld, 1}, packed, sums, ldp, false);
+        }
+        emit(a, to, first, last, sums, ldp);
+      }
+    }
+  });
+}
+
+// dw (K, taps·C) = dyᵀ · gather(x), cut by columns, and by rows too where there are few columns.
+void weight_gradient(Context& ctx, Tensor dw, Tensor dy, const Stencil& a) {
+  int k = dy.c, columns = a.columns(), nr = gemm_leaves().nr, panels = (columns + nr - 1) / nr, threads = ctx.threads();
+  int row_cuts = std::min(k, panels >= threads ? 1 : (threads + panels - 1) / panels), column_cuts = std::min(panels, threads);
+  size_t share = size_t(kPixelsAtOnce) * row_stride(kColumnsAtOnce) + gemm_scratch(kColumnsAtOnce, kPixelsAtOnce);
+  real* scratch = ctx.scratch(share * row_cuts * column_cuts);
+  parallel_for(ctx, size_t(row_cuts) * column_cuts, [&](size_t begin, size_t end) {
+    for (size_t task = begin; task < end; task++) {
+      real* gathered = scratch + task * share;
+      real* packed = gathered + size_t(kPixelsAtOnce) * row_stride(kColumnsAtOnce);
+      int i = int(task / column_cuts), j = int(task % column_cuts), k0 = k * i / row_cuts, k1 = k * (i + 1) / row_cuts;
+      int past = std::min(columns, panels * (j + 1) / column_cuts * nr);
+      for (int c0 = panels * j / column_cuts * nr; c0 < past; c0 += kColumnsAtOnce) {
+        int c1 = std::min(past, c0 + kColumnsAtOnce);
+        for (size_t p = 0; p < a.rows(); p += kPixelsAtOnce) {
+          size_t q = std::min(a.rows(), p + kPixelsAtOnce);
+          gather(a, p, q, c0, c1, gathered, row_stride(kColumnsAtOnce));
+          gemm(k1 - k0, c1 - c0, int(q - p), {dy.row(p) + k0, 1, dy.ld}, {gathered, row_stride(kColumnsAtOnce), 1},
+               dw.data + size_t(k0) * columns + c0, columns, p > 0, packed);
+        }
+      }
+    }
+  });
+}
+
+// dtemb = Σ over an image's pixels, db = Σ over images; partial sums of 256 pixels, added in order.
+void sums_of(Context& ctx, Tensor dtemb, Tensor db, Tensor dy) {
+  int pixels = dy.h * dy.w, cuts = (pixels + kRowsOfSum - 1) / kRowsOfSum, k = dy.c;
+  real* partial = ctx.scratch(size_t(dy.n) * (cuts + 1) * k);
+  real* images = partial + size_t(dy.n) * cuts * k;
+  parallel_for(ctx, size_t(dy.n) * cuts, [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i++) {
+      int first = int(i % cuts) * kRowsOfSum;
+      gemm_leaves().sum_rows(std::min(kRowsOfSum, pixels - first), k, dy.row(i / cuts * pixels + first), dy.ld, partial + i * k);
+    }
+  });
+  for (int n = 0; n < dy.n; n++) {
+    gemm_leaves().sum_rows(cuts, k, partial + size_t(n) * cuts * k, k, images + size_t(n) * k);
+    if (dtemb) std::memcpy(dtemb.row(n), images + size_t(n) * k, k * sizeof(real));
+  }
+  gemm_leaves().sum_rows(dy.n, k, images, k, db.data);
+}
+
+// What y's pixels see of x: taps in the order of w.
+Stencil forward_stencil(const Tensor& y, const Tensor& x, Conv2d a) {
+  Stencil s{x, y.h, y.w, a.stride, a.upsample, 0, {}, {}};
+  for (int tap = 0; tap < 9; tap++) s.add(tap / 3 - a.pad, tap % 3 - a.pad);
+  return s;
+}
+
+// out (K·taps rows of C), row (tap, k): the sum of w[k][r][s] over the (r,s) that `uses(tap, r, s)`.
+template <class Uses>
+void mirror(Context& ctx, Tensor w, int taps, real* out, Uses uses) {
+  parallel_for(ctx, size_t(taps) * w.n, [&](size_t begin, size_t end) {
+    for (size_t row = begin; row < end; row++) {
+      int tap = int(row / w.n), k = int(row % w.n);
+      real* to = out + row * w.c;
+      bool first = true;
+      for (int r = 0; r < 3; r++)
+        for (int s = 0; s < 3; s++) {
+          if (!uses(tap, r, s)) continue;
+          const real* from = w.row((size_t(k) * 3 + r) * 3 + s);
+          if (first)
+            std::memcpy(to, from, w.c * sizeof(real));
+          else
+            for (int c = 0; c < w.c; c++) to[c] += from[c];
+          first = false;
+        }
+    }
+  });
+}
+
+// One grid of pixels (i·step + h0, j·step + w0) of dx.
+void data_gradient_part(Context& ctx, Grad dx, Tensor w, const Stencil& a, int step, int h0, int w0, const int* tap_r, const int* tap_s,
+                        bool enlarged) {
+  if (!a.rows()) return;
+  Target to{dx.t, {}, {}, dx.accumulate ? dx.t : Tensor{}, step, h0, w0};
+  size_t mirrored = size_t(a.columns()) * w.c;
+  mirrored = (mirrored + 15) / 16 * 16;
+  real* scratch = ctx.scratch(mirrored + product_scratch(ctx, w.c, a.columns()));
+  mirror(ctx, w, a.taps, scratch, [&](int tap, int r, int s) {
+    if (!enlarged) return r == tap_r[tap] && s == tap_s[tap];
+    // Offset d of dy from 2i is seen by the copies u = 0,1 of pixel i with r = u + 1 - d.
+    int u = r + a.dh[tap] - 1, v = s + a.dw[tap] - 1;
+    return (u == 0 || u == 1) && (v == 0 || v == 1);
+  });
+  product(ctx, a, {scratch, w.c, 1}, to, scratch + mirrored);
+}
+
+void data_gradient(Context& ctx, Grad dx, Tensor dy, Tensor w, Conv2d a) {
+  const Tensor& x = dx.t;
+  int tap_r[9], tap_s[9];
+  if (a.upsample == 2) {
+    Stencil s{dy, x.h, x.w, 2, 1, 0, {}, {}};
+    for (int tap = 0; tap < 16; tap++) s.add(tap / 4 - 1, tap % 4 - 1);
+    data_gradient_part(ctx, dx, w, s, 1, 0, 0, nullptr, nullptr, true);
+    return;
+  }
+  for (int h0 = 0; h0 < a.stride; h0++)
+    for (int w0 = 0; w0 < a.stride; w0++) {
+      // x pixel i·stride + h0 is read by y pixel i + (h0 + pad - r) / stride for each r that divides.
+      Stencil s{dy, (x.h - h0 + a.stride - 1) / a.stride, (x.w - w0 + a.stride - 1) / a.stride, 1, 1, 0, {}, {}};
+      for (int r = 0; r < 3; r++)
+        for (int t = 0; t < 3; t++) {
+          int h = h0 + a.pad - r, v = w0 + a.pad - t;
+          if (h % a.stride || v % a.stride) continue;
+          tap_r[s.taps] = r, tap_s[s.taps] = t;
+          s.add(h / a.stride, v / a.stride);
+        }
+      data_gradient_part(ctx, dx, w, s, a.stride, h0, w0, tap_r, tap_s, false);
+    }
+}
+
+void check_conv(const char* op, const Tensor& y, const Tensor& x, const Tensor& w, Conv2d a) {
+  check((a.stride == 1 || a.stride == 2) && (a.upsample == 1 || a.upsample == 2) && (a.pad == 0 || a.pad == 1), op,
+        "stride 1 or 2, upsample 1 or 2, pad 0 or 1");
+  check(a.upsample == 1 || (a.stride == 1 && a.pad == 1), op, "upsample 2 with stride 1 and pad 1 only");
+  check_shape(op, "y", y, x.n, (x.h * a.upsample) / a.stride, (x.w * a.upsample) / a.stride, w.n);
+  check_shape(op, "w", w, y.c, 3, 3, x.c);
+  check(w.contiguous(), op, "contiguous w");
+}
+
+}  // namespace
+
+void conv2d_forward(Context& ctx, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
+  check_conv("conv2d_forward", y, x, w, a);
+  Stencil s = forward_stencil(y, x, a);
+  product(ctx, s, {w.data, 1, s.columns()}, {y, b, temb, residual}, ctx.scratch(product_scratch(ctx, y.c, s.columns())));
+}
+
+void conv2d_backward(Context& ctx, Grad dx, Tensor dtemb, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Conv2d a) {
+  check_conv("conv2d_backward", dy, x, w, a);
+  check(!dx || same_shape(dx.t, x), "conv2d_backward", "dx like x");
+  check(dw.contiguous(), "conv2d_backward", "contiguous dw");
+  if (dx) data_gradient(ctx, dx, dy, w, a);
+  weight_gradient(ctx, dw, dy, forward_stencil(dy, x, a));
+  sums_of(ctx, dtemb, db, dy);
+}
+
+}  // namespace phx

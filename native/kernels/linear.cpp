@@ -1,0 +1,79 @@
+// y = [x0 | x1] wᵀ + b + residual: the two inputs are two products into the same rows, started from bias and residual while those rows are
+// in cache. dx = dy w, dw = dyᵀ x by the same product; db by partial sums of 256 rows, added in order.
+#include <algorithm>
+#include <cstring>
+
+#include "check.h"
+#include "gemm.h"
+#include "gemm_leaves.h"
+#include "ops.h"
+#include "parallel.h"
+
+namespace phx {
+namespace {
+
+constexpr int kRowsAtOnce = 112;  // × 512 columns of y = 229 KB: stays in L2 from the bias to the last product
+constexpr int kRowsOfSum = 256;
+
+void check_linear(const char* op, const Tensor& y, const Tensor& x0, const Tensor& x1, const Tensor& w) {
+  check_shape(op, "w", w, y.c, 1, 1, x0.c + (x1 ? x1.c : 0));
+  check(y.rows() == x0.rows() && (!x1 || x1.rows() == x0.rows()), op, "as many rows in y as in x0 and x1");
+}
+
+MatrixView view(const Tensor& t) { return {t.data, t.ld, 1}; }
+
+void start_row(real* y, int count, const real* b, const real* residual) {
+  if (b && residual)
+    for (int k = 0; k < count; k++) y[k] = b[k] + residual[k];
+  else if (b || residual)
+    std::memcpy(y, b ? b : residual, count * sizeof(real));
+}
+
+}  // namespace
+
+void linear_forward(Context& ctx, Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
+  check_linear("linear_forward", y, x0, x1, w);
+  check(!residual || (residual.rows() == y.rows() && residual.c == y.c), "linear_forward", "a residual like y");
+  int c1 = x1 ? x1.c : 0;
+  MatrixView w0 = view(w).transposed(), w1 = view(w.channels(x0.c, c1)).transposed();
+  size_t parts0 = gemm_parts(y.c, x0.c), parts1 = x1 ? gemm_parts(y.c, c1) : 0;
+  real* packed0 = ctx.scratch(gemm_packed(y.c, x0.c) + gemm_packed(y.c, c1));
+  real* packed1 = packed0 + gemm_packed(y.c, x0.c);
+  parallel_for(ctx, parts0 + parts1, [&](size_t begin, size_t end) {
+    if (begin < parts0) gemm_pack(y.c, x0.c, w0, packed0, begin, std::min(end, parts0));
+    if (end > parts0) gemm_pack(y.c, c1, w1, packed1, std::max(begin, parts0) - parts0, end - parts0);
+  });
+  parallel_for(ctx, y.rows(), [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i += kRowsAtOnce) {
+      int rows = int(std::min(end - i, size_t(kRowsAtOnce)));
+      if (b || residual)
+        for (int j = 0; j < rows; j++) start_row(y.row(i + j), y.c, b.data, residual ? residual.row(i + j) : nullptr);
+      gemm_rows(rows, y.c, x0.c, {x0.row(i), x0.ld, 1}, packed0, y.row(i), y.ld, b || residual);
+      if (x1) gemm_rows(rows, y.c, c1, {x1.row(i), x1.ld, 1}, packed1, y.row(i), y.ld, true);
+    }
+  });
+}
+
+void linear_backward(Context& ctx, Grad dx0, Grad dx1, Tensor dw, Tensor db, Tensor dy, Tensor x0, Tensor x1, Tensor w) {
+  check_linear("linear_backward", dy, x0, x1, w);
+  check(!dx0 || (dx0.t.rows() == x0.rows() && dx0.t.c == x0.c), "linear_backward", "dx0 like x0");
+  check(!dx1 || (dx1.t.rows() == x1.rows() && dx1.t.c == x1.c), "linear_backward", "dx1 like x1");
+  int rows = int(dy.rows()), c1 = x1 ? x1.c : 0;
+  if (dx0) parallel_gemm(ctx, rows, x0.c, dy.c, view(dy), view(w), dx0.t.data, dx0.t.ld, dx0.accumulate);
+  if (dx1) parallel_gemm(ctx, rows, c1, dy.c, view(dy), view(w.channels(x0.c, c1)), dx1.t.data, dx1.t.ld, dx1.accumulate);
+  if (dw) {
+    parallel_gemm(ctx, dy.c, x0.c, rows, view(dy).transposed(), view(x0), dw.data, dw.ld, false);
+    if (x1) parallel_gemm(ctx, dy.c, c1, rows, view(dy).transposed(), view(x1), dw.data + x0.c, dw.ld, false);
+  }
+  if (db) {
+    int sums = (rows + kRowsOfSum - 1) / kRowsOfSum;
+    real* partial = ctx.scratch(size_t(sums) * dy.c);
+    parallel_for(ctx, sums, [&](size_t begin, size_t end) {
+      for (size_t i = begin; i < end; i++)
+        gemm_leaves().sum_rows(std::min(kRowsOfSum, rows - int(i) * kRowsOfSum), dy.c, dy.row(i * kRowsOfSum), dy.ld, partial + i * dy.c);
+    });
+    gemm_leaves().sum_rows(sums, dy.c, partial, dy.c, db.data);
+  }
+}
+
+}  // namespace phx

@@ -1,0 +1,108 @@
+// o = softmax(q kᵀ / √D) v, 64 rows of scores at a time (64 × 256 floats = 64 KB, in L2); only the log-sum-exp of each row is kept, from
+// which backward makes the same probabilities again (Dao et al. 2022, §3.1):
+// dv = pᵀ do, dp = do vᵀ, ds = p ∘ (dp - Σ_d o do)/√D, dq = ds k, dk = dsᵀ q.
+// Tasks: (image, head, rows) forward, (image, head) backward, because dk and dv are sums over the rows, added in order.
+#include <algorithm>
+#include <cmath>
+
+#include "attention_leaves.h"
+#include "check.h"
+#include "gemm.h"
+#include "ops.h"
+#include "parallel.h"
+
+namespace phx {
+namespace {
+
+constexpr int kRowsAtOnce = 64;
+
+size_t aligned(size_t count) { return (count + 15) / 16 * 16; }
+
+// One head of one image: pointers to row 0, `ld` apart.
+struct Head {
+  real *q, *k, *v;
+  int tokens, width, ld;
+  MatrixView view(const real* at) const { return {at, ld, 1}; }
+};
+
+Head head_of(const Tensor& qkv, int heads, size_t n, int h) {
+  int channels = qkv.c / 3, width = channels / heads, tokens = qkv.h * qkv.w;
+  real* row = qkv.row(n * tokens) + h * width;
+  return {row, row + channels, row + 2 * channels, tokens, width, qkv.ld};
+}
+
+void check_attention(const char* op, const Tensor& qkv, const Tensor& o, const Tensor& lse, int heads) {
+  check(heads > 0 && qkv.c == 3 * o.c && o.c % heads == 0, op, "qkv of 3C channels and C a multiple of heads");
+  check(qkv.n == o.n && qkv.h == o.h && qkv.w == o.w, op, "qkv and o of one size");
+  check_shape(op, "lse", lse, o.n, 1, 1, heads * o.h * o.w);
+}
+
+void pack(int n, int k, MatrixView b, real* packed) { gemm_pack(n, k, b, packed, 0, gemm_parts(n, k)); }
+
+}  // namespace
+
+void attention_forward(Context& ctx, Tensor o, Tensor lse, Tensor qkv, int heads) {
+  check_attention("attention_forward", qkv, o, lse, heads);
+  int tokens = o.h * o.w, width = o.c / heads, cuts = (tokens + kRowsAtOnce - 1) / kRowsAtOnce, ld = int(aligned(tokens));
+  float scale = float(1 / std::sqrt(double(width)));
+  size_t keys = aligned(gemm_packed(tokens, width)), values = aligned(gemm_packed(width, tokens));
+  size_t share = keys + values + size_t(kRowsAtOnce) * ld, tasks = size_t(o.n) * heads * cuts, threads = ctx.threads();
+  real* scratch = ctx.scratch(share * threads);
+  parallel_for(ctx, threads, [&](size_t begin, size_t end) {
+    for (size_t thread = begin; thread < end; thread++) {
+      real *packed_k = scratch + thread * share, *packed_v = packed_k + keys, *scores = packed_v + values;
+      size_t first = tasks * thread / threads, last = tasks * (thread + 1) / threads;
+      for (size_t task = first; task < last; task++) {
+        size_t n = task / cuts / heads;
+        int h = int(task / cuts % heads), i = int(task % cuts) * kRowsAtOnce, rows = std::min(kRowsAtOnce, tokens - i);
+        Head a = head_of(qkv, heads, n, h);
+        if (task == first || i == 0) {
+          pack(tokens, width, a.view(a.k).transposed(), packed_k);
+          pack(width, tokens, a.view(a.v), packed_v);
+        }
+        gemm_rows(rows, tokens, width, a.view(a.q + size_t(i) * a.ld), packed_k, scores, ld, false);
+        attention_leaves().softmax(rows, tokens, scale, scores, ld, lse.row(n) + h * tokens + i);
+        gemm_rows(rows, width, tokens, {scores, ld, 1}, packed_v, o.row(n * tokens + i) + h * width, o.ld, false);
+      }
+    }
+  });
+}
+
+void attention_backward(Context& ctx, Tensor dqkv, Tensor d_o, Tensor lse, Tensor qkv, Tensor o, int heads) {
+  check_attention("attention_backward", qkv, o, lse, heads);
+  check(same_shape(d_o, o) && same_shape(dqkv, qkv), "attention_backward", "gradients like their values");
+  int tokens = o.h * o.w, width = o.c / heads, ld = int(aligned(tokens));
+  float scale = float(1 / std::sqrt(double(width)));
+  size_t across = aligned(gemm_packed(tokens, width)), along = aligned(gemm_packed(width, tokens));
+  size_t block = aligned(gemm_scratch(width, kRowsAtOnce)), scores = size_t(kRowsAtOnce) * ld;
+  size_t share = 2 * across + along + block + 2 * scores + kRowsAtOnce, tasks = size_t(o.n) * heads, threads = ctx.threads();
+  real* scratch = ctx.scratch(share * threads);
+  parallel_for(ctx, threads, [&](size_t begin, size_t end) {
+    for (size_t thread = begin; thread < end; thread++) {
+      real *packed_kt = scratch + thread * share, *packed_vt = packed_kt + across, *packed_k = packed_vt + across;
+      real *packed = packed_k + along, *p = packed + block, *dp = p + scores, *mean = dp + scores;
+      for (size_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
+        size_t n = task / heads;
+        int h = int(task % heads);
+        Head a = head_of(qkv, heads, n, h), g = head_of(dqkv, heads, n, h);
+        pack(tokens, width, a.view(a.k).transposed(), packed_kt);
+        pack(tokens, width, a.view(a.v).transposed(), packed_vt);
+        pack(width, tokens, a.view(a.k), packed_k);
+        for (int i = 0; i < tokens; i += kRowsAtOnce) {
+          int rows = std::min(kRowsAtOnce, tokens - i);
+          const real *q = a.q + size_t(i) * a.ld, *out = o.row(n * tokens + i) + h * width, *dout = d_o.row(n * tokens + i) + h * width;
+          for (int j = 0; j < rows; j++) mean[j] = attention_leaves().dot(width, out + size_t(j) * o.ld, dout + size_t(j) * d_o.ld);
+          gemm_rows(rows, tokens, width, a.view(q), packed_kt, p, ld, false);
+          attention_leaves().probabilities(rows, tokens, scale, p, ld, lse.row(n) + h * tokens + i);
+          gemm(tokens, width, rows, {p, 1, ld}, {dout, d_o.ld, 1}, g.v, g.ld, i > 0, packed);
+          gemm_rows(rows, tokens, width, {dout, d_o.ld, 1}, packed_vt, dp, ld, false);
+          attention_leaves().score_gradient(rows, tokens, scale, p, dp, ld, mean);
+          gemm_rows(rows, width, tokens, {dp, ld, 1}, packed_k, g.q + size_t(i) * g.ld, g.ld, false);
+          gemm(tokens, width, rows, {dp, 1, ld}, a.view(q), g.k, g.ld, i > 0, packed);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace phx

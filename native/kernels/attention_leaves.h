@@ -1,0 +1,22 @@
+// The rows of attention's scores (attention.simd.cpp). A row holds `t` scores in a stride that is a multiple of 16, so that whole vectors
+// may be read and written; what lies past `t` is overwritten.
+#pragma once
+#include <cstddef>
+
+#include "simd.h"
+
+namespace phx {
+
+struct AttentionLeaves {
+  // s = softmax(scale·s) row by row, lse[i] = log Σ exp(scale·s)
+  void (*softmax)(int rows, int t, float scale, float* s, ptrdiff_t ld, float* lse);
+  // s = exp(scale·s - lse[i])
+  void (*probabilities)(int rows, int t, float scale, float* s, ptrdiff_t ld, const float* lse);
+  // dp = scale·p·(dp - mean[i])
+  void (*score_gradient)(int rows, int t, float scale, const float* p, float* dp, ptrdiff_t ld, const float* mean);
+  // a·b of `count` values
+  float (*dot)(int count, const float* a, const float* b);
+};
+PHOENIX_DECLARE_SIMD(AttentionLeaves, attention_leaves)
+
+}  // namespace phx

@@ -5,40 +5,17 @@
  * reports alone the strategy weighs the clients; those with a weight then upload their Update: the encoded delta = after - before.
  */
 import type { Vector } from '../bindings/vector.ts';
+import type { LocalFit, StepProgress } from '../ddpm/train.ts';
 
 export type ClientId = string;
 
 /** What the server knows of a client before it has trained. `examples`: images it trains on. */
 export type ClientInfo = { id: ClientId; examples: number };
 
-/** How clients train in one round; plain data, sent with the task. */
-export type Fit = {
-  /** Passes over the client's own images; each is ceil(examples/batch) full batches. Exactly one of `epochs` and `localImages` is set. */
-  epochs?: number;
-  /** Images drawn a round, rounded up to full batches. */
-  localImages?: number;
-  /** Images a step. */
-  batch: number;
-  /** Learning rate after warm-up. */
-  lr: number;
-  /** Steps of linear warm-up, counted in global local steps; 0 = none. */
-  warmupSteps: number;
-  beta1: number;
-  beta2: number;
-  /** Adam's eps (not privacy, not predicted noise). */
-  adamEps: number;
-  weightDecay: number;
-  /** Largest gradient norm; 0 = off. */
-  clip: number;
-  flip: boolean;
-  /** Min-SNR-γ loss weighting (Hang et al. 2023); 0 = off. */
-  minSnrGamma: number;
-  /** FedProx μ (Li et al. 2020); 0 = FedAvg. */
-  mu: number;
+/** How clients train in one round; plain data, sent with the task. `globalStep` is the global model's: see FederationState. */
+export type Fit = Omit<LocalFit, 'emaDecay'> & {
   /** Whether Adam's moments start at zero each round or are kept by the client. */
   optimizer: 'reset' | 'keep';
-  /** Steps the global model has behind it (mean over clients, summed over rounds): drives warm-up. */
-  globalStep: number;
 };
 
 export type Task = { round: number; fit: Fit; params: Vector };
@@ -54,8 +31,12 @@ export type Report = {
   steps: number;
   /** Mean loss over the round's steps. */
   loss: number;
-  /** Loss of the new local model on the client's held-out tenth with fixed t and noise; absent without a held-out part. */
+  /** Loss of the global model as received on the client's held-out tenth, with fixed t and noise; absent without a held-out part. */
   evalLoss?: number;
+  /** The same of the client's model after training. */
+  evalLossLocal?: number;
+  /** Held-out images that both are a mean over; 0 without a held-out part. */
+  evalImages: number;
   /** ‖after - before‖₂ */
   deltaNorm: number;
   /** Wall time of the local training. */
@@ -77,12 +58,22 @@ export type Strategy<State = unknown> = {
   weigh(reports: Report[], state: State): { weights: Weights; state: State; notes?: string[] };
 };
 
+/** Progress of one client's training. */
+export type ClientStep = StepProgress & { client: ClientId; round: number };
+
 /** How tasks reach clients and updates come back. Every message is encoded, decoded and counted, in memory too. */
 export type Transport = {
   clients: ClientInfo[];
-  /** Sends the task to each id; yields outcomes as they come in, in any order. A dead client is a Failure, not an exception. */
-  train(ids: ClientId[], task: (client: ClientInfo) => Task, signal?: AbortSignal): AsyncIterable<Report | Failure>;
-  /** One client's encoded update of the round (see message.ts). Rejects when the client is gone. */
+  /**
+   * Sends the task to each id; yields outcomes as they come in, in any order. A dead client is a Failure, not an exception; an abort
+   * rejects with `signal.reason`. `onStep` is called as far as progress can be seen from here.
+   */
+  train(
+    ids: ClientId[],
+    task: (client: ClientInfo) => Task,
+    options?: { onStep?(step: ClientStep): void; signal?: AbortSignal },
+  ): AsyncIterable<Report | Failure>;
+  /** One client's encoded update of the round (see vector.ts). Rejects when the client is gone. */
   upload(id: ClientId, round: number, signal?: AbortSignal): Promise<Uint8Array>;
   /** The round is over for these clients: unsent deltas may be dropped. */
   finish(ids: ClientId[], round: number): Promise<void>;
@@ -105,7 +96,7 @@ export type ServerStepKind = 'add' | 'momentum' | 'adam' | 'yogi';
 export type FederationState = {
   /** Rounds done. */
   round: number;
-  /** Steps of the global model so far: see Fit.globalStep. */
+  /** Steps the global model has behind it: the weighted mean over the clients of a round, rounded, summed over rounds. */
   globalStep: number;
   /** Images seen by all clients so far. */
   images: number;
@@ -119,13 +110,20 @@ export type FederationState = {
 
 /** One line of log.jsonl. */
 export type RoundRecord = {
+  /** From 1. */
   round: number;
+  /** Σ loss·images / Σ images over the clients that trained. */
   loss: number;
+  /** Held-out loss of the global model that the round began with, mean over images; null where nobody holds images out. */
   evalLoss: number | null;
+  /** The same of the clients' models after training. */
+  evalLossLocal: number | null;
+  /** Images drawn by the clients that trained. */
   images: number;
   bytesUp: number;
   bytesDown: number;
   seconds: number;
+  /** Who trained, with the weight that the update got: 0 if it was lost. */
   clients: (Report & { weight: number })[];
   failures: Failure[];
   notes: string[];

@@ -1,0 +1,58 @@
+/** Drawing images from a model: a scheduler's table goes down once, pixels come back. */
+import type { Session } from '../bindings/session.ts';
+import type { Vector } from '../bindings/vector.ts';
+import { PhoenixError } from '../errors.ts';
+import type { Noise } from './noise.ts';
+import { makeTable } from './schedulers/index.ts';
+
+export type DrawSamplesOptions = {
+  session: Session;
+  /** The noise schedule that the model was trained with. */
+  noise: Noise;
+  /** Images to draw, an integer ≥ 1. */
+  count: number;
+  /** Images at a time; the images do not depend on it. @default min(count, 64) */
+  batch?: number;
+  /** A name of the scheduler registry. @default 'ddim' */
+  scheduler?: Parameters<typeof makeTable>[0];
+  /** Evaluations of the network an image, 1..noise.steps. @default 50 */
+  steps?: number;
+  /** DDIM's η, 0..1: 0 = deterministic, 1 = as noisy as DDPM. @default 0 */
+  eta?: number;
+  /** Whether predicted images are clipped to [-1,1]. @default true */
+  clip?: boolean;
+  /** The stream of the noise: equal keys give equal images. */
+  key: bigint;
+  /** The parameters to draw with. @default session.params */
+  weights?: Vector;
+  /** One class an image, for a class-conditional model. */
+  classes?: Int32Array;
+  /** Share done, 0..1. */
+  onProgress?(done: number): void;
+  signal?: AbortSignal;
+};
+
+/**
+ * Draws images: (count,H,W,C) values, in [-1,1] if clipped.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a count, batch, scheduler, steps or eta out of range; an abort rejects with `signal.reason`
+ */
+export async function drawSamples(options: DrawSamplesOptions): Promise<Float32Array> {
+  const { session, noise, count, batch = Math.min(count, 64), scheduler = 'ddim', steps = 50, eta = 0, clip = true, key } = options;
+  const { weights = session.params, classes, onProgress, signal } = options;
+  for (const [name, value] of Object.entries({ count, batch })) {
+    if (!Number.isSafeInteger(value) || value < 1)
+      throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${name} must be an integer of at least 1, not ${value}.`);
+  }
+  if (classes && classes.length !== count) {
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${count} images need ${count} classes, not ${classes.length}.`);
+  }
+  const table = makeTable(scheduler, noise, steps, { eta });
+  return session.sample({ count, batch, table, clip, key, firstImage: 0, classes, weights, onProgress }, signal);
+}
+
+/** [-1,1] → 0..255: round((x+1)·127.5), clamped. */
+export function toPixels(values: Float32Array): Uint8Array {
+  const pixels = new Uint8Array(values.length);
+  for (let i = 0; i < values.length; i++) pixels[i] = Math.max(0, Math.min(255, Math.round((values[i]! + 1) * 127.5)));
+  return pixels;
+}

@@ -1,0 +1,168 @@
+/**
+ * A client: receives a task, trains on its own images, answers with a report and keeps the delta until it is asked for. What outlives a
+ * call lies in the Store; the Session is only borrowed, so many clients may share one, one after the other.
+ */
+import type { Images, Session } from '../bindings/session.ts';
+import { createVector as nativeVector } from '../bindings/vector.ts';
+import { trainLocal } from '../ddpm/train.ts';
+import { PhoenixError } from '../errors.ts';
+import { streamKey } from '../rng.ts';
+import { clientId, decodeMessage, encodeMessage } from './message.ts';
+import type { ClientId, ClientInfo, ClientStep, Fit, Report, Store } from './types.ts';
+import { type CreateVector, decodeTask, encodeUpdate } from './vector.ts';
+
+/** Most held-out images that a round is judged by. */
+const EVAL_IMAGES = 128;
+/** Images of one evaluation pass; fixed, since the noise that an image gets depends on its place in a batch. */
+const EVAL_BATCH = 32;
+
+export type ClientOptions = {
+  /** 1 to 128 characters, no slash; unique in the federation. */
+  id: ClientId;
+  /** The client trains in this Session's vectors and leaves its own model there. */
+  session: Session;
+  images: Images;
+  /** Positions in `images` that the client trains on, at least one. */
+  train: Int32Array;
+  /** Positions held out, for `evalLoss`; at most 128 of them, evenly spaced, are used. May be empty. */
+  heldOut: Int32Array;
+  /** Class of every image of `images`, for a class-conditional model. */
+  classes?: Int32Array;
+  /** Keeps `<id>/delta`, the encoded update not sent yet, and with `optimizer: 'keep'` `<id>/adam-m`, `-v` and `-step`. */
+  store: Store;
+  seed: number | bigint;
+  /** The stream of a round's training. @default streamKey(seed, 'train', id, round) */
+  stream?(id: ClientId, round: number): bigint;
+  /** @default native vectors */
+  createVector?: CreateVector;
+};
+
+export type Client = {
+  info: ClientInfo;
+  /** Task message → report message. Afterwards the update of that round can be uploaded. */
+  train(task: Uint8Array, options?: { onStep?(step: ClientStep): void; signal?: AbortSignal }): Promise<Uint8Array>;
+  /** The update message of the round. @throws PhoenixError ERR_PHOENIX_MESSAGE if the client has none */
+  upload(round: number): Promise<Uint8Array>;
+  /** The round is over: an update that was not asked for is dropped. */
+  finish(round: number): Promise<void>;
+};
+
+/** @throws PhoenixError ERR_PHOENIX_ARGUMENT for an id that names no Store entry, or a client without images */
+export function createClient(options: ClientOptions): Client {
+  const { id, session, images, train, heldOut, classes, store, seed, createVector = nativeVector } = options;
+  const stream = options.stream ?? ((client, round) => streamKey(seed, 'train', client, round));
+  const checkedId = clientId.safeParse(id);
+  if (!checkedId.success)
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${JSON.stringify(id)} cannot be a client's id: ${checkedId.error.issues[0]!.message}.`);
+  if (train.length === 0)
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `Client ${id} has no images to train on: give it some or leave it out.`);
+
+  const evalImages = Math.min(EVAL_IMAGES, heldOut.length);
+  const evalIndices = Int32Array.from({ length: evalImages }, (_, i) => heldOut[Math.floor((i * heldOut.length) / evalImages)]!);
+  const evalKey = streamKey(seed, 'eval', id);
+
+  async function heldOutLoss(signal: AbortSignal | undefined): Promise<number | undefined> {
+    if (evalImages === 0) return undefined;
+    return session.evalLoss(images, { indices: evalIndices, classes, batch: EVAL_BATCH, key: evalKey, weights: session.params }, signal);
+  }
+
+  /** Puts the moments that the fit asks for into the Session; returns the steps that they have behind them. */
+  async function restoreMoments(optimizer: Fit['optimizer']): Promise<number> {
+    const step = optimizer === 'keep' ? await store.get(`${id}/adam-step`) : undefined;
+    if (!step) {
+      await session.adamM.fill(0);
+      await session.adamV.fill(0);
+      return 0;
+    }
+    for (const [key, moment] of [
+      ['adam-m', session.adamM],
+      ['adam-v', session.adamV],
+    ] as const) {
+      const bytes = await store.get(`${id}/${key}`);
+      if (bytes?.length !== 4 * moment.length) {
+        throw new PhoenixError(
+          'ERR_PHOENIX_RUN',
+          `The kept optimizer state ${id}/${key} should have ${4 * moment.length} bytes, but has ${bytes?.length ?? 'none'}: it is damaged or of another model.`,
+        );
+      }
+      await moment.fromBytes(bytes, 0);
+    }
+    return Number(new TextDecoder().decode(step));
+  }
+
+  /** The step count goes first and comes last: without it the moments do not count, should this be interrupted. */
+  async function keepMoments(adamStep: number): Promise<void> {
+    await store.delete(`${id}/adam-step`);
+    await store.set(`${id}/adam-m`, await session.adamM.toBytes(0, session.adamM.length));
+    await store.set(`${id}/adam-v`, await session.adamV.toBytes(0, session.adamV.length));
+    await store.set(`${id}/adam-step`, new TextEncoder().encode(String(adamStep)));
+  }
+
+  return {
+    info: { id, examples: train.length },
+
+    async train(task, { onStep, signal } = {}) {
+      const before = createVector(session.parameterCount);
+      try {
+        const { round, fit } = await decodeTask(task, before);
+        await session.params.copy(before, 0, before.length);
+        const adamStep = await restoreMoments(fit.optimizer);
+        const evalLoss = await heldOutLoss(signal);
+        const started = performance.now();
+        const trained = await trainLocal({
+          session,
+          images,
+          indices: train,
+          classes,
+          fit,
+          key: stream(id, round),
+          adamStep,
+          anchor: before,
+          onStep: onStep && ((step) => onStep({ ...step, client: id, round })),
+          signal,
+        });
+        const seconds = (performance.now() - started) / 1000;
+        const evalLossLocal = await heldOutLoss(signal);
+        const delta = before;
+        await delta.subtract(session.params, before);
+        const { steps, images: drawn, loss } = trained;
+        const deltaNorm = Math.sqrt(await delta.dot(delta));
+        const report: Report = {
+          client: id,
+          round,
+          examples: train.length,
+          images: drawn,
+          steps,
+          loss,
+          evalLoss,
+          evalLossLocal,
+          evalImages,
+          deltaNorm,
+          seconds,
+        };
+        const answer = await encodeMessage({ kind: 'report', version: 1, report });
+        if (fit.optimizer === 'keep') await keepMoments(trained.adamStep);
+        await store.set(`${id}/delta`, await encodeUpdate({ client: id, round, delta }));
+        return answer;
+      } finally {
+        before.dispose();
+      }
+    },
+
+    async upload(round) {
+      const update = await store.get(`${id}/delta`);
+      const made = update && decodeMessage(update, { kind: 'update', payloadBytes: Infinity }).header.round;
+      if (!update || made !== round) {
+        throw new PhoenixError(
+          'ERR_PHOENIX_MESSAGE',
+          `Client ${id} was asked for its update of round ${round}, but has ${made === undefined ? 'none' : `that of round ${made}`}.`,
+        );
+      }
+      return update;
+    },
+
+    async finish() {
+      await store.delete(`${id}/delta`);
+    },
+  };
+}

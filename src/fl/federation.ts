@@ -1,0 +1,59 @@
+/** A federation: the state that it begins with, and rounds until enough are done. */
+import type { Session } from '../bindings/session.ts';
+import { createVector as nativeVector, type Vector } from '../bindings/vector.ts';
+import { PhoenixError } from '../errors.ts';
+import { streamKey } from '../rng.ts';
+import { type RoundIo, runRound } from './round.ts';
+import { type ServerStep, serverSteps, startMoments } from './server-step.ts';
+import type { FederationState, RoundRecord, Strategy } from './types.ts';
+import type { CreateVector } from './vector.ts';
+
+export type InitialStateOptions = {
+  /** Gives the initial parameters; its own vectors are not kept, so clients may train in it. */
+  session: Session;
+  seed: number | bigint;
+  strategy: Strategy;
+  /** @default add with lr 1 */
+  serverStep?: ServerStep;
+  /** @default native vectors */
+  createVector?: CreateVector;
+};
+
+/** The state before round 1: parameters drawn from the stream (seed, 'init'), the EMA equal to them. Its vectors are the caller's to dispose. */
+export async function initialState(options: InitialStateOptions): Promise<FederationState> {
+  const { session, seed, strategy, serverStep = serverSteps.add, createVector = nativeVector } = options;
+  await session.init(streamKey(seed, 'init'));
+  const copy = async (): Promise<Vector> => {
+    const vector = createVector(session.parameterCount);
+    await vector.copy(session.params, 0, vector.length);
+    return vector;
+  };
+  const params = await copy();
+  const ema = await copy();
+  const serverMoments = await startMoments(serverStep, params.length, createVector);
+  return { round: 0, globalStep: 0, images: 0, params, ema, serverMoments, strategy: strategy.init() };
+}
+
+export type FederationOptions = RoundIo & {
+  /** Rounds in all: from `state.round` on, those that are missing are run. */
+  rounds: number;
+  /** After each round, with the new state; awaited, so that a run may be committed here. Its failure ends the federation. */
+  onRound?(state: FederationState, record: RoundRecord): Promise<void> | void;
+};
+
+/**
+ * Runs rounds until `rounds` are done and returns the last state. The vectors are those of the state given, changed in place; after an error
+ * or abort they are those of the last whole round.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for rounds that are no integer ≥ 0, and what runRound throws
+ */
+export async function runFederation(state: FederationState, { rounds, onRound, ...io }: FederationOptions): Promise<FederationState> {
+  if (!Number.isSafeInteger(rounds) || rounds < 0)
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `rounds must be an integer of at least 0, not ${rounds}.`);
+  while (state.round < rounds) {
+    io.signal?.throwIfAborted();
+    const next = await runRound(state, io);
+    state = next.state;
+    await onRound?.(state, next.record);
+  }
+  return state;
+}

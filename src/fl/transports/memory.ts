@@ -1,0 +1,77 @@
+/**
+ * Clients in this process. They get and give the bytes that a network would carry, and these are counted: a task down and a report up for
+ * each client that trains, an update up for each that is asked. One client trains at a time, in the order asked for.
+ */
+import { PhoenixError } from '../../errors.ts';
+import type { Client } from '../client.ts';
+import { failureOf } from '../failure.ts';
+import { decodeReport } from '../message.ts';
+import type { ClientId, Failure, Report, Transport } from '../types.ts';
+import { encodeTask } from '../vector.ts';
+
+export type MemoryTransportOptions = {
+  /** For tests: these clients die at this stage of this round, after the work and before the answer. */
+  failures?: Omit<Failure, 'reason'>[];
+};
+
+/** @throws PhoenixError ERR_PHOENIX_ARGUMENT for two clients of one id */
+export function memoryTransport(clients: Client[], { failures = [] }: MemoryTransportOptions = {}): Transport {
+  const byId = new Map(clients.map((client) => [client.info.id, client]));
+  if (byId.size < clients.length)
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${clients.length} clients have only ${byId.size} different ids.`);
+  let bytesUp = 0;
+  let bytesDown = 0;
+
+  function find(id: ClientId): Client {
+    const client = byId.get(id);
+    if (!client)
+      throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `There is no client ${id}, only ${[...byId.keys()].slice(0, 10).join(', ')}.`);
+    return client;
+  }
+
+  function dieIfAsked(client: ClientId, round: number, stage: Failure['stage']): void {
+    if (failures.some((failure) => failure.client === client && failure.round === round && failure.stage === stage)) {
+      throw new Error(`the client died at ${stage}`);
+    }
+  }
+
+  return {
+    clients: clients.map((client) => client.info),
+
+    async *train(ids, task, { onStep, signal } = {}) {
+      for (const client of ids.map(find)) {
+        signal?.throwIfAborted();
+        const { id } = client.info;
+        const { round, fit, params } = task(client.info);
+        const message = await encodeTask({ round, fit, params });
+        bytesDown += message.length;
+        let outcome: Report | Failure;
+        try {
+          const answer = await client.train(message, { onStep, signal });
+          dieIfAsked(id, round, 'train');
+          bytesUp += answer.length;
+          outcome = decodeReport(answer, { client: id, round });
+        } catch (error) {
+          outcome = failureOf(error, { client: id, round, stage: 'train' }, signal);
+        }
+        yield outcome;
+      }
+    },
+
+    async upload(id, round, signal) {
+      signal?.throwIfAborted();
+      const client = find(id);
+      dieIfAsked(id, round, 'upload');
+      const update = await client.upload(round);
+      bytesUp += update.length;
+      return update;
+    },
+
+    async finish(ids, round) {
+      for (const client of ids.map(find)) await client.finish(round);
+    },
+
+    traffic: () => ({ bytesUp, bytesDown }),
+    close: async () => {},
+  };
+}

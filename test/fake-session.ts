@@ -1,0 +1,130 @@
+/**
+ * A stand-in for the native engine: vectors in JavaScript and a Session whose loss is quadratic, ½|p - target|² with noise from the stream, so
+ * that a test of the federated logic takes milliseconds and results can be worked out by hand.
+ */
+import type { NativeTrain } from '../src/bindings/native.ts';
+import type { Images, Session } from '../src/bindings/session.ts';
+import type { Vector } from '../src/bindings/vector.ts';
+import { philox } from '../src/rng.ts';
+
+/** Fake vectors alive, and the most there were at once. */
+export const alive = { now: 0, most: 0 };
+
+type FakeVector = Vector & { values: Float32Array };
+
+const valuesOf = (vector: Vector) => (vector as FakeVector).values;
+
+export function fakeVector(length: number): FakeVector {
+  const values = new Float32Array(length);
+  let disposed = false;
+  alive.now++;
+  alive.most = Math.max(alive.most, alive.now);
+  const each = async (f: (i: number) => number, ...others: Vector[]) => {
+    if (disposed || others.some((other) => other.length !== length)) throw new Error('fake vector: disposed, or another length');
+    for (let i = 0; i < length; i++) values[i] = f(i);
+  };
+  return {
+    values,
+    length,
+    dispose() {
+      if (!disposed) alive.now--;
+      disposed = true;
+    },
+    axpy: (x, a) => each((i) => values[i]! + a * valuesOf(x)[i]!, x),
+    scale: (a) => each((i) => a * values[i]!),
+    fill: (value) => each(() => value),
+    subtract: (a, b) => each((i) => valuesOf(a)[i]! - valuesOf(b)[i]!, a, b),
+    interpolate: (x, a) => each((i) => values[i]! + a * (valuesOf(x)[i]! - values[i]!), x),
+    async copy(from, offset, count) {
+      values.set(valuesOf(from).subarray(offset, offset + count), offset);
+    },
+    dot: async (other) => values.reduce((sum, value, i) => sum + value * valuesOf(other)[i]!, 0),
+    isFinite: async () => values.every(Number.isFinite),
+    async serverStep(kind, delta, first, second, { lr, beta1, beta2, tau }) {
+      const d = valuesOf(delta);
+      const m = valuesOf(first);
+      const v = second && valuesOf(second);
+      for (let i = 0; i < length; i++) {
+        const square = d[i]! * d[i]!;
+        m[i] = beta1 * m[i]! + (kind === 'momentum' ? 1 : 1 - beta1) * d[i]!;
+        if (v) v[i] = kind === 'adam' ? beta2 * v[i]! + (1 - beta2) * square : v[i]! - (1 - beta2) * square * Math.sign(v[i]! - square);
+        values[i] = values[i]! + (v ? (lr * m[i]!) / (Math.sqrt(v[i]!) + tau) : lr * m[i]!);
+      }
+    },
+    toBytes: async (offset, count) => new Uint8Array(values.slice(offset, offset + count).buffer),
+    async fromBytes(bytes, offset) {
+      values.set(new Float32Array(Uint8Array.from(bytes).buffer), offset);
+    },
+    importTensors: () => Promise.reject(new Error('fake vector: no tensors')),
+    exportTensors: () => Promise.reject(new Error('fake vector: no tensors')),
+  };
+}
+
+export const fakeImages = (count: number): Images => ({ count, bytes: 0, dispose() {} }) as Images;
+
+/** Where image `i` pulls parameter `j`: a fixed irregular number in -1..1. */
+export const target = (i: number, j: number) => Math.sin(1 + 3.7 * i + 1.3 * j);
+
+const unit = (key: bigint, step: number, j: number) => philox(key, step, j, 0, 99)[0]! / 2 ** 32 - 0.5;
+
+/** A Session with `length` parameters. `calls` are the options of every train call, `noise` scales the noise on gradients. */
+export function fakeSession({ length = 6, noise = 0.1 } = {}): Session & { calls: NativeTrain[] } {
+  const [params, ema, adamM, adamV] = [fakeVector(length), fakeVector(length), fakeVector(length), fakeVector(length)];
+  const calls: NativeTrain[] = [];
+
+  function step(options: NativeTrain, number: number): number {
+    const { batch, beta1, beta2, key, mu, anchor } = options;
+    const images = Array.from(options.indices.subarray(number * batch, (number + 1) * batch));
+    const adamStep = options.adamStep + number + 1;
+    const lr = options.lr * (options.warmup > 0 ? Math.min(1, (options.globalStep + number + 1) / options.warmup) : 1);
+    let loss = 0;
+    for (let j = 0; j < length; j++) {
+      const p = params.values[j]!;
+      const off = p - images.reduce((sum, i) => sum + target(i, j), 0) / batch;
+      const g = off + noise * unit(key, options.firstStep + number, j) + (mu > 0 ? mu * (p - valuesOf(anchor!)[j]!) : 0);
+      adamM.values[j] = beta1 * adamM.values[j]! + (1 - beta1) * g;
+      adamV.values[j] = beta2 * adamV.values[j]! + (1 - beta2) * g * g;
+      const m = adamM.values[j]! / (1 - beta1 ** adamStep);
+      const v = adamV.values[j]! / (1 - beta2 ** adamStep);
+      params.values[j] = p - lr * (m / (Math.sqrt(v) + options.eps));
+      loss += (off * off) / 2 / length;
+    }
+    return loss;
+  }
+
+  const session = {
+    calls,
+    backend: 'fake',
+    parameters: [{ name: 'p', offset: 0, count: length, shape: [length] }],
+    parameterCount: length,
+    params,
+    ema,
+    adamM,
+    adamV,
+    async init(key: bigint) {
+      for (let j = 0; j < length; j++) params.values[j] = unit(key, 0, j);
+      await adamM.fill(0);
+      await adamV.fill(0);
+    },
+    async train(_images: Images, options: NativeTrain, signal?: AbortSignal) {
+      await Promise.resolve();
+      signal?.throwIfAborted();
+      calls.push(options);
+      const losses = Float64Array.from({ length: options.steps }, (_, number) => step(options, number));
+      return { losses, gradNorms: losses };
+    },
+    async evalLoss(_images: Images, { indices, weights }: { indices: Int32Array; weights: Vector }) {
+      let loss = 0;
+      for (const i of indices)
+        for (let j = 0; j < length; j++) loss += (valuesOf(weights)[j]! - target(i, j)) ** 2 / 2 / length / indices.length;
+      return loss;
+    },
+    sample: () => Promise.reject(new Error('fake session: no samples')),
+    memory: () => ({ parameters: 0, optimizer: 0, activations: 0 }),
+    dispose() {
+      for (const vector of [params, ema, adamM, adamV]) vector.dispose();
+    },
+    [Symbol.dispose]: () => session.dispose(),
+  };
+  return session as unknown as Session & { calls: NativeTrain[] };
+}

@@ -8,8 +8,9 @@ import { schedulers } from './ddpm/schedulers/index.ts';
 import { presets } from './ddpm/unet.ts';
 import { PhoenixError } from './errors.ts';
 import { parsePartition } from './fl/partition/index.ts';
+import { serverSteps } from './fl/server-step.ts';
 import { strategies } from './fl/strategies/index.ts';
-import type { ServerStepKind, Strategy } from './fl/types.ts';
+import type { Strategy } from './fl/types.ts';
 
 export type Command = 'federate' | 'train' | 'sample';
 
@@ -136,8 +137,6 @@ const partitionKind: Kind<string> = {
   valid: 'a partition',
   placeholder: 'name[:x]',
 };
-
-const serverSteps: readonly ServerStepKind[] = ['add', 'momentum', 'adam', 'yogi'];
 
 const both = ['federate', 'train'] as const;
 const all = ['federate', 'train', 'sample'] as const;
@@ -296,24 +295,40 @@ const table = [
   option({
     key: 'serverStep',
     commands: ['federate'],
-    kind: choice(serverSteps),
+    kind: choice(names(serverSteps)),
     default: 'add',
     help: 'how the server applies the mean update',
   }),
-  option({ key: 'serverLr', commands: ['federate'], kind: above0(1000), default: 1, help: 'learning rate of the server step' }),
-  option({ key: 'serverBeta1', commands: ['federate'], kind: below1, default: 0.9, help: 'momentum of the server step' }),
+  option({
+    key: 'serverLr',
+    commands: ['federate'],
+    kind: above0(1000),
+    default: undefined,
+    defaultText: 'as published for the server step',
+    help: 'learning rate of the server step',
+  }),
+  option({
+    key: 'serverBeta1',
+    commands: ['federate'],
+    kind: below1,
+    default: undefined,
+    defaultText: 'as published for the server step',
+    help: 'momentum of the server step',
+  }),
   option({
     key: 'serverBeta2',
     commands: ['federate'],
     kind: below1,
-    default: 0.99,
+    default: undefined,
+    defaultText: 'as published for the server step',
     help: 'decay of squares of the server step (adam, yogi)',
   }),
   option({
     key: 'serverTau',
     commands: ['federate'],
     kind: above0(1),
-    default: 1e-3,
+    default: undefined,
+    defaultText: 'as published for the server step',
     help: 'smallest denominator of the server step (adam, yogi)',
   }),
 

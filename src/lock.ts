@@ -31,8 +31,8 @@ export async function takeLock(dir: string): Promise<() => Promise<void>> {
   const path = join(dir, NAME);
   const mine = JSON.stringify(await self());
   const draft = join(dir, `${NAME}.${randomUUID()}`);
-  await writeFile(draft, mine);
   try {
+    await writeFile(draft, mine);
     // A link appears whole or not at all, and never replaces: of two processes only one succeeds.
     while (!(await linked(draft, path))) await removeIfStale(dir, path);
   } finally {

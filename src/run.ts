@@ -83,7 +83,7 @@ export type StartOptions = {
 };
 
 /** A run folder being written. */
-export type Run = {
+export type Run = AsyncDisposable & {
   readonly dir: string;
   /** Rounds committed; what is staged belongs to the next. */
   readonly round: number;
@@ -106,7 +106,7 @@ export type Run = {
 const hasCode = (error: unknown, ...codes: string[]) => codes.includes((error as NodeJS.ErrnoException)?.code ?? '');
 
 /** File system errors as ERR_PHOENIX_IO with advice; what Phoenix has raised already stays as it is. */
-async function io<T>(path: string, work: () => Promise<T>): Promise<T> {
+export async function io<T>(path: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (cause) {
@@ -221,9 +221,9 @@ export async function startRun(dir: string, config: RunConfig, options: StartOpt
       const begun = await checkContents(dir, options.resume);
       fresh = !begun;
       const warnings = begun ? await compareConfig(dir, config, options.mayChange) : [];
+      const found = begun ? await readCommitted(dir) : undefined;
       await replace(dir, 'config.json', config, point);
-      const committed = begun ? await readJson(join(dir, 'state.json'), stateSchema) : await begin(dir, config, options.initial, point);
-      if (begun) await checkCommitted(dir, committed);
+      const committed = found ?? (await begin(dir, config, options.initial, point));
       await point('truncate log.jsonl');
       await truncate(join(dir, 'log.jsonl'), committed.log);
       await point('mkdir store');
@@ -264,10 +264,15 @@ async function checkContents(dir: string, resume: boolean): Promise<boolean> {
 /** Brings a JSON file to the disk under a temporary name. */
 async function draft(dir: string, name: string, value: unknown, point: Point): Promise<void> {
   const path = join(dir, `${name}.tmp`);
-  await point(`write ${name}`);
-  await writeFile(path, `${JSON.stringify(value, null, 1)}\n`);
-  await point(`fsync ${name}`);
-  await sync(path);
+  try {
+    await point(`write ${name}`);
+    await writeFile(path, `${JSON.stringify(value, null, 1)}\n`);
+    await point(`fsync ${name}`);
+    await sync(path);
+  } catch (error) {
+    await rm(path, { force: true });
+    throw error;
+  }
 }
 
 /** Writes a JSON file whole or not at all. */
@@ -326,8 +331,10 @@ async function compareConfig(dir: string, config: RunConfig, mayChange: readonly
     : [];
 }
 
-/** @throws PhoenixError ERR_PHOENIX_RUN if a file that state.json refers to is missing or not what it was */
-async function checkCommitted(dir: string, { log, files, store }: Committed): Promise<void> {
+/** The last commit. @throws PhoenixError ERR_PHOENIX_RUN if a file that it refers to is missing or not what it was */
+async function readCommitted(dir: string): Promise<Committed> {
+  const committed = await readJson(join(dir, 'state.json'), stateSchema);
+  const { log, files, store } = committed;
   const damaged = (path: string, why: string) =>
     new PhoenixError('ERR_PHOENIX_RUN', `${path} is damaged: ${why}. Restore it, or begin a new run.`);
   const size = await stat(join(dir, 'log.jsonl')).then(
@@ -346,6 +353,7 @@ async function checkCommitted(dir: string, { log, files, store }: Committed): Pr
     if (length !== bytes) throw damaged(path, `it has ${length} bytes instead of ${bytes}`);
     if ((await digest(path)).sha256 !== sha256) throw damaged(path, 'its content is not what was committed (sha256)');
   }
+  return committed;
 }
 
 /** Removes what the commit does not refer to: of killed rounds, and of old ones. Only files that a run makes. */
@@ -426,6 +434,11 @@ function writer(dir: string, initial: Committed, warnings: string[], keep: numbe
     await truncate(join(dir, 'log.jsonl'), committed.log).catch(() => {});
     staged = [];
     changed = new Map();
+  }
+
+  async function close(): Promise<void> {
+    await removeStaged();
+    await unlock();
   }
 
   async function filesOnDisk(): Promise<Committed['files']> {
@@ -511,9 +524,7 @@ function writer(dir: string, initial: Committed, warnings: string[], keep: numbe
         await sync(dir);
         await sweep(dir, committed, keep, point);
       }),
-    close: async () => {
-      await removeStaged();
-      await unlock();
-    },
+    close,
+    [Symbol.asyncDispose]: close,
   };
 }

@@ -1,0 +1,119 @@
+/** Drawing images from a trained model: a checkpoint, the newest one of a run folder, or a diffusers folder. */
+import { rename, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { parseOptions, type SampleOptions } from './config.ts';
+import { readCheckpoint } from './ddpm/checkpoint.ts';
+import { noise } from './ddpm/noise.ts';
+import { drawSamples, toPixels } from './ddpm/sample.ts';
+import { createSession } from './ddpm/session.ts';
+import { PhoenixError } from './errors.ts';
+import { imageGrid } from './images.ts';
+import { streamKey } from './rng.ts';
+import { io, openRun } from './run.ts';
+
+export type SampleEvents = {
+  /** Share done, 0..1. */
+  onProgress?(done: number): void;
+  signal?: AbortSignal;
+};
+
+export type Samples = {
+  /** count·height·width·channels bytes, (N,H,W,C). */
+  pixels: Uint8Array;
+  count: number;
+  height: number;
+  width: number;
+  channels: number;
+  /** Class of each image, for a class-conditional model. */
+  classes?: Int32Array;
+  /** The checkpoint file or diffusers folder that was drawn from, and which of its weights. */
+  checkpoint: string;
+  weights: 'raw' | 'ema';
+  /** Path of the grid, if one was asked for. */
+  grid?: string;
+};
+
+/**
+ * Draws `n` images, from the EMA weights unless `raw` is set or there are none. Equal options give equal images, whatever batch and threads.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, ERR_PHOENIX_RUN for a run folder without a checkpoint, ERR_PHOENIX_CHECKPOINT,
+ * ERR_PHOENIX_IO; an abort rejects with `signal.reason`
+ */
+export async function sample(options: SampleOptions, { onProgress, signal }: SampleEvents = {}): Promise<Samples> {
+  const settings = parseOptions('sample', options);
+  const { n: count, grid } = settings;
+  const path = await findCheckpoint(settings.source);
+  const checkpoint = await readCheckpoint(path);
+  const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
+  const schedule = noise(checkpoint.noise);
+  const classes = classesOf(count, numClasses, settings.class);
+  signal?.throwIfAborted();
+
+  using session = createSession({
+    unet: checkpoint.unet,
+    noise: schedule,
+    device: settings.device,
+    threads: settings.threads || undefined,
+  });
+  await checkpoint.load(session.params, session.ema, session.parameters);
+  const weights = checkpoint.hasEma && !settings.raw ? 'ema' : 'raw';
+  const values = await drawSamples({
+    session,
+    noise: schedule,
+    count,
+    batch: Math.min(count, settings.batch),
+    scheduler: settings.scheduler,
+    steps: settings.steps,
+    eta: settings.eta,
+    key: streamKey(settings.seed, 'samples'),
+    weights: weights === 'ema' ? session.ema : session.params,
+    classes,
+    onProgress,
+    signal,
+  });
+  const pixels = toPixels(values);
+  if (grid !== undefined) {
+    const columns = settings.class === undefined && numClasses > 1 && numClasses <= 20 ? numClasses : undefined;
+    await writeWhole(grid, await imageGrid(pixels, { count, height, width, channels, columns }));
+  }
+  return { pixels, count, height, width, channels, classes, checkpoint: path, weights, grid };
+}
+
+/** The newest checkpoint of a run folder; what is no run folder is the checkpoint itself. */
+async function findCheckpoint(source: string): Promise<string> {
+  const isRun = await stat(join(source, 'state.json')).then(
+    () => true,
+    () => false,
+  );
+  if (!isRun) return source;
+  const { checkpoint } = await openRun(source);
+  if (checkpoint === undefined) {
+    throw new PhoenixError(
+      'ERR_PHOENIX_RUN',
+      `${source} has no checkpoint yet: its first round is not done. Wait for it, or resume the run.`,
+    );
+  }
+  return checkpoint;
+}
+
+/** The class asked for, or all in turn; undefined for a model without classes. */
+function classesOf(count: number, numClasses: number, wanted: number | undefined): Int32Array | undefined {
+  if (wanted !== undefined && wanted >= numClasses) {
+    const valid =
+      numClasses === 0 ? 'this model is not class-conditional: leave it out' : `this model has the classes 0..${numClasses - 1}`;
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option class is ${wanted}, but ${valid}.`);
+  }
+  if (numClasses === 0) return undefined;
+  return Int32Array.from({ length: count }, (_, i) => wanted ?? i % numClasses);
+}
+
+async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
+  await io(path, async () => {
+    try {
+      await writeFile(`${path}.tmp`, bytes);
+      await rename(`${path}.tmp`, path);
+    } catch (error) {
+      await rm(`${path}.tmp`, { force: true });
+      throw error;
+    }
+  });
+}

@@ -1,0 +1,209 @@
+/**
+ * report.html of a run folder: one file that opens anywhere, without network or scripts. Loss curves, samples by round, who holds which
+ * classes, who took part, bytes sent, configuration. Everything in it comes from config.json, log.jsonl and the PNG grids beside them.
+ */
+import { createReadStream } from 'node:fs';
+import { readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { z } from 'zod';
+import { PhoenixError } from './errors.ts';
+import { type Report, renderPage } from './report-page.ts';
+import { openRun } from './run.ts';
+import { formatBytes, formatCount } from './units.ts';
+
+const loggedClient = z.looseObject({
+  client: z.string(),
+  weight: z.number().optional(),
+  loss: z.number().optional(),
+  images: z.number().optional(),
+  examples: z.number().optional(),
+});
+const loggedRound = z.looseObject({
+  round: z.int().min(0),
+  loss: z.number(),
+  evalLoss: z.number().nullish(),
+  evalLossLocal: z.number().nullish(),
+  images: z.number(),
+  bytesUp: z.number().default(0),
+  bytesDown: z.number().default(0),
+  seconds: z.number(),
+  clients: z.array(loggedClient).default([]),
+  failures: z.array(z.looseObject({ client: z.string(), stage: z.string(), reason: z.string() })).default([]),
+  notes: z.array(z.string()).default([]),
+});
+/** One line of log.jsonl as far as the report needs it; see RoundRecord in fl/types.ts. */
+export type LoggedRound = z.infer<typeof loggedRound>;
+
+export type RunLog = {
+  /** The first line: schema, kind of run and what it ran on. */
+  header: Record<string, unknown>;
+  rounds: LoggedRound[];
+  /** Whether the last line has no end: the writer was stopped in the middle of it. That line is not in `rounds`. */
+  cut: boolean;
+};
+
+/** Longest line of a log: a round with 100,000 clients stays below it. */
+const MAX_LINE = 64 << 20;
+
+/**
+ * Reads a run's log.jsonl as a stream. An unfinished last line is left out and reported as `cut`.
+ * @throws PhoenixError ERR_PHOENIX_RUN for a line that is no JSON, lacks a field, is out of order or longer than 64 MiB, or a log of another
+ * schema; ERR_PHOENIX_IO if the file cannot be read
+ */
+export async function readLog(path: string): Promise<RunLog> {
+  const log: RunLog = { header: {}, rounds: [], cut: false };
+  let rest = '';
+  let number = 0;
+  const damaged = (what: string, cause?: unknown) =>
+    new PhoenixError(
+      'ERR_PHOENIX_RUN',
+      `${path}, line ${number}: ${what}. The log is damaged; resume the run to cut it back to its last commit.`,
+      { cause },
+    );
+  const takeLine = (line: string) => {
+    number++;
+    let value: unknown;
+    try {
+      value = JSON.parse(line);
+    } catch (cause) {
+      throw damaged('not a JSON object', cause);
+    }
+    if (number === 1) {
+      const header = z.looseObject({ schema: z.number() }).safeParse(value);
+      if (!header.success) throw damaged('expected the header {"schema":1, …}');
+      if (header.data.schema !== 1) {
+        throw new PhoenixError(
+          'ERR_PHOENIX_RUN',
+          `${path} has schema ${header.data.schema}; this version of Phoenix reads schema 1. Use the version that wrote it.`,
+        );
+      }
+      log.header = header.data;
+      return;
+    }
+    const round = loggedRound.safeParse(value);
+    if (!round.success) throw damaged(z.prettifyError(round.error).replaceAll('\n', ' '), round.error);
+    const last = log.rounds.at(-1);
+    if (last && round.data.round <= last.round) throw damaged(`round ${round.data.round} comes after round ${last.round}`);
+    log.rounds.push(round.data);
+  };
+  try {
+    for await (const chunk of createReadStream(path, 'utf8')) {
+      rest += chunk;
+      if (rest.length > MAX_LINE) throw damaged(`longer than ${MAX_LINE} characters`);
+      if (!chunk.includes('\n')) continue;
+      const lines = rest.split('\n');
+      rest = lines.pop()!;
+      lines.forEach(takeLine);
+    }
+  } catch (cause) {
+    if (cause instanceof PhoenixError) throw cause;
+    throw new PhoenixError('ERR_PHOENIX_IO', `Cannot read ${path}: ${(cause as Error).message}. Is this the folder of a run?`, { cause });
+  }
+  log.cut = rest !== '';
+  return log;
+}
+
+/** Grids on the page: enough to see progress, few enough for a small file. */
+const MAX_GRIDS = 25;
+const MAX_PNG_BYTES = 64 << 20;
+const PNG_SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+
+const fields = z.record(z.string(), z.unknown());
+/** What the report needs of config.json. */
+const runConfig = z.looseObject({
+  kind: z.string(),
+  options: z.looseObject({ data: z.string(), preset: z.string(), seed: z.number(), partition: z.string().optional() }),
+  data: z.looseObject({
+    count: z.number(),
+    height: z.number(),
+    width: z.number(),
+    channels: z.number(),
+    classNames: z.array(z.string()).default([]),
+  }),
+  clients: z.array(z.looseObject({ id: z.string(), histogram: z.array(z.number()).optional() })),
+  parameterCount: z.number(),
+  build: z.looseObject({ backend: z.string(), isa: z.string() }),
+});
+
+/**
+ * Reads the run folder `dir`, finished or not, and writes `dir/report.html` (whole, or not at all).
+ * @returns the path of the report
+ * @throws PhoenixError ERR_PHOENIX_RUN if the folder holds no run, or a damaged log or configuration; ERR_PHOENIX_IO if a file cannot be read
+ * or written
+ */
+export async function writeReport(dir: string): Promise<string> {
+  const page = renderPage(await readReport(dir));
+  const path = join(dir, 'report.html');
+  try {
+    await writeFile(`${path}.tmp`, page);
+    await rename(`${path}.tmp`, path);
+  } catch (cause) {
+    await rm(`${path}.tmp`, { force: true });
+    throw new PhoenixError('ERR_PHOENIX_IO', `Cannot write ${path}: ${(cause as Error).message}.`, { cause });
+  }
+  return path;
+}
+
+async function readReport(dir: string): Promise<Report> {
+  const run = await openRun(dir);
+  const parsed = runConfig.safeParse(run.config);
+  if (!parsed.success) {
+    const what = z.prettifyError(parsed.error).replaceAll('\n', ' ');
+    throw new PhoenixError('ERR_PHOENIX_RUN', `${join(dir, 'config.json')} is damaged: ${what}. Restore it, or begin a new run.`, {
+      cause: parsed.error,
+    });
+  }
+  const config = parsed.data;
+  const { options, data, clients, build } = config;
+  const log = await readLog(join(dir, 'log.jsonl'));
+  // A line may be there before its round is committed.
+  const rounds = log.rounds.filter((round) => round.round <= run.round);
+  const remarks = rounds.length < run.round ? [`The log lacks ${run.round - rounds.length} of ${run.round} rounds.`] : [];
+  const { schema: _, kind, options: __, clients: ___, ...facts } = config;
+  const planned = kind === 'federate' ? options.rounds : options.commitImages === undefined ? options.epochs : undefined;
+  return {
+    kind,
+    data: basename(options.data),
+    facts: [
+      options.partition ?? [],
+      `${formatCount(data.count)} images`,
+      `${data.width}×${data.height} ${data.channels === 1 ? 'gray' : 'RGB'}`,
+      `preset ${options.preset}`,
+      options.strategy ?? [],
+      `${formatCount(config.parameterCount)} parameters`,
+      `${build.backend} ${build.isa}`,
+      `seed ${options.seed}`,
+    ]
+      .flat()
+      .map(String),
+    plannedRounds: typeof planned === 'number' ? planned : undefined,
+    classNames: data.classNames,
+    histograms: kind === 'federate' ? clients.flatMap(({ id, histogram }) => (histogram ? [{ client: id, counts: histogram }] : [])) : [],
+    rounds,
+    grids: await readGrids(dir, run.round, remarks),
+    config: { ...options, ...fields.parse({ ...facts, data: { ...data, name: undefined } }) },
+    remarks,
+  };
+}
+
+/** The sample grids up to a round: all of them or, of many, evenly chosen ones with the first and the last. What is no PNG is remarked. */
+async function readGrids(dir: string, lastRound: number, remarks: string[]): Promise<Report['grids']> {
+  const found = (await readdir(dir))
+    .flatMap((name) => /^samples-(\d{1,15})\.png$/.exec(name)?.[1] ?? [])
+    .map(Number)
+    .filter((round) => round <= lastRound)
+    .sort((a, b) => a - b);
+  const shown =
+    found.length <= MAX_GRIDS
+      ? found
+      : Array.from({ length: MAX_GRIDS }, (_, i) => found[Math.round((i * (found.length - 1)) / (MAX_GRIDS - 1))]!);
+  const grids: Report['grids'] = [];
+  for (const round of shown) {
+    const path = join(dir, `samples-${round}.png`);
+    const { size } = await stat(path);
+    const png = size <= MAX_PNG_BYTES ? await readFile(path) : Buffer.alloc(0);
+    if (png.subarray(0, 8).equals(PNG_SIGNATURE)) grids.push({ round, png });
+    else remarks.push(`samples-${round}.png is left out: it is no PNG file of at most ${formatBytes(MAX_PNG_BYTES)}.`);
+  }
+  return grids;
+}

@@ -16,7 +16,7 @@ test("the linear schedule has Ho et al.'s values", (t) => {
     [999, 4.0358297653756754e-5],
   ];
   for (const [time, value] of expected) t.true(close(alphaBar[time], value, 1e-13), `ᾱ[${time}] = ${alphaBar[time]}`);
-  t.true(close(betas[10], 2.9919919919919918e-4, 1e-14));
+  t.true(close(betas[10], 2.991991991991992e-4, 1e-14));
   t.true(close(betas[999], 0.02, 1e-14));
   const posterior = ((betas[10] as number) * (1 - (alphaBar[9] as number))) / (1 - (alphaBar[10] as number));
   t.true(close(posterior, 2.5846362040811443e-4, 1e-12));

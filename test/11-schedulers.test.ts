@@ -21,7 +21,8 @@ const near = (a: number, b: number, tolerance: number) => Math.abs(a - b) <= tol
 const draw = (i: number) => 1.5 * Math.sin(12.9898 * i + 0.5);
 
 /** The noise that the best network predicts for data that are -1 or 1, half and half: E[x0|x] = tanh(alpha·x/sigma²). */
-const predictNoise = (x: number, alphaBar: number): number => (x - Math.sqrt(alphaBar) * Math.tanh((Math.sqrt(alphaBar) * x) / (1 - alphaBar))) / Math.sqrt(1 - alphaBar);
+const predictNoise = (x: number, alphaBar: number): number =>
+  (x - Math.sqrt(alphaBar) * Math.tanh((Math.sqrt(alphaBar) * x) / (1 - alphaBar))) / Math.sqrt(1 - alphaBar);
 
 const runTable = (steps: Step[], start: number): number => {
   let x = start;
@@ -34,7 +35,10 @@ const runTable = (steps: Step[], start: number): number => {
   return x;
 };
 
-for (const [kind, schedule] of [['linear', linear], ['cosine', cosine]] as const) {
+for (const [kind, schedule] of [
+  ['linear', linear],
+  ['cosine', cosine],
+] as const) {
   for (const variance of ['large', 'small'] as const) {
     test(`ddpm, ${variance} variance, ${kind}: the loop of Ho et al., algorithm 2`, (t) => {
       for (const start of [-1.3, 0.2, 0.9]) {
@@ -45,7 +49,9 @@ for (const [kind, schedule] of [['linear', linear], ['cosine', cosine]] as const
           const alphaBar = schedule.alphaBar[time] as number;
           const alphaBarBefore = time > 0 ? (schedule.alphaBar[time - 1] as number) : 1;
           const spread = variance === 'large' ? beta : (beta * (1 - alphaBarBefore)) / (1 - alphaBar);
-          x = (x - (beta / Math.sqrt(1 - alphaBar)) * predictNoise(x, alphaBar)) / Math.sqrt(1 - beta) + (time > 0 ? Math.sqrt(spread) * draw(i) : 0);
+          x =
+            (x - (beta / Math.sqrt(1 - alphaBar)) * predictNoise(x, alphaBar)) / Math.sqrt(1 - beta) +
+            (time > 0 ? Math.sqrt(spread) * draw(i) : 0);
         }
         const result = runTable(schedulers.ddpm(schedule, 1000, { variance }), start);
         t.true(near(result, x, 1e-12), `${result} against ${x}`);
@@ -63,7 +69,10 @@ for (const [kind, schedule] of [['linear', linear], ['cosine', cosine]] as const
           const alphaBarNext = i + 1 < steps ? (schedule.alphaBar[time - 1000 / steps] as number) : 1;
           const sigma = eta * Math.sqrt((1 - alphaBarNext) / (1 - alphaBar)) * Math.sqrt(1 - alphaBar / alphaBarNext);
           const eps = predictNoise(x, alphaBar);
-          x = Math.sqrt(alphaBarNext) * ((x - Math.sqrt(1 - alphaBar) * eps) / Math.sqrt(alphaBar)) + Math.sqrt(1 - alphaBarNext - sigma ** 2) * eps + sigma * draw(i);
+          x =
+            Math.sqrt(alphaBarNext) * ((x - Math.sqrt(1 - alphaBar) * eps) / Math.sqrt(alphaBar)) +
+            Math.sqrt(1 - alphaBarNext - sigma ** 2) * eps +
+            sigma * draw(i);
         }
         const result = runTable(schedulers.ddim(schedule, steps, { eta }), 0.7);
         t.true(near(result, x, 1e-12), `${result} against ${x}`);
@@ -169,7 +178,11 @@ const gaussianResult = (rows: Step[], mean: number, deviation: number) => {
 for (const options of [{}, { variance: 'small' }, { eta: 1 }] as SchedulerOptions[]) {
   const name: SchedulerName = options.eta === undefined ? 'ddpm' : 'ddim';
   test(`${name} ${JSON.stringify(options)}: a thousand steps give a Gaussian's mean and deviation`, (t) => {
-    for (const [mean, deviation] of [[0.3, 0.5], [-0.6, 0.25], [0, 1]] as const) {
+    for (const [mean, deviation] of [
+      [0.3, 0.5],
+      [-0.6, 0.25],
+      [0, 1],
+    ] as const) {
       const result = gaussianResult(schedulers[name](linear, 1000, options), mean, deviation);
       t.true(near(result.mean, mean, 1e-4), `mean ${result.mean}`);
       t.true(Math.abs(result.deviation / deviation - 1) < 0.02, `deviation ${result.deviation} for ${deviation}`);
@@ -209,7 +222,8 @@ test('dpm-solver solves the probability-flow ODE with fewer steps', (t) => {
 test('samplers that are the same in special cases have the same tables', (t) => {
   const same = (a: Step[], b: Step[]) => {
     for (const [i, row] of a.entries()) {
-      for (const key of ['t', 'alpha', 'sigma', 'cx', 'c0', 'c1', 'cz'] as const) t.true(near(row[key], (b[i] as Step)[key], 1e-12), `row ${i}: ${key}`);
+      for (const key of ['t', 'alpha', 'sigma', 'cx', 'c0', 'c1', 'cz'] as const)
+        t.true(near(row[key], (b[i] as Step)[key], 1e-12), `row ${i}: ${key}`);
     }
   };
   same(schedulers.ddim(linear, 40, { eta: 1 }), schedulers.ddpm(linear, 40, { variance: 'small' }));

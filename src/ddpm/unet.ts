@@ -87,14 +87,19 @@ export const validateUNet = (config: UNetConfig): void => {
   const check = (field: keyof UNetConfig, valid: boolean, expected: string) => {
     if (!valid) throw new PhoenixError('ERR_PHOENIX_CONFIG', `U-Net: ${field} is ${JSON.stringify(config[field])}; it must be ${expected}`);
   };
-  const whole = (value: unknown, least: number, most: number) => Number.isInteger(value) && (value as number) >= least && (value as number) <= most;
+  const whole = (value: unknown, least: number, most: number) =>
+    Number.isInteger(value) && (value as number) >= least && (value as number) <= most;
 
   check('height', whole(config.height, 1, 4096), 'a whole number of pixels, 1 to 4096');
   check('width', whole(config.width, 1, 4096), 'a whole number of pixels, 1 to 4096');
   check('inChannels', whole(config.inChannels, 1, 16), 'a whole number, 1 to 16');
   const channels = config.blockOutChannels;
   check('blockOutChannels', Array.isArray(channels) && whole(channels.length, 1, 8), 'a list of 1 to 8 channel counts, one a level');
-  check('blockOutChannels', channels.every((c) => whole(c, 1, 8192)), 'whole numbers, 1 to 8192');
+  check(
+    'blockOutChannels',
+    channels.every((c) => whole(c, 1, 8192)),
+    'whole numbers, 1 to 8192',
+  );
   check('layersPerBlock', whole(config.layersPerBlock, 1, 16), 'a whole number, 1 to 16');
   check(
     'attention',
@@ -110,7 +115,8 @@ export const validateUNet = (config: UNetConfig): void => {
   const attended = channels.filter((_, level) => config.attention[level] || level === channels.length - 1);
   check(
     'attentionHeadDim',
-    config.attentionHeadDim === null || (whole(config.attentionHeadDim, 1, 8192) && attended.every((c) => c % (config.attentionHeadDim as number) === 0)),
+    config.attentionHeadDim === null ||
+      (whole(config.attentionHeadDim, 1, 8192) && attended.every((c) => c % (config.attentionHeadDim as number) === 0)),
     `null (one head) or a divisor of the channels where attention is (${attended.join(', ')})`,
   );
   check('normEps', config.normEps > 0 && config.normEps < 1, 'a number above 0 and below 1');
@@ -119,7 +125,11 @@ export const validateUNet = (config: UNetConfig): void => {
   check('flipSinToCos', typeof config.flipSinToCos === 'boolean', 'true or false');
   check('freqShift', config.freqShift === 0 || config.freqShift === 1, '0 or 1');
   const base = channels[0] as number;
-  check('blockOutChannels', base % 2 === 0 && base / 2 > config.freqShift, `even and at least ${2 * (config.freqShift + 1)} at level 0, for the time embedding's sines and cosines`);
+  check(
+    'blockOutChannels',
+    base % 2 === 0 && base / 2 > config.freqShift,
+    `even and at least ${2 * (config.freqShift + 1)} at level 0, for the time embedding's sines and cosines`,
+  );
   check('downsamplePadding', config.downsamplePadding === 0 || config.downsamplePadding === 1, '0 or 1');
 };
 
@@ -157,17 +167,39 @@ const warmup: WarmupRule = { share: 0.05, most: 5000 };
 export const presets = {
   tiny: {
     summary: 'base 16, three levels, 1 block, attention at the lowest level: minutes on two cores',
-    unet: (images) => unetConfig({ ...imageFields(images), blockOutChannels: [16, 32, 32], layersPerBlock: 1, attention: [false, false, true], normGroups: 8, dropout: 0 }),
+    unet: (images) =>
+      unetConfig({
+        ...imageFields(images),
+        blockOutChannels: [16, 32, 32],
+        layersPerBlock: 1,
+        attention: [false, false, true],
+        normGroups: 8,
+        dropout: 0,
+      }),
     training: { batch: 32, lr: 2e-3, emaDecay: 0.9999, clip: 1, flip: false, warmup },
   },
   small: {
     summary: 'base 32, three levels, 2 blocks, attention at the middle level: 28x28 and 32x32 images on a CPU',
-    unet: (images) => unetConfig({ ...imageFields(images), blockOutChannels: [32, 64, 64], layersPerBlock: 2, attention: [false, true, false], dropout: 0.1 }),
+    unet: (images) =>
+      unetConfig({
+        ...imageFields(images),
+        blockOutChannels: [32, 64, 64],
+        layersPerBlock: 2,
+        attention: [false, true, false],
+        dropout: 0.1,
+      }),
     training: { batch: 32, lr: 5e-4, emaDecay: 0.9999, clip: 1, flip: false, warmup },
   },
   cifar: {
     summary: "Ho et al.'s CIFAR-10 model, 35.7 million parameters: for a GPU",
-    unet: (images) => unetConfig({ ...imageFields(images), blockOutChannels: [128, 256, 256, 256], layersPerBlock: 2, attention: [false, true, false, false], dropout: 0.1 }),
+    unet: (images) =>
+      unetConfig({
+        ...imageFields(images),
+        blockOutChannels: [128, 256, 256, 256],
+        layersPerBlock: 2,
+        attention: [false, true, false, false],
+        dropout: 0.1,
+      }),
     training: { batch: 128, lr: 2e-4, emaDecay: 0.9999, clip: 1, flip: true, warmup },
   },
 } satisfies Record<string, Preset>;
@@ -175,7 +207,8 @@ export const presets = {
 export type PresetName = keyof typeof presets;
 
 /** Steps of linear warm-up for a training of `plannedSteps`: min(most, share · planned), so that a short run is not all warm-up. */
-export const warmupSteps = (plannedSteps: number, rule: WarmupRule = warmup): number => Math.min(rule.most, Math.floor(rule.share * plannedSteps));
+export const warmupSteps = (plannedSteps: number, rule: WarmupRule = warmup): number =>
+  Math.min(rule.most, Math.floor(rule.share * plannedSteps));
 
 /**
  * EMA decay of step n (counted from 0): min(max, (1+n)/(10+n)), so that a short run does not sample its initial noise. The ramp is that

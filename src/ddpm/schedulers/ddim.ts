@@ -7,7 +7,8 @@ import { transitions } from './step.ts';
  * σ = η·√((1-ᾱ_s)/(1-ᾱ_t))·√(1-ᾱ_t/ᾱ_s), eq. 16. η in [0,1]; η = 0 is deterministic.
  */
 export const ddim: Scheduler = (noise, steps, { eta = 0, spacing = 'leading' } = {}) => {
-  if (!(eta >= 0 && eta <= 1)) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `eta is ${eta}; expected a number from 0 (deterministic) to 1`);
+  if (!(eta >= 0 && eta <= 1))
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `eta is ${eta}; expected a number from 0 (deterministic) to 1`);
   return transitions(noise, steps, spacing).map(({ t, from, to }) => {
     const alpha = Math.sqrt(from);
     const sigma = Math.sqrt(1 - from);

@@ -18,7 +18,10 @@ export type SchedulerName = keyof typeof schedulers;
  */
 export const makeTable = (name: SchedulerName, noise: Noise, steps: number, options: SchedulerOptions = {}): Float64Array => {
   if (!Object.hasOwn(schedulers, name)) {
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `scheduler is ${JSON.stringify(name)}; expected one of ${Object.keys(schedulers).join(', ')}`);
+    throw new PhoenixError(
+      'ERR_PHOENIX_ARGUMENT',
+      `scheduler is ${JSON.stringify(name)}; expected one of ${Object.keys(schedulers).join(', ')}`,
+    );
   }
   const rows = schedulers[name](noise, steps, options);
   return Float64Array.from(rows.flatMap(({ t, alpha, sigma, cx, c0, c1, cz }) => [t, alpha, sigma, cx, c0, c1, cz]));

@@ -46,7 +46,10 @@ export type Transition = { t: number; from: number; to: number };
  */
 export const transitions = (noise: Noise, steps: number, spacing: Spacing): Transition[] => {
   if (!Number.isInteger(steps) || steps < 1 || steps > noise.steps) {
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `steps is ${steps}; a sampler takes a whole number of steps from 1 to the schedule's ${noise.steps}`);
+    throw new PhoenixError(
+      'ERR_PHOENIX_ARGUMENT',
+      `steps is ${steps}; a sampler takes a whole number of steps from 1 to the schedule's ${noise.steps}`,
+    );
   }
   if (spacing !== 'leading' && spacing !== 'trailing') {
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `spacing is ${JSON.stringify(spacing)}; expected leading or trailing`);

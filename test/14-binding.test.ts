@@ -9,7 +9,7 @@ import { noise } from '../src/ddpm/noise.ts';
 import { createSession } from '../src/ddpm/session.ts';
 import { makeTable } from '../src/ddpm/schedulers/index.ts';
 import { unetConfig } from '../src/ddpm/unet.ts';
-import { PhoenixError } from '../src/errors.ts';
+import { PhoenixError, type PhoenixErrorCode } from '../src/errors.ts';
 
 const unet = unetConfig({
   height: 8,
@@ -63,7 +63,7 @@ const drawing = (session: Session, count: number, batch: number, steps = 10) => 
   weights: session.params,
 });
 
-const coded = async (t: ExecutionContext, code: string, call: () => unknown): Promise<PhoenixError> => {
+const coded = async (t: ExecutionContext, code: PhoenixErrorCode, call: () => unknown): Promise<PhoenixError> => {
   const error = await t.throwsAsync(async () => await call(), { instanceOf: PhoenixError });
   t.is(error?.code, code);
   return error as PhoenixError;

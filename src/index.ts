@@ -1,0 +1,31 @@
+/**
+ * Phoenix: trains diffusion models where the data is. Start with `federate`; README.md shows it in ten lines, examples/ in full.
+ */
+export type { Vector } from './bindings/vector.ts';
+export { createVector } from './bindings/vector.ts';
+export { createImages, type Device, type Images, type Session } from './bindings/session.ts';
+export type { FederateOptions, SampleOptions, TrainOptions } from './config.ts';
+export { type Checkpoint, type CheckpointContent, readCheckpoint as loadCheckpoint, saveCheckpoint, saveDiffusers } from './ddpm/checkpoint.ts';
+export { type Dataset, type DatasetOptions, openDataset } from './ddpm/data/index.ts';
+export { type Noise, type NoiseOptions, noise } from './ddpm/noise.ts';
+export { type DrawSamplesOptions, drawSamples, toPixels } from './ddpm/sample.ts';
+export { makeTable, type Scheduler, type SchedulerName, type SchedulerOptions, schedulers, type Step } from './ddpm/schedulers/index.ts';
+export { createSession, type SessionOptions } from './ddpm/session.ts';
+export { type LocalFit, type Trained, type TrainLocalOptions, trainLocal } from './ddpm/train.ts';
+export { type Preset, type PresetName, presets, type UNetConfig, unetConfig } from './ddpm/unet.ts';
+export { PhoenixError, type PhoenixErrorCode } from './errors.ts';
+export type { MessageEvent, RunEvents, RunResult, StartEvent, StepEvent } from './events.ts';
+export { federate } from './federate.ts';
+export { type Client, type ClientOptions, createClient } from './fl/client.ts';
+export { type FederationOptions, initialState, runFederation } from './fl/federation.ts';
+export { type Partitioner, partitioner, partitions } from './fl/partition/index.ts';
+export { memoryStore } from './fl/store.ts';
+export { strategies } from './fl/strategies/index.ts';
+export { memoryTransport } from './fl/transports/memory.ts';
+export type * from './fl/types.ts';
+export { type GridOptions, imageGrid } from './images.ts';
+export { writeReport } from './report.ts';
+export { rng, streamKey } from './rng.ts';
+export { openRun, type RunView } from './run.ts';
+export { type SampleEvents, type Samples, sample } from './sample.ts';
+export { train } from './train.ts';

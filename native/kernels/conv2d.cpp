@@ -10,6 +10,7 @@
 #include "gemm_leaves.h"
 #include "ops.h"
 #include "parallel.h"
+#include "winograd.h"
 
 namespace phx {
 namespace {
@@ -226,10 +227,15 @@ void check_conv(const char* op, const Tensor& y, const Tensor& x, const Tensor& 
   check(w.contiguous(), op, "contiguous w");
 }
 
+bool use_winograd(const Tensor& y, const Tensor& x, Conv2d a) {
+  return a.stride == 1 && a.pad == 1 && x.c >= 16 && y.c >= 16;
+}
+
 }  // namespace
 
 void conv2d_forward(Context& ctx, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
   check_conv("conv2d_forward", y, x, w, a);
+  if (use_winograd(y, x, a)) return winograd_forward(ctx, y, x, temb, residual, w, b, a.upsample);
   Stencil s = forward_stencil(y, x, a);
   product(ctx, s, {w.data, 1, s.columns()}, {y, b, temb, residual}, ctx.scratch(product_scratch(ctx, y.c, s.columns())));
 }
@@ -238,8 +244,9 @@ void conv2d_backward(Context& ctx, Grad dx, Tensor dtemb, Tensor dw, Tensor db, 
   check_conv("conv2d_backward", dy, x, w, a);
   check(!dx || same_shape(dx.t, x), "conv2d_backward", "dx like x");
   check(dw.contiguous(), "conv2d_backward", "contiguous dw");
-  if (dx) data_gradient(ctx, dx, dy, w, a);
-  weight_gradient(ctx, dw, dy, forward_stencil(dy, x, a));
+  bool winograd = use_winograd(dy, x, a);
+  if (dx) winograd ? winograd_data_gradient(ctx, dx, dy, w, a.upsample) : data_gradient(ctx, dx, dy, w, a);
+  winograd ? winograd_weight_gradient(ctx, dw, dy, x, a.upsample) : weight_gradient(ctx, dw, dy, forward_stencil(dy, x, a));
   sums_of(ctx, dtemb, db, dy);
 }
 

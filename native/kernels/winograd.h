@@ -1,0 +1,14 @@
+// Winograd's F(4x4,3x3) for 3x3 convolutions of stride 1 and padding 1, of maps enlarged by `zoom` (1 or 2) without forming them:
+// a quarter of the multiplications. Shapes as in conv2d; any sides, any channel counts.
+#pragma once
+#include "context.h"
+#include "tensor.h"
+
+namespace phx {
+
+// y = conv(x enlarged) + b + temb + residual; b, temb, residual may be empty.
+void winograd_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, int zoom);
+void winograd_data_gradient(Context&, Grad dx, Tensor dy, Tensor w, int zoom);
+void winograd_weight_gradient(Context&, Tensor dw, Tensor dy, Tensor x, int zoom);
+
+}  // namespace phx

@@ -275,11 +275,22 @@ async function draft(dir: string, name: string, value: unknown, point: Point): P
   }
 }
 
+/** Renames a draft into place: the moment in which it counts. */
+async function publish(dir: string, name: string, point: Point): Promise<void> {
+  const path = join(dir, name);
+  try {
+    await point(`rename ${name}`);
+    await rename(`${path}.tmp`, path);
+  } catch (error) {
+    await rm(`${path}.tmp`, { force: true });
+    throw error;
+  }
+}
+
 /** Writes a JSON file whole or not at all. */
 async function replace(dir: string, name: string, value: unknown, point: Point): Promise<void> {
   await draft(dir, name, value, point);
-  await point(`rename ${name}`);
-  await rename(join(dir, `${name}.tmp`), join(dir, name));
+  await publish(dir, name, point);
   await point('fsync the folder');
   await sync(dir);
 }
@@ -380,7 +391,7 @@ async function sweep(dir: string, { round, files, store }: Committed, keep: numb
 function asJson(state: unknown): unknown {
   const text = JSON.stringify(state);
   const plain = text === undefined ? undefined : JSON.parse(text);
-  if (isDeepStrictEqual(plain, state)) return plain;
+  if (plain !== undefined && isDeepStrictEqual(plain, state)) return plain;
   throw new PhoenixError(
     'ERR_PHOENIX_CONFIG',
     'The state of a run must be plain JSON (no undefined, NaN, Map, typed array or class), so that it can be saved and continued. A strategy keeps its state so.',
@@ -411,17 +422,24 @@ function writer(dir: string, initial: Committed, warnings: string[], keep: numbe
     set: (key, bytes) =>
       io(dir, async () => {
         const file = newStoreFile(key);
-        await point(`write store ${key}`);
-        await writeFile(storePath(file), bytes);
+        try {
+          await point(`write store ${key}`);
+          await writeFile(storePath(file), bytes);
+        } catch (error) {
+          await rm(storePath(file), { force: true });
+          changed.delete(key);
+          throw error;
+        }
         changed.set(key, file);
       }),
     delete: (key) =>
       io(dir, async () => {
         const file = changed.get(key);
+        if (file !== undefined) {
+          await point(`remove store ${key}`);
+          await rm(storePath(file), { force: true });
+        }
         changed.set(key, undefined);
-        if (file === undefined) return;
-        await point(`remove store ${key}`);
-        await rm(storePath(file), { force: true });
       }),
     keys: async () =>
       [...new Set([...Object.keys(committed.store), ...changed.keys()])].filter((key) => storeFile(key) !== undefined).sort(),
@@ -511,8 +529,7 @@ function writer(dir: string, initial: Committed, warnings: string[], keep: numbe
           const log = await appendLog(`${JSON.stringify({ kind: 'round', ...record })}\n`);
           upcoming = { schema: 1, round: next(), log, files, store, state: plain };
           await draft(dir, 'state.json', upcoming, point);
-          await point('rename state.json');
-          await rename(join(dir, 'state.json.tmp'), join(dir, 'state.json'));
+          await publish(dir, 'state.json', point);
         } catch (error) {
           await removeStaged();
           throw error;

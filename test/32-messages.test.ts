@@ -50,7 +50,7 @@ const refused = { code: 'ERR_PHOENIX_MESSAGE' };
 
 test('header and payload come back, from any offset in a buffer', async (t) => {
   const payload = Uint8Array.from({ length: 8 }, (_, i) => 255 - i);
-  const message = await encodeMessage(update, payload);
+  const message = encodeMessage(update, payload);
   const shifted = new Uint8Array(message.length + 3).subarray(3);
   shifted.set(message);
   for (const bytes of [message, shifted]) {
@@ -61,16 +61,15 @@ test('header and payload come back, from any offset in a buffer', async (t) => {
   t.is((message.length - 8) % 8, 0, 'the payload is aligned');
 });
 
-test('payloads longer than a piece of copying arrive whole', async (t) => {
-  const payload = new Uint8Array(20 * 2 ** 20 + 5);
-  for (let i = 0; i < payload.length; i += 4093) payload[i] = i % 251;
-  payload[payload.length - 1] = 7;
-  const decoded = decodeMessage(await encodeMessage(update, payload), { kind: 'update', payloadBytes: payload.length });
-  t.true(Buffer.from(decoded.payload).equals(payload));
+test('vectors longer than a piece arrive whole', async (t) => {
+  const [delta, into] = [fakeVector(1_300_001), fakeVector(1_300_001)];
+  for (let i = 0; i < delta.length; i++) delta.values[i] = i;
+  await decodeUpdate(await encodeUpdate({ client: 'a', round: 1, delta }), { client: 'a', round: 1, into });
+  t.true(Buffer.from(into.values.buffer).equals(Buffer.from(delta.values.buffer)));
 });
 
 test('the layout is u32 header length, JSON padded with spaces, payload', async (t) => {
-  const message = await encodeMessage({ kind: 'report', version: 1, report });
+  const message = encodeMessage({ kind: 'report', version: 1, report });
   const length = new DataView(message.buffer, message.byteOffset).getUint32(0, true);
   t.is(length, message.length - 4);
   const text = new TextDecoder().decode(message.subarray(4));
@@ -118,7 +117,7 @@ test('headers that are no JSON, or not of the schema, are refused', (t) => {
 
 test('random damage is an error of its own kind or leaves a valid message, never a crash', async (t) => {
   const draw = rng(1, 'damage');
-  const message = await encodeMessage(update, new Uint8Array(8));
+  const message = encodeMessage(update, new Uint8Array(8));
   let errors = 0;
   for (let i = 0; i < 2000; i++) {
     const damaged = Uint8Array.from(message).subarray(0, draw.int(4) === 0 ? draw.int(message.length) : message.length);
@@ -141,11 +140,11 @@ test('what the other side would refuse is not sent', async (t) => {
     ['no length', { kind: 'task', version: 1, round: 1, codec: 'float32', count: 1, fit: { ...fit, epochs: undefined } }],
     ['beta 1', { kind: 'task', version: 1, round: 1, codec: 'float32', count: 1, fit: { ...fit, beta1: 1 } }],
   ];
-  for (const [name, header] of bad) await t.throwsAsync(encodeMessage(header), { code: 'ERR_PHOENIX_ARGUMENT' }, name);
+  for (const [name, header] of bad) t.throws(() => encodeMessage(header), { code: 'ERR_PHOENIX_ARGUMENT' }, name);
 });
 
 test('a report must be that of the client and round asked for', async (t) => {
-  const bytes = await encodeMessage({ kind: 'report', version: 1, report });
+  const bytes = encodeMessage({ kind: 'report', version: 1, report });
   t.deepEqual(decodeReport(bytes, { client: 'a', round: 2 }), report);
   t.throws(() => decodeReport(bytes, { client: 'b', round: 2 }), refused);
   t.throws(() => decodeReport(bytes, { client: 'a', round: 3 }), refused);

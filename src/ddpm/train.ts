@@ -179,20 +179,33 @@ export async function trainLocal(options: TrainLocalOptions): Promise<Trained> {
   return { steps, images: steps * fit.batch, loss: mean(losses), losses, adamStep: adamStep + steps };
 }
 
-/** The image at position `slot` of the batch of `step`, a function of the key alone; asked for in rising order. */
+/**
+ * The image at position `slot` of the batch of `step`, a function of the key alone; asked for in rising order. Each pass shuffles the images
+ * by Fisher and Yates, as far as they are asked for: a large data set costs no pause.
+ */
 function drawingOrder(indices: Int32Array, fit: LocalFit, key: bigint): (step: number, slot: number) => number {
   const count = indices.length;
   const slotsPerPass = fit.epochs === undefined ? count : Math.ceil(count / fit.batch) * fit.batch;
   let pass = -1;
-  let order = new Int32Array(0);
+  let stream = rng(key);
+  let order = indices;
+  let shuffled = 0;
   return (step, slot) => {
     const drawn = step * fit.batch + slot;
-    const wanted = Math.floor(drawn / slotsPerPass);
-    if (wanted !== pass) {
-      pass = wanted;
-      order = rng(key, 'pass', pass).permutation(count) as Int32Array<ArrayBuffer>;
+    if (Math.floor(drawn / slotsPerPass) !== pass) {
+      pass = Math.floor(drawn / slotsPerPass);
+      stream = rng(key, 'pass', pass);
+      order = indices.slice();
+      shuffled = 0;
     }
-    return indices[order[(drawn % slotsPerPass) % count]!]!;
+    const position = (drawn % slotsPerPass) % count;
+    for (; shuffled <= position; shuffled++) {
+      const other = shuffled + stream.int(count - shuffled);
+      const image = order[other]!;
+      order[other] = order[shuffled]!;
+      order[shuffled] = image;
+    }
+    return order[position]!;
   };
 }
 

@@ -9,7 +9,7 @@ import { PhoenixError } from '../errors.ts';
 import { streamKey } from '../rng.ts';
 import { clientId, decodeMessage, encodeMessage } from './message.ts';
 import type { ClientId, ClientInfo, ClientStep, Fit, Report, Store } from './types.ts';
-import { type CreateVector, decodeTask, encodeUpdate } from './vector.ts';
+import { type CreateVector, decodeTask, encodeUpdate, setBytes } from './vector.ts';
 
 /** Most held-out images that a round is judged by. */
 const EVAL_IMAGES = 128;
@@ -85,7 +85,7 @@ export function createClient(options: ClientOptions): Client {
           `The kept optimizer state ${id}/${key} should have ${4 * moment.length} bytes, but has ${bytes?.length ?? 'none'}: it is damaged or of another model.`,
         );
       }
-      await moment.fromBytes(bytes, 0);
+      await setBytes(bytes, moment);
     }
     return Number(new TextDecoder().decode(step));
   }
@@ -140,7 +140,7 @@ export function createClient(options: ClientOptions): Client {
           deltaNorm,
           seconds,
         };
-        const answer = await encodeMessage({ kind: 'report', version: 1, report });
+        const answer = encodeMessage({ kind: 'report', version: 1, report });
         if (fit.optimizer === 'keep') await keepMoments(trained.adamStep);
         await store.set(`${id}/delta`, await encodeUpdate({ client: id, round, delta }));
         return answer;

@@ -2,16 +2,12 @@
  * Messages of a round as bytes: u32 little-endian header length, JSON header padded with spaces so that the payload starts at a multiple
  * of 8, payload. What is decoded comes from elsewhere: lengths are checked before anything is parsed, and headers against a schema.
  */
-import { setImmediate } from 'node:timers/promises';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
 import type { ClientId, Report } from './types.ts';
 
 /** Most bytes of a header. */
 const HEADER_BYTES = 2 ** 20;
-/** Bytes copied between two turns of the event loop: a model of 143 MB must not stall it. */
-const COPY_BYTES = 8 * 2 ** 20;
-
 /** A client's name also names its entries of a Store. */
 export const clientId = z
   .string()
@@ -72,10 +68,10 @@ export type MessageKind = keyof typeof headers;
 export type MessageHeader<Kind extends MessageKind = MessageKind> = z.infer<(typeof headers)[Kind]>;
 
 /**
- * The bytes of a message. Long payloads are copied in pieces between turns of the event loop.
+ * A message with room for its payload, which the caller fills: a view into `message`, at a multiple of 8.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a header that the other side would refuse, such as one with a NaN
  */
-export async function encodeMessage(header: MessageHeader, payload: Uint8Array = new Uint8Array(0)): Promise<Uint8Array> {
+export function beginMessage(header: MessageHeader, payloadBytes: number): { message: Uint8Array; payload: Uint8Array } {
   const checked = headers[header.kind].safeParse(header);
   if (!checked.success)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `A message of kind ${header.kind} cannot be sent: ${explain(checked.error)}.`);
@@ -83,14 +79,17 @@ export async function encodeMessage(header: MessageHeader, payload: Uint8Array =
   const headerBytes = Math.ceil((4 + json.length) / 8) * 8 - 4;
   if (headerBytes > HEADER_BYTES)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `A header of ${headerBytes} bytes cannot be sent: at most ${HEADER_BYTES}.`);
-  const message = Buffer.allocUnsafeSlow(4 + headerBytes + payload.length);
+  const message = Buffer.allocUnsafeSlow(4 + headerBytes + payloadBytes);
   message.writeUInt32LE(headerBytes, 0);
   message.fill(0x20, 4, 4 + headerBytes);
   message.set(json, 4);
-  for (let at = 0; at < payload.length; at += COPY_BYTES) {
-    if (at > 0) await setImmediate();
-    message.set(payload.subarray(at, at + COPY_BYTES), 4 + headerBytes + at);
-  }
+  return { message, payload: message.subarray(4 + headerBytes) };
+}
+
+/** The bytes of a message. @throws PhoenixError as beginMessage */
+export function encodeMessage(header: MessageHeader, bytes: Uint8Array = new Uint8Array(0)): Uint8Array {
+  const { message, payload } = beginMessage(header, bytes.length);
+  payload.set(bytes);
   return message;
 }
 

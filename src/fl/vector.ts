@@ -1,25 +1,37 @@
 /** Vectors on their way: tasks and updates to and from bytes, and the weighted mean of a round. */
 import { createVector as nativeVector, type Vector } from '../bindings/vector.ts';
 import { PhoenixError } from '../errors.ts';
-import { decodeMessage, encodeMessage, type MessageHeader } from './message.ts';
+import { beginMessage, decodeMessage, type MessageHeader } from './message.ts';
 import type { ClientId, Fit, Task } from './types.ts';
 
 /** Makes a vector of zeros; the host's native memory unless a caller brings vectors of its own. */
 export type CreateVector = (length: number) => Vector;
 
+/** Bytes that cross between JavaScript and a vector at once: a model of 143 MB must not hold up the event loop. A multiple of 4. */
+const PIECE_BYTES = 2 ** 21;
+
 /** How the values of a vector become the bytes of a payload; the name travels in the header. */
 const codecs = {
-  float32: {
-    payloadBytes: (count: number) => 4 * count,
-    encode: (vector: Vector): Promise<Uint8Array> => vector.toBytes(0, vector.length),
-    decode: (payload: Uint8Array, into: Vector): Promise<void> => into.fromBytes(payload, 0),
-  },
+  float32: { payloadBytes: (count: number) => 4 * count, encode: getBytes, decode: setBytes },
 };
+
+async function getBytes(vector: Vector, into: Uint8Array): Promise<void> {
+  for (let at = 0; at < into.length; at += PIECE_BYTES) {
+    into.set(await vector.toBytes(at / 4, Math.min(PIECE_BYTES, into.length - at) / 4), at);
+  }
+}
+
+/** Sets a whole vector from its float32 bytes. */
+export async function setBytes(bytes: Uint8Array, into: Vector): Promise<void> {
+  for (let at = 0; at < bytes.length; at += PIECE_BYTES) await into.fromBytes(bytes.subarray(at, at + PIECE_BYTES), at / 4);
+}
 
 /** The message of a task: the parameters as float32, 4 bytes each. */
 export async function encodeTask({ round, fit, params }: Task): Promise<Uint8Array> {
-  const payload = await codecs.float32.encode(params);
-  return encodeMessage({ kind: 'task', version: 1, round, fit, codec: 'float32', count: params.length }, payload);
+  const header = { kind: 'task', version: 1, round, fit, codec: 'float32', count: params.length } as const;
+  const { message, payload } = beginMessage(header, codecs.float32.payloadBytes(params.length));
+  await codecs.float32.encode(params, payload);
+  return message;
 }
 
 /**
@@ -34,8 +46,10 @@ export async function decodeTask(bytes: Uint8Array, into: Vector): Promise<{ rou
 
 /** The message of a client's update: delta = after - before. */
 export async function encodeUpdate({ client, round, delta }: { client: ClientId; round: number; delta: Vector }): Promise<Uint8Array> {
-  const payload = await codecs.float32.encode(delta);
-  return encodeMessage({ kind: 'update', version: 1, client, round, codec: 'float32', count: delta.length }, payload);
+  const header = { kind: 'update', version: 1, client, round, codec: 'float32', count: delta.length } as const;
+  const { message, payload } = beginMessage(header, codecs.float32.payloadBytes(delta.length));
+  await codecs.float32.encode(delta, payload);
+  return message;
 }
 
 /**

@@ -1,0 +1,607 @@
+/**
+ * Every op of native/kernels/ops.h, one row each: how to draw its arguments, what its gradients are, and at which sizes to time it. The
+ * rows serve the comparison with the definitions (01-ops), the gradient check (02-gradients) and the benchmark.
+ */
+import type { OpTensor } from '../src/bindings/native.ts';
+import type { Rng } from '../src/rng.ts';
+
+export type Shape = [n: number, h: number, w: number, c: number];
+
+/** Arguments of one call by their names in ops.h. A tensor without values is an output. */
+export type OpArguments = { tensors: Record<string, OpTensor>; attributes: Record<string, number> };
+
+export type Bench = {
+  label: string;
+  draw(r: Rng): OpArguments;
+  /** Floating point operations of the op, or of its backward; a multiplication and an addition count two. */
+  flops?: number;
+  backwardFlops?: number;
+  /** Bytes that must be moved at least, as float32. */
+  bytes?: number;
+  backwardBytes?: number;
+};
+
+export type OpCase = {
+  /** Name in ops.h; of a pair, the forward op. */
+  op: string;
+  /** How many calls to draw. The first six are small enough for the gradient check. */
+  draws: number;
+  draw(r: Rng, i: number): OpArguments;
+  /** Given tensors that the op changes; every other given tensor must be left alone. */
+  inPlace?: string[];
+  /** Tensors that may be channel slices of wider ones (pixel distance ≠ channels). */
+  strided?: string[];
+  backward?: {
+    op: string;
+    /** Output of the forward op → the name of its gradient, or the constant that each of its elements weighs in the differentiated sum. */
+    upstream: Record<string, string | ((args: OpArguments) => number)>;
+    /** Gradient → the input that it belongs to. */
+    gradients: Record<string, string>;
+    /** Gradients that may add to what is there, or be left out. */
+    accumulates: string[];
+    strided?: string[];
+  };
+  /** Largest Σ(fast - ref)²/Σ ref² of an output. @default 1e-10 */
+  tolerance?: number;
+  bench: Bench[];
+};
+
+// ---- drawing
+
+const sizeOf = ([n, h, w, c]: Shape) => n * h * w * c;
+const output = (shape: Shape): OpTensor => ({ data: new Float64Array(0), shape });
+const filled = (shape: Shape, value: (i: number) => number): OpTensor => ({
+  data: Float64Array.from({ length: sizeOf(shape) }, (_, i) => value(i)),
+  shape,
+});
+/** Normal values, exact in float32. */
+const normal = (r: Rng, shape: Shape, mean = 0, deviation = 1): OpTensor => filled(shape, () => Math.fround(mean + deviation * r.normal()));
+const whole = (r: Rng, shape: Shape, below: number): OpTensor => filled(shape, () => r.int(below));
+const between = (r: Rng, low: number, high: number) => low + r.int(high - low + 1);
+const either = <T>(r: Rng, values: readonly T[]): T => values[r.int(values.length)]!;
+const given = (tensors: Record<string, OpTensor | undefined>): Record<string, OpTensor> =>
+  Object.fromEntries(Object.entries(tensors).filter((entry): entry is [string, OpTensor] => entry[1] !== undefined));
+const f32 = Math.fround;
+const key = (r: Rng) => ({ key_lo: r.uint32(), key_hi: r.uint32() });
+
+/** Channels that fit no vector, one, and several. */
+const smallChannels = [1, 3, 4, 5, 7, 8, 12, 16, 17] as const;
+const channels = [1, 3, 8, 16, 20, 31, 32, 33, 48, 64, 65, 96] as const;
+const counts = [1, 7, 16, 37, 4095, 16384, 16391, 50001] as const;
+const vector = (r: Rng, count: number, mean = 0, deviation = 1) => normal(r, [1, 1, 1, count], mean, deviation);
+const countOf = (i: number) => counts[i % counts.length]!;
+const parameters = 4_000_000;
+
+// ---- convolution and matrices
+
+type ConvOptions = { stride?: number; pad?: number; upsample?: number };
+function conv([n, h, w, c]: Shape, k: number, options: ConvOptions, more: { temb?: boolean; residual?: boolean }, r: Rng): OpArguments {
+  const { stride = 1, pad = 1, upsample = 1 } = options;
+  const y: Shape = [n, (h * upsample) / stride, (w * upsample) / stride, k];
+  return {
+    tensors: given({
+      y: output(y),
+      x: normal(r, [n, h, w, c]),
+      w: normal(r, [k, 3, 3, c], 0, 1 / Math.sqrt(9 * c)),
+      b: normal(r, [1, 1, 1, k]),
+      temb: more.temb ? normal(r, [n, 1, 1, k]) : undefined,
+      residual: more.residual ? normal(r, y) : undefined,
+    }),
+    attributes: { stride, pad, upsample },
+  };
+}
+
+const convVariants: ConvOptions[] = [{}, { stride: 2 }, { upsample: 2 }, { stride: 2, pad: 0 }];
+
+function benchConv(label: string, [n, h, w, c]: Shape, k: number, options: ConvOptions = {}): Bench {
+  const { stride = 1, upsample = 1 } = options;
+  const flops = (2 * 9 * c * k * n * h * w * upsample ** 2) / stride ** 2;
+  return { label, draw: (r) => conv([n, h, w, c], k, options, { temb: true, residual: true }, r), flops, backwardFlops: 2 * flops };
+}
+
+const conv2d: OpCase = {
+  op: 'conv2d_forward',
+  draws: 40,
+  draw(r, i) {
+    const options = convVariants[i % 4]!;
+    const from = i < 6 ? smallChannels : channels;
+    const side = () => (options.stride === 2 ? 2 * between(r, 1, i < 6 ? 3 : 7) : between(r, 1, i < 6 ? 5 : 17));
+    return conv(
+      [between(r, 1, 3), side(), side(), either(r, from)],
+      either(r, from),
+      options,
+      { temb: r.int(2) === 1, residual: r.int(2) === 1 },
+      r,
+    );
+  },
+  strided: ['y', 'x', 'residual'],
+  backward: {
+    op: 'conv2d_backward',
+    upstream: { y: 'dy' },
+    gradients: { dx: 'x', dtemb: 'temb', dw: 'w', db: 'b' },
+    accumulates: ['dx'],
+    strided: ['dx', 'dy', 'x'],
+  },
+  bench: [
+    benchConv('32x32 128->128 b8', [8, 32, 32, 128], 128),
+    benchConv('32x32 384->128 b4', [4, 32, 32, 384], 128),
+    benchConv('16x16 256->256 b8', [8, 16, 16, 256], 256),
+    benchConv('8x8 256->256 b8', [8, 8, 8, 256], 256),
+    benchConv('4x4 256->256 b8', [8, 4, 4, 256], 256),
+    benchConv('28x28 32->32 b32', [32, 28, 28, 32], 32),
+    benchConv('32x32 3->128 b8', [8, 32, 32, 3], 128),
+    benchConv('32x32 128->3 b8', [8, 32, 32, 128], 3),
+    benchConv('16x16 128->128 stride 2 b8', [8, 32, 32, 128], 128, { stride: 2, pad: 0 }),
+    benchConv('16->32 256->256 upsampled b4', [4, 16, 16, 256], 256, { upsample: 2 }),
+  ],
+};
+
+function linearOf(rows: number, c0: number, c1: number, k: number, more: { b: boolean; residual: boolean }, r: Rng): OpArguments {
+  return {
+    tensors: given({
+      y: output([rows, 1, 1, k]),
+      x0: normal(r, [rows, 1, 1, c0]),
+      x1: c1 ? normal(r, [rows, 1, 1, c1]) : undefined,
+      w: normal(r, [k, 1, 1, c0 + c1], 0, 1 / Math.sqrt(c0 + c1)),
+      b: more.b ? normal(r, [1, 1, 1, k]) : undefined,
+      residual: more.residual ? normal(r, [rows, 1, 1, k]) : undefined,
+    }),
+    attributes: {},
+  };
+}
+
+function benchLinear(label: string, rows: number, c0: number, c1: number, k: number): Bench {
+  const flops = 2 * rows * (c0 + c1) * k;
+  return { label, draw: (r) => linearOf(rows, c0, c1, k, { b: true, residual: false }, r), flops, backwardFlops: 2 * flops };
+}
+
+const linear: OpCase = {
+  op: 'linear_forward',
+  draws: 24,
+  draw(r, i) {
+    const from = i < 6 ? smallChannels : channels;
+    const rows = i < 6 ? between(r, 1, 9) : either(r, [1, 2, 13, 64, 100, 257]);
+    return linearOf(rows, either(r, from), r.int(2) * either(r, from), either(r, from), { b: r.int(3) > 0, residual: r.int(2) === 1 }, r);
+  },
+  strided: ['y', 'x0', 'x1', 'residual'],
+  backward: {
+    op: 'linear_backward',
+    upstream: { y: 'dy' },
+    gradients: { dx0: 'x0', dx1: 'x1', dw: 'w', db: 'b' },
+    accumulates: ['dx0', 'dx1'],
+    strided: ['dx0', 'dx1', 'dy', 'x0', 'x1'],
+  },
+  bench: [
+    benchLinear('qkv 16x16 256->768 b8', 8 * 256, 256, 0, 768),
+    benchLinear('skip 32x32 128+128->128 b4', 4 * 1024, 128, 128, 128),
+    benchLinear('time 512->256 b8', 8, 512, 0, 256),
+  ],
+};
+
+// ---- normalisation and attention
+
+function norm(
+  [n, h, w, c0]: Shape,
+  c1: number,
+  groups: number,
+  more: { silu: boolean; dropout: number; mean?: number },
+  r: Rng,
+): OpArguments {
+  const c = c0 + c1;
+  return {
+    tensors: given({
+      y: output([n, h, w, c]),
+      mean: output([n, 1, 1, groups]),
+      rstd: output([n, 1, 1, groups]),
+      x0: normal(r, [n, h, w, c0], more.mean),
+      x1: c1 ? normal(r, [n, h, w, c1], more.mean, 2) : undefined,
+      w: normal(r, [1, 1, 1, c], 1, 0.5),
+      b: normal(r, [1, 1, 1, c]),
+    }),
+    attributes: { groups, eps: 1e-6, silu: Number(more.silu), dropout: more.dropout, layer: r.int(100), step: r.int(1e6), ...key(r) },
+  };
+}
+
+function benchNorm(label: string, shape: Shape, dropout: number): Bench {
+  const bytes = 8 * sizeOf(shape);
+  return { label, draw: (r) => norm(shape, 0, 32, { silu: true, dropout }, r), bytes, backwardBytes: 1.5 * bytes };
+}
+
+const groupNorm: OpCase = {
+  op: 'group_norm_forward',
+  draws: 24,
+  draw(r, i) {
+    const c0 = either(r, i < 6 ? [3, 5, 8, 12] : [6, 16, 24, 32, 48, 65, 96, 132]);
+    const c1 = r.int(2) * either(r, i < 6 ? [1, 4, 7] : [1, 15, 32, 64]);
+    const divisors = [1, 2, 3, 4, 8, 16, 32, c0 + c1].filter((groups) => (c0 + c1) % groups === 0);
+    const side = () => between(r, 3, i < 6 ? 4 : 12);
+    const options = { silu: r.int(4) > 0, dropout: either(r, [0, 0.1, 0.5]), mean: either(r, [0, 0, 10]) };
+    return norm([between(r, 1, 3), side(), side(), c0], c1, either(r, divisors), options, r);
+  },
+  strided: ['y', 'x0', 'x1'],
+  backward: {
+    op: 'group_norm_backward',
+    upstream: { y: 'dy' },
+    gradients: { dx0: 'x0', dx1: 'x1', dw: 'w', db: 'b' },
+    accumulates: ['dx0', 'dx1'],
+    strided: ['dx0', 'dx1', 'dy', 'x0', 'x1'],
+  },
+  bench: [
+    benchNorm('32x32x128 b8', [8, 32, 32, 128], 0),
+    benchNorm('32x32x128 b8 dropout', [8, 32, 32, 128], 0.1),
+    benchNorm('16x16x256 b8', [8, 16, 16, 256], 0),
+    benchNorm('28x28x32 b32 dropout', [32, 28, 28, 32], 0.1),
+  ],
+};
+
+function attend([n, h, w, c]: Shape, heads: number, r: Rng): OpArguments {
+  return {
+    tensors: { o: output([n, h, w, c]), lse: output([n, 1, 1, heads * h * w]), qkv: normal(r, [n, h, w, 3 * c]) },
+    attributes: { heads },
+  };
+}
+
+function benchAttention(label: string, [n, h, w, c]: Shape): Bench {
+  const flops = 4 * n * (h * w) ** 2 * c;
+  return { label, draw: (r) => attend([n, h, w, c], 1, r), flops, backwardFlops: 2.5 * flops };
+}
+
+const attention: OpCase = {
+  op: 'attention_forward',
+  draws: 16,
+  draw(r, i) {
+    const heads = either(r, [1, 2, 3]);
+    const side = () => between(r, 1, i < 6 ? 3 : 9);
+    return attend([between(r, 1, 3), side(), side(), heads * either(r, i < 6 ? [1, 3, 5, 8] : [4, 15, 16, 32, 40])], heads, r);
+  },
+  strided: ['o', 'qkv'],
+  backward: {
+    op: 'attention_backward',
+    upstream: { o: 'd_o' },
+    gradients: { dqkv: 'qkv' },
+    accumulates: [],
+    strided: ['dqkv', 'd_o', 'qkv', 'o'],
+  },
+  bench: [benchAttention('256 tokens of 256 b8', [8, 16, 16, 256]), benchAttention('196 tokens of 64 b32', [32, 14, 14, 64])],
+};
+
+// ---- time and class embedding, SiLU
+
+const timeEmbedding: OpCase = {
+  op: 'time_embedding_forward',
+  draws: 8,
+  draw(r) {
+    const n = between(r, 1, 9);
+    return {
+      tensors: { y: output([n, 1, 1, 2 * between(r, 2, 70)]), t: whole(r, [1, 1, 1, n], 1000) },
+      attributes: { flip_sin_to_cos: r.int(2), freq_shift: r.int(2) },
+    };
+  },
+  strided: ['y'],
+  bench: [
+    {
+      label: '128 wide b128',
+      draw: (r) => ({ tensors: { y: output([128, 1, 1, 128]), t: whole(r, [1, 1, 1, 128], 1000) }, attributes: {} }),
+      bytes: 4 * 128 * 128,
+    },
+  ],
+};
+
+function classes(n: number, width: number, count: number, r: Rng): OpArguments {
+  return {
+    tensors: {
+      y: output([n, 1, 1, width]),
+      x: normal(r, [n, 1, 1, width]),
+      classes: whole(r, [1, 1, 1, n], count),
+      table: normal(r, [count, 1, 1, width]),
+    },
+    attributes: {},
+  };
+}
+
+const classEmbedding: OpCase = {
+  op: 'class_embedding_forward',
+  draws: 8,
+  draw: (r) => classes(between(r, 1, 9), between(r, 1, 40), between(r, 1, 5), r),
+  strided: ['y', 'x'],
+  backward: { op: 'class_embedding_backward', upstream: { y: 'dy' }, gradients: { dtable: 'table' }, accumulates: [], strided: ['dy'] },
+  bench: [{ label: '512 wide b128', draw: (r) => classes(128, 512, 10, r), bytes: 12 * 128 * 512 }],
+};
+
+const silu: OpCase = {
+  op: 'silu_forward',
+  draws: 8,
+  draw(r) {
+    const shape: Shape = [between(r, 1, 5), between(r, 1, 3), 1, between(r, 1, 70)];
+    return { tensors: { y: output(shape), x: normal(r, shape, 0, 5) }, attributes: {} };
+  },
+  strided: ['y', 'x'],
+  backward: { op: 'silu_backward', upstream: { y: 'dy' }, gradients: { dx: 'x' }, accumulates: ['dx'], strided: ['dx', 'dy', 'x'] },
+  bench: [
+    {
+      label: '512 wide b128',
+      draw: (r) => ({ tensors: { y: output([128, 1, 1, 512]), x: normal(r, [128, 1, 1, 512]) }, attributes: {} }),
+      bytes: 8 * 128 * 512,
+      backwardBytes: 12 * 128 * 512,
+    },
+  ],
+};
+
+// ---- padding
+
+const pad: OpCase = {
+  op: 'pad_forward',
+  draws: 10,
+  draw(r) {
+    const [n, c] = [between(r, 1, 3), between(r, 1, 20)];
+    const side = () => between(r, 1, 8);
+    return { tensors: { y: output([n, side(), side(), c]), x: normal(r, [n, side(), side(), c]) }, attributes: {} };
+  },
+  strided: ['y', 'x'],
+  backward: { op: 'pad_backward', upstream: { y: 'dy' }, gradients: { dx: 'x' }, accumulates: ['dx'], strided: ['dx', 'dy'] },
+  bench: [
+    {
+      label: '28x28x32 to 32x32 b32',
+      draw: (r) => ({ tensors: { y: output([32, 32, 32, 32]), x: normal(r, [32, 28, 28, 32]) }, attributes: {} }),
+      bytes: 4 * 32 * 32 * (1024 + 784),
+      backwardBytes: 4 * 32 * 32 * (1024 + 784),
+    },
+  ],
+};
+
+// ---- diffusion
+
+const alphaBars = (steps: number) => filled([1, 1, 1, steps], (i) => f32(Math.cos(((i + 1) / (steps + 1)) * (Math.PI / 2)) ** 2));
+
+function noising([n, h, w, c]: Shape, attributes: Record<string, number>, r: Rng): OpArguments {
+  return {
+    tensors: {
+      xt: output([n, h, w, c]),
+      target: output([n, h, w, c]),
+      weight: output([1, 1, 1, n]),
+      t: output([1, 1, 1, n]),
+      images: whole(r, [n + 3, h, w, c], 256),
+      indices: whole(r, [1, 1, 1, n], n + 3),
+      alpha_bar: alphaBars(1000),
+    },
+    attributes: { step: r.int(1000), ...key(r), ...attributes },
+  };
+}
+
+const noiseBatch: OpCase = {
+  op: 'noise_batch',
+  draws: 12,
+  draw(r, i) {
+    const shape: Shape = [between(r, 1, 5), between(r, 1, 9), between(r, 1, 9), either(r, [1, 3, 4])];
+    return noising(shape, { prediction: i % 3, min_snr_gamma: either(r, [0, 5]), flip: r.int(2) }, r);
+  },
+  strided: ['xt', 'target'],
+  bench: [{ label: '32x32x3 b128', draw: (r) => noising([128, 32, 32, 3], { flip: 1 }, r), bytes: 128 * 3072 * 9 }],
+};
+
+const normalFill: OpCase = {
+  op: 'normal_fill',
+  draws: 6,
+  draw: (r) => ({
+    tensors: { x: output([between(r, 1, 4), between(r, 1, 9), between(r, 1, 9), between(r, 1, 5)]) },
+    attributes: { ...key(r), first_image: r.int(1000) },
+  }),
+  strided: ['x'],
+  bench: [{ label: '32x32x3 b128', draw: () => ({ tensors: { x: output([128, 32, 32, 3]) }, attributes: {} }), bytes: 4 * 128 * 3072 }],
+};
+
+function sampling(shape: Shape, attributes: Record<string, number>, r: Rng): OpArguments {
+  const angle = 0.1 + 1.3 * r.uniform();
+  return {
+    tensors: { x: normal(r, shape), x0_prev: normal(r, shape), m: normal(r, shape) },
+    attributes: {
+      alpha: f32(Math.cos(angle)),
+      sigma: f32(Math.sin(angle)),
+      cx: f32(r.normal()),
+      c0: f32(r.normal()),
+      c1: f32(r.normal()),
+      cz: f32(r.normal()),
+      step: r.int(1000),
+      first_image: r.int(1000),
+      ...key(r),
+      ...attributes,
+    },
+  };
+}
+
+const samplerStep: OpCase = {
+  op: 'sampler_step',
+  draws: 12,
+  draw(r, i) {
+    const shape: Shape = [between(r, 1, 4), between(r, 1, 9), between(r, 1, 9), either(r, [1, 3])];
+    return sampling(shape, { prediction: i % 3, clip: r.int(2), ...(r.int(2) ? { c1: 0, cz: 0 } : {}) }, r);
+  },
+  inPlace: ['x', 'x0_prev'],
+  strided: ['x', 'x0_prev', 'm'],
+  bench: [
+    { label: '32x32x3 b128', draw: (r) => sampling([128, 32, 32, 3], { cz: 0 }, r), bytes: 20 * 128 * 3072 },
+    { label: '32x32x3 b128 with noise', draw: (r) => sampling([128, 32, 32, 3], {}, r), bytes: 20 * 128 * 3072 },
+  ],
+};
+
+const mse: OpCase = {
+  op: 'mse_forward',
+  draws: 8,
+  draw(r) {
+    const shape: Shape = [between(r, 1, 5), between(r, 1, 6), between(r, 1, 6), between(r, 1, 5)];
+    const row: Shape = [1, 1, 1, shape[0]];
+    return {
+      tensors: { loss: output(row), y: normal(r, shape), target: normal(r, shape), weight: filled(row, () => f32(0.1 + r.uniform())) },
+      attributes: {},
+    };
+  },
+  strided: ['y', 'target'],
+  backward: {
+    op: 'mse_backward',
+    upstream: { loss: (args) => 1 / args.tensors.loss!.shape[3] },
+    gradients: { dy: 'y' },
+    accumulates: [],
+    strided: ['dy', 'y', 'target'],
+  },
+  bench: [
+    {
+      label: '32x32x3 b128',
+      draw(r) {
+        const [shape, row]: [Shape, Shape] = [
+          [128, 32, 32, 3],
+          [1, 1, 1, 128],
+        ];
+        return {
+          tensors: { loss: output(row), y: normal(r, shape), target: normal(r, shape), weight: filled(row, () => 1) },
+          attributes: {},
+        };
+      },
+      bytes: 8 * 128 * 3072,
+      backwardBytes: 12 * 128 * 3072,
+    },
+  ],
+};
+
+// ---- the parameter vector
+
+/** A row for an op over vectors of equal length: their names, the one that is changed, and the attributes. */
+function vectorCase(
+  op: string,
+  names: string[],
+  options: { inPlace?: string[]; outputs?: string[]; attributes?(r: Rng): Record<string, number> },
+): OpCase {
+  const { inPlace = [], outputs = [], attributes = () => ({}) } = options;
+  const draw = (r: Rng, count: number): OpArguments => ({
+    tensors: Object.fromEntries(names.map((name) => [name, outputs.includes(name) ? output([1, 1, 1, count]) : vector(r, count)])),
+    attributes: attributes(r),
+  });
+  const streams = names.length + inPlace.length;
+  return {
+    op,
+    draws: counts.length,
+    draw: (r, i) => draw(r, countOf(i)),
+    inPlace,
+    bench: [{ label: `${parameters / 1e6} M`, draw: (r) => draw(r, parameters), bytes: 4 * streams * parameters }],
+  };
+}
+
+const factor = (name: string) => (r: Rng) => ({ [name]: f32(r.normal()) });
+
+const allFinite: OpCase = {
+  op: 'all_finite',
+  draws: 3 * counts.length,
+  draw(r, i) {
+    const a = vector(r, countOf(i));
+    if (i >= counts.length) a.data[r.int(a.data.length)] = i < 2 * counts.length ? Number.NaN : -Infinity;
+    return { tensors: { a }, attributes: {} };
+  },
+  bench: [
+    { label: `${parameters / 1e6} M`, draw: (r) => ({ tensors: { a: vector(r, parameters) }, attributes: {} }), bytes: 4 * parameters },
+  ],
+};
+
+/** Parameters small against the step, so that a wrong step shows. */
+function optimizer(count: number, ema: boolean, r: Rng): OpArguments {
+  return {
+    tensors: given({
+      p: vector(r, count, 0, 1e-3),
+      m: vector(r, count, 0, 1e-2),
+      v: filled([1, 1, 1, count], () => f32((r.normal() * 1e-2) ** 2)),
+      ema: ema ? vector(r, count, 0, 1e-3) : undefined,
+      g: vector(r, count, 0, 1e-2),
+    }),
+    attributes: {
+      lr: 2e-3,
+      beta1: 0.9,
+      beta2: 0.99,
+      eps: 1e-8,
+      weight_decay: f32(r.uniform()),
+      grad_scale: f32(r.uniform()),
+      ema_decay: 0.9,
+      step: between(r, 1, 50),
+    },
+  };
+}
+
+const adamStep: OpCase = {
+  op: 'adam_step',
+  draws: counts.length,
+  draw: (r, i) => optimizer(countOf(i), i % 2 === 0, r),
+  inPlace: ['p', 'm', 'v', 'ema'],
+  bench: [{ label: `${parameters / 1e6} M with EMA`, draw: (r) => optimizer(parameters, true, r), bytes: 36 * parameters }],
+};
+
+const serverStep: OpCase = {
+  op: 'server_step',
+  draws: 3 * counts.length,
+  draw(r, i) {
+    const { p, m, v, g } = optimizer(countOf(i), false, r).tensors;
+    return {
+      tensors: given({ p, m, v: i % 3 ? v : undefined, delta: g }),
+      attributes: { kind: i % 3, lr: 0.1, beta1: 0.9, beta2: 0.99, tau: 1e-3 },
+    };
+  },
+  inPlace: ['p', 'm', 'v'],
+  bench: [
+    {
+      label: `adam ${parameters / 1e6} M`,
+      draw(r) {
+        const { p, m, v, g } = optimizer(parameters, false, r).tensors;
+        return { tensors: given({ p, m, v, delta: g }), attributes: { kind: 1, lr: 0.1, beta1: 0.9, beta2: 0.99, tau: 1e-3 } };
+      },
+      bytes: 28 * parameters,
+    },
+  ],
+};
+
+/** All ops of ops.h. */
+export const cases: OpCase[] = [
+  conv2d,
+  linear,
+  groupNorm,
+  attention,
+  timeEmbedding,
+  classEmbedding,
+  silu,
+  pad,
+  noiseBatch,
+  mse,
+  samplerStep,
+  normalFill,
+  vectorCase('sum_of_squares', ['g'], {}),
+  vectorCase('dot', ['a', 'b'], {}),
+  allFinite,
+  vectorCase('axpy', ['y', 'x'], { inPlace: ['y'], attributes: factor('a') }),
+  vectorCase('scale', ['y'], { inPlace: ['y'], attributes: factor('a') }),
+  vectorCase('subtract', ['y', 'a', 'b'], { outputs: ['y'] }),
+  vectorCase('interpolate', ['y', 'x'], { inPlace: ['y'], attributes: factor('a') }),
+  vectorCase('proximal', ['g', 'p', 'anchor'], { inPlace: ['g'], attributes: factor('mu') }),
+  adamStep,
+  serverStep,
+];
+
+// ---- from a forward call to its backward
+
+/** Rounds to float32, so that both precisions get the same arguments. */
+export const rounded = (tensor: OpTensor): OpTensor => ({ data: Float64Array.from(tensor.data, f32), shape: tensor.shape });
+
+/**
+ * The backward call that belongs to a forward call and its results: random upstream gradients; every other draw adds to gradients that are
+ * there, every fourth leaves out those that may be.
+ */
+export function backwardArguments(row: OpCase, args: OpArguments, results: Record<string, OpTensor>, r: Rng, i: number): OpArguments {
+  const backward = row.backward!;
+  const tensors: Record<string, OpTensor> = {};
+  for (const name of Object.keys(args.tensors)) tensors[name] = rounded(results[name]!);
+  for (const [from, name] of Object.entries(backward.upstream)) {
+    if (typeof name === 'string') tensors[name] = normal(r, results[from]!.shape);
+  }
+  const others = Object.keys(backward.gradients).length > backward.accumulates.length;
+  for (const [name, from] of Object.entries(backward.gradients)) {
+    const input = args.tensors[from];
+    const optional = backward.accumulates.includes(name);
+    if (!input || (optional && others && i % 4 === 3)) continue;
+    tensors[name] = optional && i % 2 === 1 ? normal(r, input.shape) : output(input.shape);
+  }
+  return { tensors, attributes: args.attributes };
+}

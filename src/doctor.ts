@@ -1,9 +1,9 @@
 /** What `phoenix doctor` finds out: what was built, what this machine has, which backend is used and why. Nothing here changes anything. */
 import { execFile } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { availableParallelism, cpus, freemem, release, totalmem } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { addon } from './bindings/load.ts';
@@ -36,10 +36,9 @@ export type Diagnosis = {
   why: string;
 };
 
-/** The folder and version of this package, from src/ and dist/ alike. */
+/** The folder and version of this package: src/ and dist/ lie equally deep in it. */
 export function packageInfo(): { root: string; version: string } {
-  let root = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(root, 'package.json'))) root = dirname(root);
+  const root = fileURLToPath(new URL('..', import.meta.url));
   return { root, version: JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).version };
 }
 

@@ -39,7 +39,7 @@ export function createProgress(options: ProgressOptions): Progress {
     const parts = [state.label];
     if (state.loss !== undefined) parts.push(`loss ${state.loss.toPrecision(3)}`);
     if (state.imagesPerSecond !== undefined) parts.push(`${Math.round(state.imagesPerSecond)} images/s`);
-    if (left !== undefined) parts.push(`${formatDuration(left)} left`);
+    if (left !== undefined) parts.push(`${formatDuration(Math.ceil(left))} left`);
     return parts.join(', ');
   };
   return stream.isTTY ? bar(stream, describe) : lines(stream, describe, everyMs, now);

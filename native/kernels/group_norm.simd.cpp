@@ -30,6 +30,14 @@ typedef uint64_t Vec64Mem __attribute__((vector_size(4 * kLanes), aligned(2), ma
 typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 typedef uint16_t HalvesMem __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
 
+#if defined(__AVX512F__)
+constexpr Vec64 kOrder = {0, 1, 2, 3, 4, 5, 6, 7};
+#elif defined(__AVX2__)
+constexpr Vec64 kOrder = {0, 1, 2, 3};
+#else
+constexpr Vec64 kOrder = {0, 1};
+#endif
+
 // The low halves' product; the high halves may hold anything.
 PHX_INLINE Vec64 multiply(Vec64 a, uint32_t b) {
 #if defined(__AVX512F__)
@@ -44,6 +52,7 @@ PHX_INLINE Vec64 multiply(Vec64 a, uint32_t b) {
 }
 
 constexpr int kWindow = 2048;
+constexpr int kTogether = 2;    // groups of calls whose chains of ten rounds run side by side
 constexpr int kSegment = 1024;  // channels handled in one go, so that a pixel's bits fit the window
 
 // The 16 bits of each element of a strip, in ascending order of elements.
@@ -51,7 +60,7 @@ struct Bits {
   const StripDropout& rule;
   size_t last;  // one past the last element that will be asked for
   size_t begin = 0, end = 0;
-  uint16_t half[kWindow + 8 * kCalls + kLanes];
+  uint16_t half[kWindow + 8 * kTogether * kCalls + kLanes];
 
   Bits(const StripDropout& rule, size_t last) : rule(rule), last(last) {}
 
@@ -60,34 +69,47 @@ struct Bits {
     if (calls > kWindow / 8) calls = kWindow / 8;
     begin = call * 8;
     end = begin + calls * 8;
-    for (size_t i = 0; i < calls; i += kCalls) words(half + i * 8, uint32_t(call + i));
-  }
-
-  // The bits of elements 8·call .. 8·(call + kCalls).
-  void words(uint16_t* out, uint32_t call) const {
-    Vec64 c0{}, c1 = Vec64{} + rule.layer, c2 = Vec64{} + rule.step, c3 = Vec64{} + 3u;  // Purpose::dropout
-    for (int i = 0; i < kCalls; i++) c0[i] = call + uint32_t(i);
+    uint64_t keys[20];
     uint32_t k0 = uint32_t(rule.key), k1 = uint32_t(rule.key >> 32);
     for (int round = 0; round < 10; round++) {
-      Vec64 a = multiply(c0, 0xD2511F53u), b = multiply(c2, 0xCD9E8D57u);
-      c0 = (b >> 32) ^ c1 ^ (Vec64{} + k0);
-      c2 = (a >> 32) ^ c3 ^ (Vec64{} + k1);
-      c1 = b;
-      c3 = a;
+      keys[2 * round] = k0;
+      keys[2 * round + 1] = k1;
       k0 += 0x9E3779B9u;
       k1 += 0xBB67AE85u;
     }
-    Vec64 low = (c0 & 0xFFFFFFFFu) | c1 << 32, high = (c2 & 0xFFFFFFFFu) | c3 << 32;
+    for (size_t i = 0; i < calls; i += kTogether * kCalls) words(half + i * 8, uint32_t(call + i), keys);
+  }
+
+  // The bits of elements 8·call .. 8·(call + kTogether·kCalls).
+  void words(uint16_t* out, uint32_t call, const uint64_t* keys) const {
+    Vec64 c0[kTogether], c1[kTogether], c2[kTogether], c3[kTogether];
+    for (int g = 0; g < kTogether; g++) {
+      c0[g] = kOrder + (call + uint32_t(g * kCalls));
+      c1[g] = Vec64{} + rule.layer;
+      c2[g] = Vec64{} + rule.step;
+      c3[g] = Vec64{} + 3u;  // Purpose::dropout
+    }
+    for (int round = 0; round < 10; round++)
+      for (int g = 0; g < kTogether; g++) {
+        Vec64 a = multiply(c0[g], 0xD2511F53u), b = multiply(c2[g], 0xCD9E8D57u);
+        c0[g] = (b >> 32) ^ c1[g] ^ (Vec64{} + keys[2 * round]);
+        c2[g] = (a >> 32) ^ c3[g] ^ (Vec64{} + keys[2 * round + 1]);
+        c1[g] = b;
+        c3[g] = a;
+      }
+    for (int g = 0; g < kTogether; g++, out += 8 * kCalls) {
+      Vec64 low = (c0[g] & 0xFFFFFFFFu) | c1[g] << 32, high = (c2[g] & 0xFFFFFFFFu) | c3[g] << 32;
 #if defined(__AVX512F__)
-    *(Vec64Mem*)out = __builtin_shufflevector(low, high, 0, 8, 1, 9, 2, 10, 3, 11);
-    *(Vec64Mem*)(out + 4 * kCalls) = __builtin_shufflevector(low, high, 4, 12, 5, 13, 6, 14, 7, 15);
+      *(Vec64Mem*)out = __builtin_shufflevector(low, high, 0, 8, 1, 9, 2, 10, 3, 11);
+      *(Vec64Mem*)(out + 4 * kCalls) = __builtin_shufflevector(low, high, 4, 12, 5, 13, 6, 14, 7, 15);
 #elif defined(__AVX2__)
-    *(Vec64Mem*)out = __builtin_shufflevector(low, high, 0, 4, 1, 5);
-    *(Vec64Mem*)(out + 4 * kCalls) = __builtin_shufflevector(low, high, 2, 6, 3, 7);
+      *(Vec64Mem*)out = __builtin_shufflevector(low, high, 0, 4, 1, 5);
+      *(Vec64Mem*)(out + 4 * kCalls) = __builtin_shufflevector(low, high, 2, 6, 3, 7);
 #else
-    *(Vec64Mem*)out = __builtin_shufflevector(low, high, 0, 2);
-    *(Vec64Mem*)(out + 4 * kCalls) = __builtin_shufflevector(low, high, 1, 3);
+      *(Vec64Mem*)out = __builtin_shufflevector(low, high, 0, 2);
+      *(Vec64Mem*)(out + 4 * kCalls) = __builtin_shufflevector(low, high, 1, 3);
 #endif
+    }
   }
 
   const uint16_t* at(size_t element, int count) {

@@ -1,9 +1,9 @@
 // Federated training over a folder of one's own images: one sub-folder a class, any size (they are resized to 32×32).
-// Run in a checkout: node --import=tsx examples/own-images.ts FOLDER [ROUNDS] [BATCH]
+// Run in a checkout: node --import=tsx examples/own-images.ts FOLDER [ROUNDS] [IMAGES A ROUND AND CLIENT]
 import { federate, openDataset, PhoenixError } from 'phoenix';
 
-const [folder, rounds = '5', batch = '32'] = process.argv.slice(2);
-if (!folder) throw new Error('usage: own-images.ts FOLDER [ROUNDS] [BATCH]');
+const [folder, rounds = '5', images = '512'] = process.argv.slice(2);
+if (!folder) throw new Error('usage: own-images.ts FOLDER [ROUNDS] [IMAGES A ROUND AND CLIENT]');
 
 const stop = new AbortController();
 process.once('SIGINT', () => stop.abort());
@@ -19,15 +19,14 @@ try {
       preset: 'tiny',
       classConditional: true,
       rounds: Number(rounds),
-      localImages: 512,
-      batch: Number(batch),
+      localImages: Number(images),
       out: 'own-images-run',
       resume: true, // start it again after an interruption and it goes on, bit for bit
     },
     {
       signal: stop.signal,
-      onStep: ({ client, images, imagesPlanned, imagesPerSecond }) =>
-        console.log(`${client?.id}: ${images} of ${imagesPlanned} images, ${Math.round(imagesPerSecond)} a second`),
+      onStep: ({ client, images: done, imagesPlanned, imagesPerSecond }) =>
+        console.log(`${client?.id}: ${done} of ${imagesPlanned} images, ${Math.round(imagesPerSecond)} a second`),
     },
   );
   console.log(report);

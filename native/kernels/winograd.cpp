@@ -1,8 +1,9 @@
 // F(4x4,3x3): 6x6 tiles of x, 4 apart, and 3x3 filters go into 36 frequencies each; there the convolution is 36 matrix products
 // M = V·U over tiles and channels, and back.  Lavin & Gray 2016, §4.1-4.2. The data gradient is the same with w mirrored and its channels
 // exchanged; the weight gradient is dU = Mᵀ V with M = A dy Aᵀ, dw = Gᵀ dU G.
-// Tiles go through in blocks: V and M of a block are to stay near the core (36·(C+K)·4 bytes a tile), while U streams past once a block,
-// so a block must not be too small either. The sizes below were the fastest of 14, 28, …, 224 on Zen 4 (1 MB L2).
+// Tiles go through in blocks: V and M of a block, 36·(C+K)·4 bytes a tile, are to stay in L2, while U streams past once a block. Measured on
+// Zen 4 (1 MB L2): blocks of 14 to 56 tiles are equal up to 256 channels in all, 28 is the most for 384, 14 for 512; beyond, U itself
+// (19 MB at 512 → 256) is the larger stream and 28 wins again. A block's height is a multiple of the register tile's.
 #include "winograd.h"
 
 #include <algorithm>
@@ -33,20 +34,24 @@ struct Tiles {
 };
 
 // Pointers to side × side pixels of image n from (top, left) on, of x enlarged; `outside` where there are none.
-void pixels_of(const Tensor& x, int n, int top, int left, int zoom, int side, real* outside, real** out) {
-  for (int r = 0; r < side; r++)
+template <int side>
+void pixels_of(const Tensor& x, int n, int top, int left, int zoom, real* outside, real** out) {
+  int shift = zoom - 1, h = x.h * zoom, w = x.w * zoom;  // zoom is 1 or 2; a division here would cost as much as a transform of 32 channels
+  for (int r = 0; r < side; r++) {
+    bool in_map = unsigned(top + r) < unsigned(h);
+    real* line = in_map ? x.row((size_t(n) * x.h + ((top + r) >> shift)) * x.w) : nullptr;
     for (int s = 0; s < side; s++) {
-      int h = top + r, w = left + s;
-      bool inside = h >= 0 && w >= 0 && h < x.h * zoom && w < x.w * zoom;
-      out[r * side + s] = inside ? x.row((size_t(n) * x.h + h / zoom) * x.w + w / zoom) : outside;
+      bool inside = in_map && unsigned(left + s) < unsigned(w);
+      out[r * side + s] = inside ? line + ptrdiff_t((left + s) >> shift) * x.ld : outside;
     }
+  }
 }
 
 void transform_input(const Tensor& x, const Tiles& tiles, int zoom, real* zeros, int first, int last, real* v, ptrdiff_t row, ptrdiff_t stride,
                      ptrdiff_t panel) {
   real* pixels[36];
   for (int t = first; t < last; t++, v += row) {
-    pixels_of(x, tiles.image(t), tiles.top(t) - 1, tiles.left(t) - 1, zoom, 6, zeros, pixels);
+    pixels_of<6>(x, tiles.image(t), tiles.top(t) - 1, tiles.left(t) - 1, zoom, zeros, pixels);
     winograd_leaves().input(x.c, pixels, v, stride, panel);
   }
 }
@@ -85,25 +90,29 @@ struct Output {
 
 void transform_output(const Output& to, const Tiles& tiles, int first, int last, const real* m, ptrdiff_t row, ptrdiff_t stride) {
   real *y[16], *residual[16];
-  int side = 4 / to.pool;
   for (int t = first; t < last; t++, m += row) {
-    int n = tiles.image(t), top = tiles.top(t) / to.pool, left = tiles.left(t) / to.pool;
-    pixels_of(to.y, n, top, left, 1, side, nullptr, y);
-    if (to.residual) pixels_of(to.residual, n, top, left, 1, side, nullptr, residual);
-    if (to.pool == 2)
+    int n = tiles.image(t), top = tiles.top(t), left = tiles.left(t);
+    if (to.pool == 2) {
+      pixels_of<2>(to.y, n, top / 2, left / 2, 1, nullptr, y);
+      if (to.residual) pixels_of<2>(to.residual, n, top / 2, left / 2, 1, nullptr, residual);
       winograd_leaves().pooled_output(to.y.c, m, stride, to.residual ? residual : nullptr, y);
-    else
+    } else {
+      pixels_of<4>(to.y, n, top, left, 1, nullptr, y);
+      if (to.residual) pixels_of<4>(to.residual, n, top, left, 1, nullptr, residual);
       winograd_leaves().output(to.y.c, m, stride, to.bias.data, to.temb ? to.temb.row(n) : nullptr, to.residual ? residual : nullptr, y);
+    }
   }
 }
+
+int block_of(int channels) { return channels <= 128 ? 56 : channels <= 384 ? 28 : channels <= 512 ? 14 : 28; }
 
 void convolve(Context& ctx, const Output& to, const Tensor& x, int zoom, const Tiles& tiles, const Filter& f) {
   const GemmLeaves& leaves = gemm_leaves();
   int nr = leaves.nr, c = x.c, k = to.y.c, ldv = padded(c), ldm = padded(k), panels = (k + nr - 1) / nr, threads = ctx.threads();
-  int block = std::min(tiles.count, c + k <= 512 ? 4 * 14 : 8 * 14);
-  // Few tiles: threads share one block and each takes some of the 36 products; many: each has blocks of its own, in its own cache.
+  // Few tiles: threads share a block and each takes some of the 36 products; many: each has blocks of its own, in its own cache.
+  int block = block_of(c + k);
   bool together = tiles.count < 2 * threads * block;
-  if (!together) block = std::min(block, (tiles.count + threads - 1) / threads);
+  block = std::min(together ? block * threads : block, tiles.count);
   size_t v_stride = size_t(block) * ldv + 16, m_stride = size_t(block) * ldm + 16;
   size_t zeros_size = padded(c), u_size = f.stride() * kFrequencies, taps_size = size_t(9) * kFilterRows * nr;
   size_t share = std::max((v_stride + m_stride) * kFrequencies, taps_size);
@@ -163,7 +172,7 @@ void winograd_weight_gradient(Context& ctx, Tensor dw, Tensor dy, Tensor x, int 
   const GemmLeaves& leaves = gemm_leaves();
   Tiles tiles(dy.n, dy.h, dy.w);
   int nr = leaves.nr, c = x.c, k = dy.c, panels = (c + nr - 1) / nr, ldm = padded(k), ldu = panels * nr;
-  int block = std::min(tiles.count, std::max(56, 49152 / (c + k)));
+  int block = std::min(tiles.count, std::clamp(65536 / (c + k), 128, 256));
   size_t panel = size_t(block) * nr, v_stride = panel * panels + 16, m_stride = size_t(block) * ldm + 16, u_stride = size_t(k) * ldu + 16;
   size_t zeros_size = padded(std::max(c, k));
   real* zeros = ctx.scratch(zeros_size + (v_stride + m_stride + u_stride) * kFrequencies);
@@ -175,7 +184,7 @@ void winograd_weight_gradient(Context& ctx, Tensor dw, Tensor dy, Tensor x, int 
       transform_input(x, tiles, zoom, zeros, first + int(begin), first + int(end), v + begin * nr, nr, v_stride, panel);
       real* pixels[16];
       for (int t = int(begin); t < int(end); t++) {
-        pixels_of(dy, tiles.image(first + t), tiles.top(first + t), tiles.left(first + t), 1, 4, zeros, pixels);
+        pixels_of<4>(dy, tiles.image(first + t), tiles.top(first + t), tiles.left(first + t), 1, zeros, pixels);
         winograd_leaves().gradient(k, pixels, m + size_t(t) * ldm, m_stride);
       }
     });

@@ -9,7 +9,7 @@ const failed = [];
 
 async function step(name, run) {
   console.log(`lint: ${name}`);
-  const { exitCode } = await run({ nothrow: true, stdio: 'inherit' });
+  const { exitCode } = await run({ nothrow: true, preferLocal: true, stdio: 'inherit' });
   if (exitCode !== 0) failed.push(name);
 }
 

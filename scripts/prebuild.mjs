@@ -13,13 +13,13 @@ await buildNative({ targets: [napi.binaryName] });
 if (!(await fs.pathExists(built))) throw new Error(`prebuild: ${built} is missing although the build succeeded`);
 
 await fs.emptyDir('npm');
-await $({ stdio: 'inherit' })`napi create-npm-dirs`;
+await $({ preferLocal: true, stdio: 'inherit' })`napi create-npm-dirs`;
 if (!(await fs.pathExists(path.join('npm', platform)))) {
   throw new Error(`prebuild: this machine is ${platform}, which is not among napi.targets of package.json: ${napi.targets.join(', ')}`);
 }
 await fs.emptyDir('artifacts');
 await fs.copy(built, path.join('artifacts', `${napi.binaryName}.${platform}.node`));
-await $({ stdio: 'inherit' })`napi artifacts`;
+await $({ preferLocal: true, stdio: 'inherit' })`napi artifacts`;
 // The CLI leaves a second copy of the addon in the root.
 await fs.remove(`${napi.binaryName}.${platform}.node`);
 

@@ -2,18 +2,20 @@
  * `npm test [-- ARGUMENTS OF AVA]`: builds the addon that holds the definitions (phoenix-ref), then runs the tests. The last line is
  * 'N passed, N failed', with ', N skipped' where tests were skipped.
  */
+import { stripVTControlCharacters } from 'node:util';
 import { $ } from 'zx';
 import { buildNative } from './native.mjs';
 
-await buildNative({ targets: ['phoenix-cpu', 'phoenix-ref'] });
+await buildNative({ targets: ['phoenix-cpu', 'phoenix-ref'], onStart: (target) => console.log(`test: building ${target}`) });
 
-const ava = $({ nothrow: true, stdio: ['inherit', 'pipe', 'inherit'] })`ava ${process.argv.slice(2)}`;
+const ava = $({ nothrow: true, preferLocal: true, stdio: ['inherit', 'pipe', 'inherit'] })`ava ${process.argv.slice(2)}`;
 ava.stdout.pipe(process.stdout);
 const { stdout, exitCode } = await ava;
+const summary = stripVTControlCharacters(stdout);
 
-// Ava ends with lines such as '12 tests passed', '1 test failed', '2 uncaught exceptions'.
-const last = (pattern) => Number([...stdout.matchAll(pattern)].at(-1)?.[1] ?? 0);
-const passed = last(/^\s*(\d+) tests? passed/gm);
+// Ava marks each test and ends with lines such as '1 test failed', '2 uncaught exceptions'; it says how many passed only if all did.
+const last = (pattern) => Number([...summary.matchAll(pattern)].at(-1)?.[1] ?? 0);
+const passed = [...summary.matchAll(/^\s*[✔√] /gm)].length;
 const skipped = last(/^\s*(\d+) tests? skipped/gm);
 const broken = [
   /^\s*(\d+) tests? failed/gm,

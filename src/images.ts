@@ -10,7 +10,7 @@ export type GridOptions = {
   width: number;
   /** 1 = gray, 3 = RGB. */
   channels: number;
-  /** Images a row. @default ⌈√count⌉ */
+  /** Images a row. @default the smallest number from √count to 2·√count that fills every row, else ⌈√count⌉ */
   columns?: number;
   /** Whole factor by which every pixel is repeated in both directions. @default the smallest that makes the longer side at least 48 pixels */
   scale?: number;
@@ -31,7 +31,7 @@ const MAX_SIDE = 32_767;
  */
 export async function imageGrid(pixels: Uint8Array, options: GridOptions): Promise<Buffer> {
   const { count, height, width, channels } = options;
-  const columns = Math.min(options.columns ?? Math.ceil(Math.sqrt(count)), count);
+  const columns = Math.min(options.columns ?? defaultColumns(count), count);
   const scale = options.scale ?? Math.max(1, Math.ceil(48 / Math.max(height, width)));
   for (const [name, value] of Object.entries({ count, height, width, channels, columns, scale })) {
     if (!Number.isInteger(value) || value < 1) {
@@ -74,4 +74,10 @@ export async function imageGrid(pixels: Uint8Array, options: GridOptions): Promi
     .toColourspace(channels === 1 ? 'b-w' : 'srgb')
     .png()
     .toBuffer();
+}
+
+function defaultColumns(count: number): number {
+  const root = Math.sqrt(count);
+  for (let columns = Math.ceil(root); columns <= 2 * root; columns++) if (count % columns === 0) return columns;
+  return Math.ceil(root);
 }

@@ -612,8 +612,7 @@ export const demoOptions: FederateOptions = {
   clients: 10,
   partition: 'shards:2',
   rounds: 10,
-  epochs: 4,
+  epochs: 3,
   preset: 'tiny',
   samples: 40,
-  out: undefined,
 };

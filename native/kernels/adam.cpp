@@ -35,8 +35,9 @@ void update(real* __restrict p, real* __restrict m, real* __restrict v, real* __
 
 void adam_step(Context& ctx, real* p, real* m, real* v, real* ema, const real* g, size_t count, Adam a) {
   double correction1 = 1 - std::pow(a.beta1, double(a.step)), correction2 = 1 - std::pow(a.beta2, double(a.step));
-  Factors factors = {real(1 - a.beta1),      real(1 - a.beta2), real(a.grad_scale),        real(a.lr / correction1), real(1 / std::sqrt(correction2)),
-                     real(a.eps), real(a.lr * a.weight_decay), real(1 - a.ema_decay)};
+  Factors factors = {
+      real(1 - a.beta1), real(1 - a.beta2),           real(a.grad_scale),   real(a.lr / correction1), real(1 / std::sqrt(correction2)),
+      real(a.eps),       real(a.lr * a.weight_decay), real(1 - a.ema_decay)};
   parallel_for(ctx, (count + kBlock - 1) / kBlock, [&](size_t begin, size_t end) {
     for (size_t i = begin * kBlock; i < std::min(count, end * kBlock); i += kBlock) {
       size_t size = std::min(kBlock, count - i);

@@ -26,7 +26,8 @@ struct Shape {
   Shape(const char* op, const Tensor& y, const Tensor& mean, const Tensor& rstd, const Tensor& x0, const Tensor& x1, const Tensor& w,
         const Tensor& b, const GroupNorm& a)
       : images(x0.n), pixels(x0.h * x0.w), channels(x0.c + (x1 ? x1.c : 0)), groups(a.groups), x{x0, x1} {
-    check(groups > 0 && channels % groups == 0, op, "channels (" + std::to_string(channels) + ") that " + std::to_string(groups) + " groups divide");
+    check(groups > 0 && channels % groups == 0, op,
+          "channels (" + std::to_string(channels) + ") that " + std::to_string(groups) + " groups divide");
     check_shape(op, "y", y, x0.n, x0.h, x0.w, channels);
     if (x1) check_shape(op, "x1", x1, x0.n, x0.h, x0.w, x1.c);
     check(w.size() == size_t(channels) && b.size() == size_t(channels), op, "one weight and one bias a channel");
@@ -49,7 +50,8 @@ void for_images(Context& ctx, int images, Body body) {
 }
 
 StripDropout strip_dropout(const DropoutRule& rule, const Shape& s, size_t row, int channel) {
-  return {rule.dropout.key, rule.dropout.layer, rule.dropout.step, rule.threshold, rule.factor, row * s.channels + channel, size_t(s.channels)};
+  return {rule.dropout.key, rule.dropout.layer,         rule.dropout.step, rule.threshold,
+          rule.factor,      row * s.channels + channel, size_t(s.channels)};
 }
 
 // body(source, first channel, first row, pixels) for the strips of image n, source by source.

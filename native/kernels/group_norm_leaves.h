@@ -25,13 +25,13 @@ struct NormLeaves {
                 const float* bias, bool silu, const StripDropout&);
 
   // dz = dy·dropout·silu'(z), z = x̂·w + b, x̂ = (x - mean)·rstd; sum[c] = Σ dz, product[c] = Σ dz·x̂. dz may be null.
-  void (*backward_sums)(float* dz, ptrdiff_t lddz, float* sum, float* product, const float* dy, ptrdiff_t lddy, const float* x, ptrdiff_t ldx,
-                        int pixels, int channels, const float* mean, const float* rstd, const float* w, const float* b, bool silu,
-                        const StripDropout&);
+  void (*backward_sums)(float* dz, ptrdiff_t lddz, float* sum, float* product, const float* dy, ptrdiff_t lddy, const float* x,
+                        ptrdiff_t ldx, int pixels, int channels, const float* mean, const float* rstd, const float* w, const float* b,
+                        bool silu, const StripDropout&);
 
   // dx = (dx) + scale·dz - offset - (x - mean)·slope; dz may be dx itself.
-  void (*backward_apply)(float* dx, ptrdiff_t lddx, const float* dz, ptrdiff_t lddz, const float* x, ptrdiff_t ldx, int pixels, int channels,
-                         const float* mean, const float* scale, const float* offset, const float* slope, bool accumulate);
+  void (*backward_apply)(float* dx, ptrdiff_t lddx, const float* dz, ptrdiff_t lddz, const float* x, ptrdiff_t ldx, int pixels,
+                         int channels, const float* mean, const float* scale, const float* offset, const float* slope, bool accumulate);
 };
 PHOENIX_DECLARE_SIMD(NormLeaves, norm_leaves)
 

@@ -2,7 +2,7 @@
  * The native addons as tests and benchmarks see them: the definitions (`ref`, double precision) and the fast backend once per instruction
  * set that this machine has. PHOENIX_ADDON_DIR names a folder of built addons other than the package's own.
  */
-import { copyFileSync, existsSync, mkdtempSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -52,6 +52,7 @@ export function loadFast(): { addons: { isa: InstructionSet; addon: Addon }[]; m
     const addon: Addon = require(copy);
     if (addon.info().isa === isa) addons.push({ isa, addon });
   }
+  rmSync(folder, { recursive: true }); // what is loaded stays
   if (before === undefined) delete process.env.PHOENIX_CPU_ISA;
   else process.env.PHOENIX_CPU_ISA = before;
   return { addons, missing: instructionSets.filter((isa) => !addons.some((found) => found.isa === isa)) };

@@ -1,7 +1,7 @@
 // Standard normals from Philox words, by Box and Muller 1958: words w0,w1 give z0,z1 and words w2,w3 give z2,z3 with
 //   r = √(-2 ln((w0 + 1)/2³²))   θ = 2π·w1/2³²   z0 = r cos θ   z1 = r sin θ.
-// Computed in double by every build, so that the float builds hold the definition's values, rounded: about 10 ns a normal, one
-// thousandth of a training step.
+// Computed in double by every build, so that the float builds hold the definition's values, rounded: about 20 ns a normal, 60 µs an image
+// of 32x32x3, which is below a thousandth of its training step.
 #pragma once
 #include <cmath>
 

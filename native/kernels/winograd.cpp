@@ -17,6 +17,7 @@ namespace phx {
 namespace {
 
 constexpr int kFrequencies = 36;
+constexpr int kFewTiles = 64;    // V of 512 channels = 4.9 MB, in L3
 constexpr int kFilterRows = 32;  // depth rows of w transformed at a time: 9·32·32 floats = 36 KB
 
 int round_up(int count, int step) { return (count + step - 1) / step * step; }
@@ -56,30 +57,25 @@ void transform_input(const Tensor& x, const Tiles& tiles, int zoom, real* zeros,
   }
 }
 
-// A (depth, columns) matrix for each of the nine taps, to be transformed into panels: element at data + tap·tap_stride + d·depth + j·column.
+// A (rows, columns) matrix for each of the nine taps, to be transformed into panels: element (d,i) at data + tap·`tap` + d·`depth` + i·`column`.
 struct Filter {
   const real* data;
   int rows, columns;
   ptrdiff_t tap, depth, column;
   bool mirrored;
-  size_t stride() const { return size_t(round_up(columns, gemm_leaves().nr)) * rows + 16; }  // from frequency to frequency
 };
 
-void transform_filter(Context& ctx, const Filter& f, real* u, real* scratch, size_t share) {
-  int nr = gemm_leaves().nr, panels = (f.columns + nr - 1) / nr, pieces = (f.rows + kFilterRows - 1) / kFilterRows;
-  size_t tasks = size_t(panels) * pieces, threads = ctx.threads();
-  parallel_for(ctx, threads, [&](size_t begin, size_t end) {
-    for (size_t thread = begin; thread < end; thread++) {
-      real* taps = scratch + thread * share;
-      for (size_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
-        int j = int(task / pieces) * nr, d = int(task % pieces) * kFilterRows, rows = std::min(kFilterRows, f.rows - d);
-        for (int tap = 0; tap < 9; tap++)
-          gemm_leaves().pack(rows, std::min(nr, f.columns - j), f.data + (f.mirrored ? 8 - tap : tap) * f.tap + d * f.depth + j * f.column,
-                             f.depth, f.column, taps + tap * kFilterRows * nr);
-        winograd_leaves().filter(rows, taps, kFilterRows * nr, u + size_t(j) * f.rows + size_t(d) * nr, ptrdiff_t(f.stride()));
-      }
-    }
-  });
+// Depth rows [d, d + rows) of panel j into u, frequencies `stride` apart. `taps` holds 9·kFilterRows·nr reals.
+void transform_filter(const Filter& f, int j, int d, int rows, real* u, ptrdiff_t stride, real* taps) {
+  int nr = gemm_leaves().nr, column = j * nr;
+  for (int first = 0; first < rows; first += kFilterRows) {
+    int count = std::min(kFilterRows, rows - first);
+    const real* from = f.data + (d + first) * f.depth + column * f.column;
+    for (int tap = 0; tap < 9; tap++)
+      gemm_leaves().pack(count, std::min(nr, f.columns - column), from + (f.mirrored ? 8 - tap : tap) * f.tap, f.depth, f.column,
+                         taps + tap * kFilterRows * nr);
+    winograd_leaves().filter(count, taps, kFilterRows * nr, u + size_t(first) * nr, stride);
+  }
 }
 
 // What becomes of a block's products: whole 4x4 tiles of y with bias, time embedding and residual, or sums of 2x2 pixels of them.
@@ -87,6 +83,13 @@ struct Output {
   Tensor y, bias, temb, residual;
   int pool;
 };
+
+Tensor some_channels(const Tensor& t, int first, int count) { return t ? t.channels(first, count) : t; }
+
+Output some_channels(const Output& to, int first, int count) {
+  return {some_channels(to.y, first, count), some_channels(to.bias, first, count), some_channels(to.temb, first, count),
+          some_channels(to.residual, first, count), to.pool};
+}
 
 void transform_output(const Output& to, const Tiles& tiles, int first, int last, const real* m, ptrdiff_t row, ptrdiff_t stride) {
   real *y[16], *residual[16];
@@ -106,42 +109,23 @@ void transform_output(const Output& to, const Tiles& tiles, int first, int last,
 
 int block_of(int channels) { return channels <= 128 ? 56 : channels <= 384 ? 28 : channels <= 512 ? 14 : 28; }
 
-void convolve(Context& ctx, const Output& to, const Tensor& x, int zoom, const Tiles& tiles, const Filter& f) {
+// Many tiles: all of U first, then each thread takes tiles, block by block through all three steps.
+void convolve_many(Context& ctx, const Output& to, const Tensor& x, int zoom, const Tiles& tiles, const Filter& f) {
   const GemmLeaves& leaves = gemm_leaves();
-  int nr = leaves.nr, c = x.c, k = to.y.c, ldv = padded(c), ldm = padded(k), panels = (k + nr - 1) / nr, threads = ctx.threads();
-  // Few tiles: threads share a block and each takes some of the 36 products; many: each has blocks of its own, in its own cache.
-  int block = block_of(c + k);
-  bool together = tiles.count < 2 * threads * block;
-  block = std::min(together ? block * threads : block, tiles.count);
-  size_t v_stride = size_t(block) * ldv + 16, m_stride = size_t(block) * ldm + 16;
-  size_t zeros_size = padded(c), u_size = f.stride() * kFrequencies, taps_size = size_t(9) * kFilterRows * nr;
-  size_t share = std::max((v_stride + m_stride) * kFrequencies, taps_size);
-  real* zeros = ctx.scratch(zeros_size + u_size + std::max(share, taps_size) * threads);
-  real *u = zeros + zeros_size, *shares = u + u_size;
+  int nr = leaves.nr, c = x.c, k = to.y.c, ldv = padded(c), ldm = padded(k), panels = (k + nr - 1) / nr, block = block_of(c + k);
+  size_t threads = ctx.threads(), u_stride = size_t(panels) * nr * c + 16, v_stride = size_t(block) * ldv + 16, m_stride = size_t(block) * ldm + 16;
+  size_t taps_size = size_t(9) * kFilterRows * nr, share = std::max((v_stride + m_stride) * kFrequencies, taps_size), zeros_size = padded(c);
+  real* zeros = ctx.scratch(zeros_size + u_stride * kFrequencies + share * threads);
+  real *u = zeros + zeros_size, *shares = u + u_stride * kFrequencies;
   std::memset(zeros, 0, zeros_size * sizeof(real));
-  transform_filter(ctx, f, u, shares, taps_size);
-
-  auto multiply = [&](int count, int first_unit, int last_unit, const real* v, real* m) {
-    for (int unit = first_unit; unit < last_unit; unit++) {
-      int e = unit / panels, j = unit % panels * nr;
-      leaves.panel(count, nr, c, v + e * v_stride, ldv, 1, u + e * f.stride() + size_t(j) * c, m + e * m_stride + j, ldm, false);
-    }
-  };
-  int units = kFrequencies * panels;
-  if (together) {
-    real *v = shares, *m = v + v_stride * kFrequencies;
-    for (int first = 0; first < tiles.count; first += block) {
-      int count = std::min(block, tiles.count - first);
-      parallel_for(ctx, count, [&](size_t begin, size_t end) {
-        transform_input(x, tiles, zoom, zeros, first + int(begin), first + int(end), v + begin * ldv, ldv, v_stride, nr);
-      });
-      parallel_for(ctx, units, [&](size_t begin, size_t end) { multiply(count, int(begin), int(end), v, m); });
-      parallel_for(ctx, count, [&](size_t begin, size_t end) {
-        transform_output(to, tiles, first + int(begin), first + int(end), m + begin * ldm, ldm, m_stride);
-      });
-    }
-    return;
-  }
+  size_t pieces = (c + kFilterRows - 1) / kFilterRows, filters = panels * pieces;
+  parallel_for(ctx, threads, [&](size_t begin, size_t end) {
+    for (size_t thread = begin; thread < end; thread++)
+      for (size_t i = filters * thread / threads; i < filters * (thread + 1) / threads; i++) {
+        int j = int(i / pieces), d = int(i % pieces) * kFilterRows;
+        transform_filter(f, j, d, std::min(kFilterRows, c - d), u + (size_t(j) * c + d) * nr, u_stride, shares + thread * share);
+      }
+  });
   parallel_for(ctx, threads, [&](size_t begin, size_t end) {
     for (size_t thread = begin; thread < end; thread++) {
       real *v = shares + thread * share, *m = v + v_stride * kFrequencies;
@@ -149,11 +133,48 @@ void convolve(Context& ctx, const Output& to, const Tensor& x, int zoom, const T
       for (int first = int(tiles.count * thread / threads); first < past; first += block) {
         int last = std::min(past, first + block);
         transform_input(x, tiles, zoom, zeros, first, last, v, ldv, v_stride, nr);
-        multiply(last - first, 0, units, v, m);
+        for (int e = 0; e < kFrequencies; e++)
+          for (int j = 0; j < panels; j++)
+            leaves.panel(last - first, nr, c, v + e * v_stride, ldv, 1, u + e * u_stride + size_t(j) * nr * c, m + e * m_stride + j * nr, ldm, false);
         transform_output(to, tiles, first, last, m, ldm, m_stride);
       }
     }
   });
+}
+
+// Few tiles, where U is the larger part: all of V first, then each thread takes panels of output channels and makes U for one panel and
+// kDepth input channels at a time, in L2 (36·64·32 floats = 295 KB); U as a whole is never written.
+void convolve_few(Context& ctx, const Output& to, const Tensor& x, int zoom, const Tiles& tiles, const Filter& f) {
+  constexpr int kDepth = 64;
+  const GemmLeaves& leaves = gemm_leaves();
+  int nr = leaves.nr, c = x.c, k = to.y.c, ldv = padded(c), panels = (k + nr - 1) / nr;
+  size_t v_stride = size_t(tiles.count) * ldv + 16, u_stride = size_t(kDepth) * nr + 16, m_stride = size_t(tiles.count) * nr + 16;
+  size_t share = (u_stride + m_stride) * kFrequencies + size_t(9) * kFilterRows * nr, zeros_size = padded(c), threads = std::min(ctx.threads(), panels);
+  real* zeros = ctx.scratch(zeros_size + v_stride * kFrequencies + share * threads);
+  real *v = zeros + zeros_size, *shares = v + v_stride * kFrequencies;
+  std::memset(zeros, 0, zeros_size * sizeof(real));
+  parallel_for(ctx, tiles.count, [&](size_t begin, size_t end) {
+    transform_input(x, tiles, zoom, zeros, int(begin), int(end), v + begin * ldv, ldv, v_stride, nr);
+  });
+  parallel_for(ctx, threads, [&](size_t begin, size_t end) {
+    for (size_t thread = begin; thread < end; thread++) {
+      real *u = shares + thread * share, *m = u + u_stride * kFrequencies, *taps = m + m_stride * kFrequencies;
+      for (int j = int(panels * thread / threads); j < int(panels * (thread + 1) / threads); j++) {
+        for (int d = 0; d < c; d += kDepth) {
+          int depth = std::min(kDepth, c - d);
+          transform_filter(f, j, d, depth, u, u_stride, taps);
+          for (int e = 0; e < kFrequencies; e++)
+            leaves.panel(tiles.count, nr, depth, v + e * v_stride + d, ldv, 1, u + e * u_stride, m + e * m_stride, nr, d > 0);
+        }
+        transform_output(some_channels(to, j * nr, std::min(nr, k - j * nr)), tiles, 0, tiles.count, m, nr, m_stride);
+      }
+    }
+  });
+}
+
+// The way depends on the shape alone: the two cut the sum over channels differently.
+void convolve(Context& ctx, const Output& to, const Tensor& x, int zoom, const Tiles& tiles, const Filter& f) {
+  (tiles.count <= kFewTiles ? convolve_few : convolve_many)(ctx, to, x, zoom, tiles, f);
 }
 
 }  // namespace
@@ -169,17 +190,18 @@ void winograd_data_gradient(Context& ctx, Grad dx, Tensor dy, Tensor w, int zoom
 }
 
 void winograd_weight_gradient(Context& ctx, Tensor dw, Tensor dy, Tensor x, int zoom) {
+  constexpr int kRows = 56;  // output channels whose dU is made at a time where all tiles are one block: 36·56·32 floats = 258 KB
   const GemmLeaves& leaves = gemm_leaves();
   Tiles tiles(dy.n, dy.h, dy.w);
-  int nr = leaves.nr, c = x.c, k = dy.c, panels = (c + nr - 1) / nr, ldm = padded(k), ldu = panels * nr;
+  int nr = leaves.nr, c = x.c, k = dy.c, panels = (c + nr - 1) / nr, ldm = padded(k);
   int block = std::min(tiles.count, std::clamp(65536 / (c + k), 128, 256));
-  size_t panel = size_t(block) * nr, v_stride = panel * panels + 16, m_stride = size_t(block) * ldm + 16, u_stride = size_t(k) * ldu + 16;
-  size_t zeros_size = padded(std::max(c, k));
-  real* zeros = ctx.scratch(zeros_size + (v_stride + m_stride + u_stride) * kFrequencies);
+  bool at_once = block == tiles.count;
+  size_t threads = ctx.threads(), panel = size_t(block) * nr, v_stride = panel * panels + 16, m_stride = size_t(block) * ldm + 16;
+  size_t ldu = at_once ? nr : panels * nr, u_stride = (at_once ? kRows : k) * ldu + 16, zeros_size = padded(std::max(c, k));
+  real* zeros = ctx.scratch(zeros_size + (v_stride + m_stride + u_stride * (at_once ? threads : 1)) * kFrequencies);
   real *v = zeros + zeros_size, *m = v + v_stride * kFrequencies, *u = m + m_stride * kFrequencies;
   std::memset(zeros, 0, zeros_size * sizeof(real));
-  for (int first = 0; first < tiles.count; first += block) {
-    int count = std::min(block, tiles.count - first);
+  auto transform = [&](int first, int count) {
     parallel_for(ctx, count, [&](size_t begin, size_t end) {
       transform_input(x, tiles, zoom, zeros, first + int(begin), first + int(end), v + begin * nr, nr, v_stride, panel);
       real* pixels[16];
@@ -188,6 +210,28 @@ void winograd_weight_gradient(Context& ctx, Tensor dw, Tensor dy, Tensor x, int 
         winograd_leaves().gradient(k, pixels, m + size_t(t) * ldm, m_stride);
       }
     });
+  };
+  if (at_once) {
+    transform(0, block);
+    size_t cuts = (k + kRows - 1) / kRows, tasks = panels * cuts;
+    parallel_for(ctx, threads, [&](size_t begin, size_t end) {
+      for (size_t thread = begin; thread < end; thread++) {
+        real* part = u + thread * u_stride * kFrequencies;
+        for (size_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
+          int j = int(task / cuts), first = int(k * (task % cuts) / cuts), rows = int(k * (task % cuts + 1) / cuts) - first;
+          for (int e = 0; e < kFrequencies; e++)
+            leaves.panel(rows, nr, block, m + e * m_stride + first, 1, ldm, v + e * v_stride + j * panel, part + e * u_stride, nr, false);
+          for (int i = 0; i < rows; i++)
+            winograd_leaves().filter_gradient(std::min(nr, c - j * nr), part + size_t(i) * nr, u_stride,
+                                              dw.data + size_t(first + i) * 9 * c + j * nr, c);
+        }
+      }
+    });
+    return;
+  }
+  for (int first = 0; first < tiles.count; first += block) {
+    int count = std::min(block, tiles.count - first);
+    transform(first, count);
     parallel_for(ctx, size_t(kFrequencies) * panels, [&](size_t begin, size_t end) {
       for (size_t unit = begin; unit < end; unit++) {
         size_t e = unit / panels, j = unit % panels;

@@ -956,7 +956,7 @@ Napi::Value op(const Napi::CallbackInfo& info) {
     Napi::Object result = Napi::Object::New(env), out = Napi::Object::New(env);
     for (const auto& [tensor, view] : call.tensors()) {
       auto data = Napi::Float64Array::New(env, view.size());
-      std::copy(view.data, view.data + view.size(), data.Data());
+      for (size_t row = 0; row < view.rows(); row++) std::copy_n(view.row(row), view.c, data.Data() + row * view.c);
       Napi::Object value = Napi::Object::New(env);
       value.Set("data", data);
       Napi::Array shape = Napi::Array::New(env, 4);

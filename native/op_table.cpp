@@ -70,6 +70,11 @@ const std::map<std::string, Op>& table() {
       OP(interpolate, T(y).data, T(x).data, c.number("a", 1), T(y).size()),
       OP(proximal, T(g).data, T(p).data, T(anchor).data, c.number("mu", 1), T(g).size()),
       OP(adam_step, T(p).data, T(m).data, T(v).data, T(ema).data, T(g).data, T(p).size(), adam(c)),
+      {"server_step",
+       [](Context& x, OpCall& c) {
+         ServerStep a{ServerKind(int(c.number("kind", 0))), c.number("lr", 1), c.number("beta1", 0.9), c.number("beta2", 0.99), c.number("tau", 1e-3)};
+         server_step(x, T(p).data, T(delta).data, T(m).data, T(v).data, T(p).size(), a);
+       }},
       {"sum_of_squares", [](Context& x, OpCall& c) { result(c, sum_of_squares(x, T(g).data, T(g).size())); }},
       {"dot", [](Context& x, OpCall& c) { result(c, dot(x, T(a).data, T(b).data, T(a).size())); }},
       {"all_finite", [](Context& x, OpCall& c) { result(c, all_finite(x, T(a).data, T(a).size())); }},
@@ -97,13 +102,14 @@ const std::map<std::string, Op>& table() {
 }  // namespace
 
 void OpCall::add(const std::string& name, const double* values, size_t count, const int shape[4]) {
-  size_t size = size_t(shape[0]) * shape[1] * shape[2] * shape[3];
-  if (count && count != size) fail("tensor " + name + ": " + std::to_string(count) + " values for a shape of " + std::to_string(size));
+  Tensor t{nullptr, shape[0], shape[1], shape[2], shape[3], int(number("ld_" + name, shape[3]))};
+  if (count && count != t.size()) fail("tensor " + name + ": " + std::to_string(count) + " values for a shape of " + std::to_string(t.size()));
+  if (t.ld < t.c) fail("tensor " + name + ": pixels " + std::to_string(t.ld) + " apart, with " + std::to_string(t.c) + " channels");
   std::vector<real>& block = blocks_[name];
-  block.assign(size + 2 * kGuardWords, kGuard);
-  real* data = block.data() + kGuardWords;
-  for (size_t i = 0; i < size; i++) data[i] = count ? real(values[i]) : std::numeric_limits<real>::quiet_NaN();
-  tensors_[name] = {data, shape[0], shape[1], shape[2], shape[3], shape[3]};
+  block.assign((t.rows() - 1) * t.ld + t.c + 2 * kGuardWords, kGuard);
+  t.data = block.data() + kGuardWords;
+  for (size_t i = 0; i < t.size(); i++) t.row(i / t.c)[i % t.c] = count ? real(values[i]) : std::numeric_limits<real>::quiet_NaN();
+  tensors_[name] = t;
   given_[name] = count > 0;
 }
 
@@ -123,10 +129,15 @@ double OpCall::number(const std::string& name, double otherwise) const {
 }
 
 void OpCall::check_guards() const {
-  for (const auto& [name, block] : blocks_)
+  for (const auto& [name, block] : blocks_) {
     for (size_t i = 0; i < kGuardWords; i++)
       if (block[i] != kGuard || block[block.size() - 1 - i] != kGuard)
         throw std::runtime_error("the op wrote outside tensor '" + name + "' (" + (block[i] != kGuard ? "before" : "after") + " it)");
+    const Tensor& t = tensors_.at(name);
+    for (size_t row = 0; row + 1 < t.rows(); row++)
+      for (int c = t.c; c < t.ld; c++)
+        if (t.row(row)[c] != kGuard) throw std::runtime_error("the op wrote between the pixels of tensor '" + name + "'");
+  }
 }
 
 void run_op(const std::string& name, OpCall& call, Context& context) {

@@ -42,7 +42,9 @@ Napi::Value make_error(Napi::Env env, const char* code, const std::string& messa
   if (data.error_class.IsEmpty()) return Napi::Error::New(env, std::string(code) + ": " + message).Value();
   return data.error_class.New({Napi::String::New(env, code), Napi::String::New(env, message)});
 }
-[[noreturn]] void raise(Napi::Env env, const char* code, const std::string& message) { throw Napi::Error(env, make_error(env, code, message)); }
+[[noreturn]] void raise(Napi::Env env, const char* code, const std::string& message) {
+  throw Napi::Error(env, make_error(env, code, message));
+}
 
 Napi::Value error_of(Napi::Env env, std::exception_ptr error) {
   try {
@@ -158,8 +160,11 @@ class Job {
   using Channel = Napi::TypedThreadSafeFunction<Job, double, call>;
 
   Job(Napi::Env env, Locks locks, Stop stop, Work work, Finish finish)
-      : deferred_(Napi::Promise::Deferred::New(env)), locks_(std::move(locks)), stop_(stop ? std::move(stop) : std::make_shared<std::atomic<bool>>(false)),
-        work_(std::move(work)), finish_(std::move(finish)) {}
+      : deferred_(Napi::Promise::Deferred::New(env)),
+        locks_(std::move(locks)),
+        stop_(stop ? std::move(stop) : std::make_shared<std::atomic<bool>>(false)),
+        work_(std::move(work)),
+        finish_(std::move(finish)) {}
 
   void run() {
     try {
@@ -254,10 +259,13 @@ Napi::Value adopt(Napi::Env env, std::shared_ptr<std::vector<T>> block, size_t l
   auto* owner = new std::shared_ptr<std::vector<T>>(block);
   try {
     Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(bytes));
-    auto buffer = Napi::ArrayBuffer::New(env, block->data(), bytes, [](Napi::Env env, void*, std::shared_ptr<std::vector<T>>* owner) {
-      Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t((*owner)->size() * sizeof(T)));
-      delete owner;
-    }, owner);
+    auto buffer = Napi::ArrayBuffer::New(
+        env, block->data(), bytes,
+        [](Napi::Env env, void*, std::shared_ptr<std::vector<T>>* owner) {
+          Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t((*owner)->size() * sizeof(T)));
+          delete owner;
+        },
+        owner);
     return Array::New(env, length, buffer, 0);
   } catch (...) {
     delete owner;
@@ -288,15 +296,16 @@ struct SharedVector {
 class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "Vector",
-                       {InstanceAccessor<&VectorHandle::length>("length"), InstanceMethod<&VectorHandle::dispose>("dispose"),
-                        InstanceMethod<&VectorHandle::axpy>("axpy"), InstanceMethod<&VectorHandle::scale>("scale"),
-                        InstanceMethod<&VectorHandle::fill>("fill"), InstanceMethod<&VectorHandle::subtract>("subtract"),
-                        InstanceMethod<&VectorHandle::interpolate>("interpolate"), InstanceMethod<&VectorHandle::copy>("copy"),
-                        InstanceMethod<&VectorHandle::dot>("dot"), InstanceMethod<&VectorHandle::is_finite>("isFinite"),
-                        InstanceMethod<&VectorHandle::server_step>("serverStep"), InstanceMethod<&VectorHandle::to_bytes>("toBytes"),
-                        InstanceMethod<&VectorHandle::from_bytes>("fromBytes"), InstanceMethod<&VectorHandle::import_tensors>("importTensors"),
-                        InstanceMethod<&VectorHandle::export_tensors>("exportTensors")});
+    return DefineClass(
+        env, "Vector",
+        {InstanceAccessor<&VectorHandle::length>("length"), InstanceMethod<&VectorHandle::dispose>("dispose"),
+         InstanceMethod<&VectorHandle::axpy>("axpy"), InstanceMethod<&VectorHandle::scale>("scale"),
+         InstanceMethod<&VectorHandle::fill>("fill"), InstanceMethod<&VectorHandle::subtract>("subtract"),
+         InstanceMethod<&VectorHandle::interpolate>("interpolate"), InstanceMethod<&VectorHandle::copy>("copy"),
+         InstanceMethod<&VectorHandle::dot>("dot"), InstanceMethod<&VectorHandle::is_finite>("isFinite"),
+         InstanceMethod<&VectorHandle::server_step>("serverStep"), InstanceMethod<&VectorHandle::to_bytes>("toBytes"),
+         InstanceMethod<&VectorHandle::from_bytes>("fromBytes"), InstanceMethod<&VectorHandle::import_tensors>("importTensors"),
+         InstanceMethod<&VectorHandle::export_tensors>("exportTensors")});
   }
   // Made by `wrap` only: the argument is the shared vector.
   explicit VectorHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<VectorHandle>(info) {
@@ -335,13 +344,16 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
   std::shared_ptr<SharedVector> same_length(const Napi::CallbackInfo& info, size_t i, const char* name) {
     auto other = get(info.Env(), info[i], name);
     if (other->buffer->count != self(info.Env()).buffer->count)
-      raise(info.Env(), kShape, std::string(name) + ": expected a Vector of " + std::to_string(shared_->buffer->count) + " values, got " + std::to_string(other->buffer->count));
+      raise(info.Env(), kShape,
+            std::string(name) + ": expected a Vector of " + std::to_string(shared_->buffer->count) + " values, got " +
+                std::to_string(other->buffer->count));
     return other;
   }
   size_t range(const Napi::CallbackInfo& info, double offset, double count) {
     size_t length = self(info.Env()).buffer->count;
     if (!(offset >= 0 && count >= 0 && offset == std::floor(offset) && count == std::floor(count) && offset + count <= double(length)))
-      raise(info.Env(), kShape, "range [" + std::to_string(offset) + ", +" + std::to_string(count) + ") outside of a Vector of " + std::to_string(length));
+      raise(info.Env(), kShape,
+            "range [" + std::to_string(offset) + ", +" + std::to_string(count) + ") outside of a Vector of " + std::to_string(length));
     return size_t(offset);
   }
 
@@ -386,46 +398,57 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     auto from = same_length(info, 0, "from");
     double count = number(info.Env(), info[2], "count", 0);
     size_t offset = range(info, number(info.Env(), info[1], "offset", 0), count);
-    return change(info, {from}, [from, offset, count](Buffer& y) { std::memmove(y.data + offset, from->buffer->data + offset, size_t(count) * sizeof(real)); });
+    return change(info, {from}, [from, offset, count](Buffer& y) {
+      std::memmove(y.data + offset, from->buffer->data + offset, size_t(count) * sizeof(real));
+    });
   }
   Napi::Value dot(const Napi::CallbackInfo& info) {
     auto other = same_length(info, 0, "other");
-    return look(info, {other}, [other](const Buffer& a) { return phx::dot(vector_context(), a.data, other->buffer->data, a.count); },
-                [](Napi::Env env, double value) { return Napi::Number::New(env, value); });
+    return look(
+        info, {other}, [other](const Buffer& a) { return phx::dot(vector_context(), a.data, other->buffer->data, a.count); },
+        [](Napi::Env env, double value) { return Napi::Number::New(env, value); });
   }
   Napi::Value is_finite(const Napi::CallbackInfo& info) {
-    return look(info, {}, [](const Buffer& a) { return phx::all_finite(vector_context(), a.data, a.count) ? 1.0 : 0.0; },
-                [](Napi::Env env, double value) { return Napi::Boolean::New(env, value != 0); });
+    return look(
+        info, {}, [](const Buffer& a) { return phx::all_finite(vector_context(), a.data, a.count) ? 1.0 : 0.0; },
+        [](Napi::Env env, double value) { return Napi::Boolean::New(env, value != 0); });
   }
   // A job that reads this vector and the others and yields a number.
-  Napi::Value look(const Napi::CallbackInfo& info, std::vector<std::shared_ptr<SharedVector>> reads, std::function<double(const Buffer&)> work,
-                   std::function<Napi::Value(Napi::Env, double)> wrap) {
+  Napi::Value look(const Napi::CallbackInfo& info, std::vector<std::shared_ptr<SharedVector>> reads,
+                   std::function<double(const Buffer&)> work, std::function<Napi::Value(Napi::Env, double)> wrap) {
     Locks locks;
     locks.read(info.Env(), self(info.Env()).lock, "the Vector");
     for (auto& other : reads) locks.read(info.Env(), other->lock, "the Vector");
     auto value = std::make_shared<double>(0);
-    return Job::start(info.Env(), std::move(locks), {}, [buffer = shared_->buffer, reads, work, value](Job&) { *value = work(*buffer); },
-                      [value, wrap](Napi::Env env) { return wrap(env, *value); });
+    return Job::start(
+        info.Env(), std::move(locks), {}, [buffer = shared_->buffer, reads, work, value](Job&) { *value = work(*buffer); },
+        [value, wrap](Napi::Env env) { return wrap(env, *value); });
   }
 
   Napi::Value server_step(const Napi::CallbackInfo& info) {
     Napi::Env env = info.Env();
     std::string kind = info[0].ToString();
-    if (kind != "momentum" && kind != "adam" && kind != "yogi") raise(env, kArgument, "serverStep: expected momentum, adam or yogi, got " + kind);
+    if (kind != "momentum" && kind != "adam" && kind != "yogi")
+      raise(env, kArgument, "serverStep: expected momentum, adam or yogi, got " + kind);
     auto delta = same_length(info, 1, "delta"), m = same_length(info, 2, "m");
     auto v = info[3].IsUndefined() ? nullptr : same_length(info, 3, "v");
     if (!v && kind != "momentum") raise(env, kArgument, "serverStep: " + kind + " needs second moments");
     Napi::Object o = object(info, 4, "options");
-    ServerStep step{kind == "momentum" ? ServerKind::momentum : kind == "adam" ? ServerKind::adam : ServerKind::yogi,
+    ServerStep step{kind == "momentum" ? ServerKind::momentum
+                    : kind == "adam"   ? ServerKind::adam
+                                       : ServerKind::yogi,
                     number(o, "lr", 0), number(o, "beta1", 0, 1), number(o, "beta2", 0, 1), number(o, "tau", 0)};
     Locks locks;
     locks.write(env, self(env).lock, "the Vector");
     locks.read(env, delta->lock, "delta");
     locks.write(env, m->lock, "m");
     if (v) locks.write(env, v->lock, "v");
-    return Job::start(env, std::move(locks), {}, [p = shared_->buffer, delta, m, v, step](Job&) {
-      phx::server_step(vector_context(), p->data, delta->buffer->data, m->buffer->data, v ? v->buffer->data : nullptr, p->count, step);
-    }, {});
+    return Job::start(env, std::move(locks), {},
+                      [p = shared_->buffer, delta, m, v, step](Job&) {
+                        phx::server_step(vector_context(), p->data, delta->buffer->data, m->buffer->data, v ? v->buffer->data : nullptr,
+                                         p->count, step);
+                      },
+                      {});
   }
 
   Napi::Value to_bytes(const Napi::CallbackInfo& info) {
@@ -434,14 +457,16 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     Locks locks;
     locks.read(info.Env(), shared_->lock, "the Vector");
     auto block = std::make_shared<std::vector<float>>();
-    return Job::start(info.Env(), std::move(locks), {},
-                      [block, buffer = shared_->buffer, offset, n](Job&) { block->assign(buffer->data + offset, buffer->data + offset + n); },
-                      [block, n](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, n * sizeof(float)); });
+    return Job::start(
+        info.Env(), std::move(locks), {},
+        [block, buffer = shared_->buffer, offset, n](Job&) { block->assign(buffer->data + offset, buffer->data + offset + n); },
+        [block, n](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, n * sizeof(float)); });
   }
 
   Napi::Value from_bytes(const Napi::CallbackInfo& info) {
     auto bytes = std::make_shared<std::vector<uint8_t>>(values<uint8_t, Napi::Uint8Array>(info.Env(), info[0], "bytes", napi_uint8_array));
-    if (bytes->size() % sizeof(float)) raise(info.Env(), kShape, "fromBytes: expected whole float32 values, got " + std::to_string(bytes->size()) + " bytes");
+    if (bytes->size() % sizeof(float))
+      raise(info.Env(), kShape, "fromBytes: expected whole float32 values, got " + std::to_string(bytes->size()) + " bytes");
     size_t n = bytes->size() / sizeof(float), offset = range(info, number(info.Env(), info[1], "offset", 0), double(n));
     return change(info, {}, [bytes, n, offset](Buffer& y) {
       for (size_t i = 0; i < n; i++) {
@@ -467,10 +492,17 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     std::vector<Entry> result;
     for (size_t i = 0; i < raw.size(); i += 6) {
       for (size_t j = 0; j < 6; j++)
-        if (!(raw[i + j] >= 0 && raw[i + j] <= 9e15 && raw[i + j] == std::floor(raw[i + j]))) raise(env, kArgument, "entries: expected whole numbers from 0");
-      Entry e{range(info, raw[i], raw[i + 1]), size_t(raw[i + 1]), size_t(raw[i + 2]), size_t(raw[i + 3]), size_t(raw[i + 4]), size_t(raw[i + 5])};
+        if (!(raw[i + j] >= 0 && raw[i + j] <= 9e15 && raw[i + j] == std::floor(raw[i + j])))
+          raise(env, kArgument, "entries: expected whole numbers from 0");
+      Entry e{range(info, raw[i], raw[i + 1]),
+              size_t(raw[i + 1]),
+              size_t(raw[i + 2]),
+              size_t(raw[i + 3]),
+              size_t(raw[i + 4]),
+              size_t(raw[i + 5])};
       if (double(raw[i + 3]) * raw[i + 4] * raw[i + 5] != raw[i + 1]) raise(env, kShape, "entries: count is not K·C·R·S");
-      if (e.byte_offset > bytes || e.count > (bytes - e.byte_offset) / item) raise(env, kShape, "entries: a tensor lies outside of the bytes");
+      if (e.byte_offset > bytes || e.count > (bytes - e.byte_offset) / item)
+        raise(env, kShape, "entries: a tensor lies outside of the bytes");
       result.push_back(e);
     }
     return result;
@@ -525,13 +557,14 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     Locks locks;
     locks.read(env, self(env).lock, "the Vector");
     auto block = std::make_shared<std::vector<float>>();
-    return Job::start(env, std::move(locks), {},
-                      [block, buffer = shared_->buffer, list, bytes](Job&) {
-                        block->assign(bytes / sizeof(float), 0.0f);
-                        for (const Entry& e : list)
-                          for (size_t i = 0; i < e.count; i++) (*block)[e.byte_offset / sizeof(float) + i] = float(buffer->data[e.in_vector(i)]);
-                      },
-                      [block, bytes](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, bytes); });
+    return Job::start(
+        env, std::move(locks), {},
+        [block, buffer = shared_->buffer, list, bytes](Job&) {
+          block->assign(bytes / sizeof(float), 0.0f);
+          for (const Entry& e : list)
+            for (size_t i = 0; i < e.count; i++) (*block)[e.byte_offset / sizeof(float) + i] = float(buffer->data[e.in_vector(i)]);
+        },
+        [block, bytes](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, bytes); });
   }
 
   std::shared_ptr<SharedVector> shared_;
@@ -549,7 +582,8 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
   explicit ImagesHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ImagesHandle>(info) {
     Napi::Env env = info.Env();
     size_t count = size_t(number(env, info[0], "count", 1, 2e9));
-    int h = whole(env, info[1], "height", 1, 65536), w = whole(env, info[2], "width", 1, 65536), c = whole(env, info[3], "channels", 1, 1024);
+    int h = whole(env, info[1], "height", 1, 65536), w = whole(env, info[2], "width", 1, 65536),
+        c = whole(env, info[3], "channels", 1, 1024);
     guarded(env, [&] {
       images_ = std::make_shared<Images>(Images{std::vector<uint8_t>(count * h * w * c), count, h, w, c});
       return 0;
@@ -559,7 +593,8 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
   void Finalize(Napi::BasicEnv env) override { let_go(env); }
 
   static ImagesHandle& get(Napi::Env env, Napi::Value value) {
-    if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(data_of(env).images_class.Value())) raise(env, kArgument, "images: expected Images");
+    if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(data_of(env).images_class.Value()))
+      raise(env, kArgument, "images: expected Images");
     ImagesHandle* handle = Unwrap(value.As<Napi::Object>());
     if (!handle->images_) raise(env, kDisposed, "these Images were disposed of");
     return *handle;
@@ -580,11 +615,14 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
   Napi::Value write(const Napi::CallbackInfo& info) {
     Napi::Env env = info.Env();
     self(info);
-    if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) raise(env, kArgument, "pixels: expected a Uint8Array");
+    if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+      raise(env, kArgument, "pixels: expected a Uint8Array");
     auto pixels = info[0].As<Napi::Uint8Array>();
     double offset = number(env, info[1], "offset", 0);
     if (offset + double(pixels.ByteLength()) > double(images_->pixels.size()))
-      raise(env, kShape, "pixels: " + std::to_string(pixels.ByteLength()) + " bytes at " + std::to_string(size_t(offset)) + " do not fit into " + std::to_string(images_->pixels.size()));
+      raise(env, kShape,
+            "pixels: " + std::to_string(pixels.ByteLength()) + " bytes at " + std::to_string(size_t(offset)) + " do not fit into " +
+                std::to_string(images_->pixels.size()));
     if (lock_->readers) raise(env, kBusy, "these Images are in use by a running call; await that call first");
     std::memcpy(images_->pixels.data() + size_t(offset), pixels.Data(), pixels.ByteLength());
     return env.Undefined();
@@ -605,7 +643,8 @@ class AbortHandle : public Napi::ObjectWrap<AbortHandle> {
   explicit AbortHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<AbortHandle>(info) {}
   static Stop get(Napi::Env env, Napi::Value value) {
     if (value.IsUndefined()) return std::make_shared<std::atomic<bool>>(false);
-    if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(data_of(env).abort_class.Value())) raise(env, kArgument, "abort: expected the result of createAbort()");
+    if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(data_of(env).abort_class.Value()))
+      raise(env, kArgument, "abort: expected the result of createAbort()");
     return Unwrap(value.As<Napi::Object>())->stop_;
   }
 
@@ -633,7 +672,8 @@ UNetConfig unet_config(Napi::Object o) {
   c.flip_sin_to_cos = flag(o, "flipSinToCos");
   c.freq_shift = whole(o, "freqShift", 0, 1);
   c.downsample_padding = whole(o, "downsamplePadding", 0, 1);
-  if (!o.Get("blockOutChannels").IsArray() || !o.Get("attention").IsArray()) raise(env, kArgument, "unet: blockOutChannels and attention must be arrays");
+  if (!o.Get("blockOutChannels").IsArray() || !o.Get("attention").IsArray())
+    raise(env, kArgument, "unet: blockOutChannels and attention must be arrays");
   Napi::Array widths = o.Get("blockOutChannels").As<Napi::Array>(), attention = o.Get("attention").As<Napi::Array>();
   if (widths.Length() > 12) raise(env, kArgument, "unet: expected at most 12 levels");
   for (uint32_t i = 0; i < widths.Length(); i++) c.block_out_channels.push_back(whole(env, widths.Get(i), "blockOutChannels", 1, 65536));
@@ -643,8 +683,12 @@ UNetConfig unet_config(Napi::Object o) {
 
 NoiseSchedule noise_schedule(Napi::Object o) {
   std::string prediction = o.Get("prediction").ToString();
-  if (prediction != "eps" && prediction != "x0" && prediction != "v") raise(o.Env(), kArgument, "prediction: expected eps, x0 or v, got " + prediction);
-  NoiseSchedule noise{prediction == "eps" ? Prediction::eps : prediction == "x0" ? Prediction::x0 : Prediction::v, doubles(o.Env(), o.Get("alphaBar"), "alphaBar")};
+  if (prediction != "eps" && prediction != "x0" && prediction != "v")
+    raise(o.Env(), kArgument, "prediction: expected eps, x0 or v, got " + prediction);
+  NoiseSchedule noise{prediction == "eps"  ? Prediction::eps
+                      : prediction == "x0" ? Prediction::x0
+                                           : Prediction::v,
+                      doubles(o.Env(), o.Get("alphaBar"), "alphaBar")};
   for (double a : noise.alpha_bar)
     if (!(a > 0 && a < 1)) raise(o.Env(), kArgument, "alphaBar: expected values between 0 and 1");
   return noise;
@@ -681,7 +725,8 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
   }
   // What the garbage collector should know of: all but the parameters that handles account for themselves.
   void account(Napi::BasicEnv env) {
-    int64_t bytes = session_ ? int64_t(session_->activation_bytes() + session_->optimizer_bytes() + session_->params()->count * sizeof(real)) : 0;
+    int64_t bytes =
+        session_ ? int64_t(session_->activation_bytes() + session_->optimizer_bytes() + session_->params()->count * sizeof(real)) : 0;
     if (bytes != accounted_) Napi::MemoryManagement::AdjustExternalMemory(env, bytes - accounted_);
     accounted_ = bytes;
   }
@@ -697,12 +742,16 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     return locks;
   }
   // A job on the Session. The handle object is kept alive until it has settled.
-  Napi::Value job(const Napi::CallbackInfo& info, Locks locks, Stop stop, Job::Work work, Job::Finish finish, Napi::Function progress = {}) {
+  Napi::Value job(const Napi::CallbackInfo& info, Locks locks, Stop stop, Job::Work work, Job::Finish finish,
+                  Napi::Function progress = {}) {
     auto keep = std::make_shared<Napi::ObjectReference>(Napi::Persistent(info.This().As<Napi::Object>()));
-    return Job::start(info.Env(), std::move(locks), std::move(stop), std::move(work), [this, keep, finish](Napi::Env env) {
-      account(env);
-      return finish ? finish(env) : env.Undefined();
-    }, progress);
+    return Job::start(
+        info.Env(), std::move(locks), std::move(stop), std::move(work),
+        [this, keep, finish](Napi::Env env) {
+          account(env);
+          return finish ? finish(env) : env.Undefined();
+        },
+        progress);
   }
 
   Napi::Value parameters(const Napi::CallbackInfo& info) {
@@ -782,14 +831,17 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     }
     Stop stop = AbortHandle::get(env, info[2]);
     auto result = std::make_shared<Session::TrainResult>();
-    return job(info, std::move(locks), stop,
-               [session = session_, pixels = images.images(), t = std::move(t), stop, result](Job&) { *result = session->train(*pixels, t, stop.get()); },
-               [result](Napi::Env env) {
-                 Napi::Object value = Napi::Object::New(env);
-                 value.Set("losses", float_array(env, result->losses));
-                 value.Set("gradNorms", float_array(env, result->grad_norms));
-                 return value;
-               });
+    return job(
+        info, std::move(locks), stop,
+        [session = session_, pixels = images.images(), t = std::move(t), stop, result](Job&) {
+          *result = session->train(*pixels, t, stop.get());
+        },
+        [result](Napi::Env env) {
+          Napi::Object value = Napi::Object::New(env);
+          value.Set("losses", float_array(env, result->losses));
+          value.Set("gradNorms", float_array(env, result->grad_norms));
+          return value;
+        });
   }
 
   Napi::Value eval_loss(const Napi::CallbackInfo& info) {
@@ -798,14 +850,18 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     ImagesHandle& images = ImagesHandle::get(env, info[0]);
     Napi::Object o = object(info, 1, "options");
     auto weights = VectorHandle::get(env, o.Get("weights"), "weights");
-    EvalOptions e{ints(env, o.Get("indices"), "indices"), ints(env, o.Get("classes"), "classes"), whole(o, "batch", 1), key(env, o.Get("key")), weights->buffer};
+    EvalOptions e{ints(env, o.Get("indices"), "indices"), ints(env, o.Get("classes"), "classes"), whole(o, "batch", 1),
+                  key(env, o.Get("key")), weights->buffer};
     locks.read(env, weights->lock, "the weights");
     locks.read(env, images.lock(), "the Images");
     Stop stop = AbortHandle::get(env, info[2]);
     auto loss = std::make_shared<double>(0);
-    return job(info, std::move(locks), stop,
-               [session = session_, pixels = images.images(), e = std::move(e), stop, loss](Job&) { *loss = session->eval_loss(*pixels, e, stop.get()); },
-               [loss](Napi::Env env) { return Napi::Number::New(env, *loss); });
+    return job(
+        info, std::move(locks), stop,
+        [session = session_, pixels = images.images(), e = std::move(e), stop, loss](Job&) {
+          *loss = session->eval_loss(*pixels, e, stop.get());
+        },
+        [loss](Napi::Env env) { return Napi::Number::New(env, *loss); });
   }
 
   Napi::Value sample(const Napi::CallbackInfo& info) {
@@ -826,12 +882,13 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     Stop stop = AbortHandle::get(env, info[1]);
     Napi::Function progress = o.Get("onProgress").IsFunction() ? o.Get("onProgress").As<Napi::Function>() : Napi::Function();
     auto images = std::make_shared<std::vector<float>>();
-    return job(info, std::move(locks), stop,
-               [session = session_, s = std::move(s), stop, images](Job& job) mutable {
-                 s.on_progress = [&job](double done) { job.report(done); };
-                 *images = session->sample(s, stop.get());
-               },
-               [images](Napi::Env env) { return adopt<Napi::Float32Array>(env, images, images->size()); }, progress);
+    return job(
+        info, std::move(locks), stop,
+        [session = session_, s = std::move(s), stop, images](Job& job) mutable {
+          s.on_progress = [&job](double done) { job.report(done); };
+          *images = session->sample(s, stop.get());
+        },
+        [images](Napi::Env env) { return adopt<Napi::Float32Array>(env, images, images->size()); }, progress);
   }
 
   Napi::Value forward(const Napi::CallbackInfo& info) {
@@ -842,8 +899,9 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     auto classes = ints(env, info[3], "classes");
     locks.read(env, weights->lock, "the weights");
     auto output = std::make_shared<std::vector<double>>();
-    return job(info, std::move(locks), {}, [=, session = session_](Job&) { *output = session->forward(x, t, classes, weights->buffer); },
-               [output](Napi::Env env) { return float_array(env, *output); });
+    return job(
+        info, std::move(locks), {}, [=, session = session_](Job&) { *output = session->forward(x, t, classes, weights->buffer); },
+        [output](Napi::Env env) { return float_array(env, *output); });
   }
 
   Napi::Value gradient(const Napi::CallbackInfo& info) {
@@ -854,14 +912,15 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     auto classes = ints(env, info[4], "classes");
     locks.read(env, weights->lock, "the weights");
     auto result = std::make_shared<Session::GradientResult>();
-    return job(info, std::move(locks), {}, [=, session = session_](Job&) { *result = session->gradient(x, t, target, classes, weights->buffer); },
-               [result](Napi::Env env) {
-                 Napi::Object value = Napi::Object::New(env);
-                 value.Set("loss", result->loss);
-                 value.Set("output", float_array(env, result->output));
-                 value.Set("gradient", VectorHandle::wrap(env, std::make_shared<SharedVector>(SharedVector{result->gradient})));
-                 return value;
-               });
+    return job(
+        info, std::move(locks), {}, [=, session = session_](Job&) { *result = session->gradient(x, t, target, classes, weights->buffer); },
+        [result](Napi::Env env) {
+          Napi::Object value = Napi::Object::New(env);
+          value.Set("loss", result->loss);
+          value.Set("output", float_array(env, result->output));
+          value.Set("gradient", VectorHandle::wrap(env, std::make_shared<SharedVector>(SharedVector{result->gradient})));
+          return value;
+        });
   }
 
   Napi::Value memory(const Napi::CallbackInfo& info) {
@@ -908,7 +967,8 @@ Napi::Value set_error_class(const Napi::CallbackInfo& info) {
 Napi::Value create_vector(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   size_t length = size_t(number(env, info[0], "length", 1, 1e12));
-  return guarded(env, [&] { return VectorHandle::wrap(env, std::make_shared<SharedVector>(SharedVector{std::make_shared<Buffer>(length)})); });
+  return guarded(env,
+                 [&] { return VectorHandle::wrap(env, std::make_shared<SharedVector>(SharedVector{std::make_shared<Buffer>(length)})); });
 }
 
 template <Napi::FunctionReference EnvData::*handle>

@@ -28,8 +28,8 @@ GroupNorm group_norm(const OpCall& c) {
 }
 
 Adam adam(const OpCall& c) {
-  return {c.number("lr", 1e-3),        c.number("beta1", 0.9),      c.number("beta2", 0.999),   c.number("eps", 1e-8),
-          c.number("weight_decay", 0), c.number("grad_scale", 1),   c.number("ema_decay", 0.9), int64_t(c.number("step", 1))};
+  return {c.number("lr", 1e-3),        c.number("beta1", 0.9),    c.number("beta2", 0.999),   c.number("eps", 1e-8),
+          c.number("weight_decay", 0), c.number("grad_scale", 1), c.number("ema_decay", 0.9), int64_t(c.number("step", 1))};
 }
 
 using Op = std::function<void(Context&, OpCall&)>;
@@ -42,7 +42,10 @@ void result(OpCall& c, double value) {
 // The tensors of a call by the names of ops.h.
 #define T(name) c.tensor(#name)
 #define G(name) c.grad(#name)
-#define OP(name, ...) {#name, [](Context& x, OpCall& c) { (void)c; name(x, __VA_ARGS__); }}
+#define OP(name, ...)                                               \
+  {                                                                 \
+#name, [](Context& x, OpCall& c) { (void)c; name(x, __VA_ARGS__); } \
+  }
 
 const std::map<std::string, Op>& table() {
   static const std::map<std::string, Op> ops = {
@@ -103,7 +106,8 @@ const std::map<std::string, Op>& table() {
 
 void OpCall::add(const std::string& name, const double* values, size_t count, const int shape[4]) {
   Tensor t{nullptr, shape[0], shape[1], shape[2], shape[3], int(number("ld_" + name, shape[3]))};
-  if (count && count != t.size()) fail("tensor " + name + ": " + std::to_string(count) + " values for a shape of " + std::to_string(t.size()));
+  if (count && count != t.size())
+    fail("tensor " + name + ": " + std::to_string(count) + " values for a shape of " + std::to_string(t.size()));
   if (t.ld < t.c) fail("tensor " + name + ": pixels " + std::to_string(t.ld) + " apart, with " + std::to_string(t.c) + " channels");
   std::vector<real>& block = blocks_[name];
   block.assign((t.rows() - 1) * t.ld + t.c + 2 * kGuardWords, kGuard);

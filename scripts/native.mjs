@@ -13,12 +13,14 @@ export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 /** Hash of all that a build depends on: native sources, CMakeLists.txt, headers' versions, machine. */
 const fingerprint = () => {
   const hash = createHash('sha256').update(`${process.platform} ${process.arch} ${process.env.CXX ?? ''}`);
-  for (const name of ['node-addon-api', 'node-api-headers']) hash.update(JSON.parse(readFileSync(require.resolve(`${name}/package.json`), 'utf8')).version);
+  for (const name of ['node-addon-api', 'node-api-headers'])
+    hash.update(JSON.parse(readFileSync(require.resolve(`${name}/package.json`), 'utf8')).version);
   const files = readdirSync(join(root, 'native'), { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name))
     .sort();
-  for (const file of [join(root, 'CMakeLists.txt'), ...files]) hash.update(file.slice(root.length)).update('\0').update(readFileSync(file)).update('\0');
+  for (const file of [join(root, 'CMakeLists.txt'), ...files])
+    hash.update(file.slice(root.length)).update('\0').update(readFileSync(file)).update('\0');
   return hash.digest('hex');
 };
 
@@ -26,7 +28,8 @@ const requireTools = async () => {
   const missing = [];
   if (!(await which('cmake', { nothrow: true }))) missing.push('CMake 3.20 or newer');
   const compilers = process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++'];
-  if (!(await Promise.all(compilers.map((name) => which(name, { nothrow: true })))).some(Boolean)) missing.push('a C++20 compiler (GCC 11 or Clang 14, or newer)');
+  if (!(await Promise.all(compilers.map((name) => which(name, { nothrow: true })))).some(Boolean))
+    missing.push('a C++20 compiler (GCC 11 or Clang 14, or newer)');
   if (!(await which('ninja', { nothrow: true })) && !(await which('make', { nothrow: true }))) missing.push('ninja or make');
   if (missing.length)
     throw new Error(
@@ -44,7 +47,9 @@ export const buildNative = async ({ targets = ['phoenix-cpu'], onStart = () => {
   const stamp = (target) => join(root, 'build', `${target}.stamp`);
   const stale = targets.filter(
     (target) =>
-      !existsSync(join(root, 'build', 'Release', `${target}.node`)) || !existsSync(stamp(target)) || readFileSync(stamp(target), 'utf8') !== current,
+      !existsSync(join(root, 'build', 'Release', `${target}.node`)) ||
+      !existsSync(stamp(target)) ||
+      readFileSync(stamp(target), 'utf8') !== current,
   );
   if (!stale.length) return false;
   await requireTools();

@@ -1,15 +1,22 @@
 /**
  * Phoenix: trains diffusion models where the data is. Start with `federate`; README.md shows it in ten lines, examples/ in full.
  */
+
+export { createImages, type Device, type Images, type Session } from './bindings/session.ts';
 export type { Vector } from './bindings/vector.ts';
 export { createVector } from './bindings/vector.ts';
-export { createImages, type Device, type Images, type Session } from './bindings/session.ts';
 export type { FederateOptions, SampleOptions, TrainOptions } from './config.ts';
-export { type Checkpoint, type CheckpointContent, readCheckpoint as loadCheckpoint, saveCheckpoint, saveDiffusers } from './ddpm/checkpoint.ts';
+export {
+  type Checkpoint,
+  type CheckpointContent,
+  readCheckpoint as loadCheckpoint,
+  saveCheckpoint,
+  saveDiffusers,
+} from './ddpm/checkpoint.ts';
 export { type Dataset, type DatasetOptions, openDataset } from './ddpm/data/index.ts';
 export { type Noise, type NoiseOptions, noise } from './ddpm/noise.ts';
 export { type DrawSamplesOptions, drawSamples, toPixels } from './ddpm/sample.ts';
-export { makeTable, type Scheduler, type SchedulerName, type SchedulerOptions, schedulers, type Step } from './ddpm/schedulers/index.ts';
+export { makeTable, type Scheduler, type SchedulerName, type SchedulerOptions, type Step, schedulers } from './ddpm/schedulers/index.ts';
 export { createSession, type SessionOptions } from './ddpm/session.ts';
 export { type LocalFit, type Trained, type TrainLocalOptions, trainLocal } from './ddpm/train.ts';
 export { type Preset, type PresetName, presets, type UNetConfig, unetConfig } from './ddpm/unet.ts';

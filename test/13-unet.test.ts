@@ -32,7 +32,14 @@ const formulaWeights = (name: string, shape: number[]): Float32Array => {
 
 /** Six numbers for Vector.importTensors: a tensor alone in its bytes. */
 const entry = (offset: number, count: number, shape: number[]): Float64Array =>
-  Float64Array.of(offset, count, 0, shape[0] as number, shape.length === 4 ? (shape[1] as number) : count / (shape[0] as number), shape.length === 4 ? (shape[2] as number) * (shape[3] as number) : 1);
+  Float64Array.of(
+    offset,
+    count,
+    0,
+    shape[0] as number,
+    shape.length === 4 ? (shape[1] as number) : count / (shape[0] as number),
+    shape.length === 4 ? (shape[2] as number) * (shape[3] as number) : 1,
+  );
 
 const fillByFormula = async (session: Session): Promise<void> => {
   for (const p of session.parameters)
@@ -55,7 +62,8 @@ const toNHWC = (x: ArrayLike<number>, b: number, c: number, h: number, w: number
   const out = new Float64Array(x.length);
   for (let n = 0; n < b; n++)
     for (let k = 0; k < c; k++)
-      for (let i = 0; i < h; i++) for (let j = 0; j < w; j++) out[((n * h + i) * w + j) * c + k] = x[((n * c + k) * h + i) * w + j] as number;
+      for (let i = 0; i < h; i++)
+        for (let j = 0; j < w; j++) out[((n * h + i) * w + j) * c + k] = x[((n * c + k) * h + i) * w + j] as number;
   return out;
 };
 
@@ -93,7 +101,11 @@ test('the tiny U-Net equals the golden vectors: definitions in double', (t) => c
 test('the tiny U-Net equals the golden vectors: fast backend', (t) => checkGolden(t, 'cpu'));
 
 test('the CIFAR-10 model has the 328 names and shapes of the public checkpoint', async (t) => {
-  using session = sessionOn(addon('cpu'), { unet: toNative(presets.cifar.unet({ height: 32, width: 32, channels: 3 })), noise: noise(), threads: 1 });
+  using session = sessionOn(addon('cpu'), {
+    unet: toNative(presets.cifar.unet({ height: 32, width: 32, channels: 3 })),
+    noise: noise(),
+    threads: 1,
+  });
   const lines = session.parameters.map((p) => `${p.name} [${p.shape.join(',')}]`).sort();
   const expected = (await readFile(new URL('golden/ddpm-cifar10-32-keys.txt', import.meta.url), 'utf8')).trim().split('\n');
   t.is(expected.length, 328);

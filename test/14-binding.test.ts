@@ -6,8 +6,8 @@ import type { NativeTrain } from '../src/bindings/native.ts';
 import { createImages, type Images, type Session } from '../src/bindings/session.ts';
 import { createVector } from '../src/bindings/vector.ts';
 import { noise } from '../src/ddpm/noise.ts';
-import { createSession } from '../src/ddpm/session.ts';
 import { makeTable } from '../src/ddpm/schedulers/index.ts';
+import { createSession } from '../src/ddpm/session.ts';
 import { unetConfig } from '../src/ddpm/unet.ts';
 import { PhoenixError, type PhoenixErrorCode } from '../src/errors.ts';
 
@@ -24,7 +24,13 @@ const unet = unetConfig({
 
 const COUNT = 32;
 const images = (): Promise<Images> =>
-  createImages({ pixels: Uint8Array.from({ length: COUNT * 64 }, (_, i) => (i * 37) % 256), count: COUNT, height: 8, width: 8, channels: 1 });
+  createImages({
+    pixels: Uint8Array.from({ length: COUNT * 64 }, (_, i) => (i * 37) % 256),
+    count: COUNT,
+    height: 8,
+    width: 8,
+    channels: 1,
+  });
 
 const fit = (steps: number, batch = 4): NativeTrain => ({
   indices: Int32Array.from({ length: steps * batch }, (_, i) => i % COUNT),
@@ -85,10 +91,23 @@ test('training lowers the loss on one batch, and equal seeds give equal bytes wh
   );
   const cut = await ready(2);
   const whole = fit(12);
-  for (const [first, steps] of [[0, 1], [1, 5], [6, 6]] as const)
-    await cut.train(set, { ...whole, steps, indices: whole.indices.subarray(first * 4, (first + steps) * 4), firstStep: first, globalStep: first, adamStep: first });
+  for (const [first, steps] of [
+    [0, 1],
+    [1, 5],
+    [6, 6],
+  ] as const)
+    await cut.train(set, {
+      ...whole,
+      steps,
+      indices: whole.indices.subarray(first * 4, (first + steps) * 4),
+      firstStep: first,
+      globalStep: first,
+      adamStep: first,
+    });
   const [one, ...others] = await Promise.all(
-    [...runs, cut].map(async (session) => Buffer.concat([await bytesOf(session), await bytesOf(session, 'ema'), await bytesOf(session, 'adamV')])),
+    [...runs, cut].map(async (session) =>
+      Buffer.concat([await bytesOf(session), await bytesOf(session, 'ema'), await bytesOf(session, 'adamV')]),
+    ),
   );
   for (const other of others) t.true(one?.equals(other));
   const draws = await Promise.all(runs.map((session, i) => session.sample(drawing(session, 5, i + 1))));
@@ -102,7 +121,10 @@ test('overfits one batch', async (t) => {
   const one = { ...fit(300), indices: new Int32Array(300 * 4).map((_, i) => i % 4), lr: 3e-3 };
   const { losses } = await session.train(set, one);
   const mean = (part: Float64Array) => part.reduce((a, b) => a + b, 0) / part.length;
-  t.true(mean(losses.subarray(-50)) < 0.6 * mean(losses.subarray(0, 20)), `${mean(losses.subarray(0, 20))} → ${mean(losses.subarray(-50))}`);
+  t.true(
+    mean(losses.subarray(-50)) < 0.6 * mean(losses.subarray(0, 20)),
+    `${mean(losses.subarray(0, 20))} → ${mean(losses.subarray(-50))}`,
+  );
 });
 
 test('a second use while a call runs is ERR_PHOENIX_BUSY, and the call itself goes on', async (t) => {
@@ -129,7 +151,10 @@ test('an abort stops a call within one op, with the signal’s own reason, and t
   t.is((await session.train(set, fit(2))).losses.length, 2);
   const drawn = new AbortController();
   let calls = 0;
-  const sampling = session.sample({ ...drawing(session, 64, 8, 1000), onProgress: () => ++calls === 3 && drawn.abort(reason) }, drawn.signal);
+  const sampling = session.sample(
+    { ...drawing(session, 64, 8, 1000), onProgress: () => ++calls === 3 && drawn.abort(reason) },
+    drawn.signal,
+  );
   t.is(await t.throwsAsync(sampling), reason);
 });
 
@@ -254,7 +279,10 @@ test.serial('memory is known to the garbage collector, and freed by dispose', as
     createVector(4_000_000);
     if (i % 10 === 0) await new Promise(setImmediate);
   }
-  t.true(process.memoryUsage().rss - before < 2e9, `${(process.memoryUsage().rss - before) >> 20} MiB more after 300 vectors that nobody holds`);
+  t.true(
+    process.memoryUsage().rss - before < 2e9,
+    `${(process.memoryUsage().rss - before) >> 20} MiB more after 300 vectors that nobody holds`,
+  );
   const session = await ready();
   const set = await images();
   await session.train(set, fit(1));
@@ -293,12 +321,18 @@ test('several Sessions at once, and worker threads that are ended in the middle 
     session.init(1n).then(() => { session.train(images, workerData.fit); parentPort.postMessage('training'); });
   `;
   const { toNative } = await import('../src/ddpm/unet.ts');
-  const path = Object.keys((await import('node:module')).createRequire(import.meta.url).cache).find((file) => file.endsWith('phoenix-cpu.node'));
+  const path = Object.keys((await import('node:module')).createRequire(import.meta.url).cache).find((file) =>
+    file.endsWith('phoenix-cpu.node'),
+  );
   t.truthy(path, 'the addon that this process has loaded');
   for (let round = 0; round < 3; round++) {
     const workers = Array.from(
       { length: 4 },
-      () => new Worker(source, { eval: true, workerData: { path, unet: toNative(unet), noise: { prediction: 'eps', alphaBar: noise().alphaBar }, fit: fit(100_000) } }),
+      () =>
+        new Worker(source, {
+          eval: true,
+          workerData: { path, unet: toNative(unet), noise: { prediction: 'eps', alphaBar: noise().alphaBar }, fit: fit(100_000) },
+        }),
     );
     await Promise.all(workers.map((worker) => new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))));
     const codes = await Promise.all(workers.map((worker) => worker.terminate()));

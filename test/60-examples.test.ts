@@ -23,10 +23,15 @@ const run = async (t: ExecutionContext, name: string, ...args: string[]): Promis
 
 /** Two classes of images of different sizes. */
 const makeImages = async (folder: string): Promise<void> => {
-  for (const [name, background] of [['red', '#c03020'], ['blue', '#2040c0']] as const) {
+  for (const [name, background] of [
+    ['red', '#c03020'],
+    ['blue', '#2040c0'],
+  ] as const) {
     await mkdir(join(folder, name), { recursive: true });
     for (let i = 0; i < 20; i++)
-      await sharp({ create: { width: 30 + i, height: 40, channels: 3, background } }).png().toFile(join(folder, name, `${i}.png`));
+      await sharp({ create: { width: 30 + i, height: 40, channels: 3, background } })
+        .png()
+        .toFile(join(folder, name, `${i}.png`));
   }
 };
 

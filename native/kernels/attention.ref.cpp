@@ -18,8 +18,12 @@ struct Head {
 
 Head head(const Tensor& qkv, int heads, int n, int h) {
   int channels = qkv.c / 3, width = channels / heads, tokens = qkv.h * qkv.w;
-  return {qkv.channels(h * width, width), qkv.channels(channels + h * width, width), qkv.channels(2 * channels + h * width, width),
-          size_t(n) * tokens, tokens, width};
+  return {qkv.channels(h * width, width),
+          qkv.channels(channels + h * width, width),
+          qkv.channels(2 * channels + h * width, width),
+          size_t(n) * tokens,
+          tokens,
+          width};
 }
 
 real score(const Head& a, int i, int j) {

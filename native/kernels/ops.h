@@ -51,8 +51,8 @@ struct GroupNorm {
 // y = dropout(silu((x - mean)·rstd·w + b)), x = [x0 | x1] by channels, mean and rstd over (C/G, H, W).  Wu & He 2018, eq. 1
 // x0 (N,H,W,C0)  x1 (N,H,W,C1) or empty  w,b (C)  y (N,H,W,C), C = C0+C1 a multiple of G  mean,rstd (N,G) saved
 void group_norm_forward(Context&, Tensor y, Tensor mean, Tensor rstd, Tensor x0, Tensor x1, Tensor w, Tensor b, GroupNorm);
-void group_norm_backward(Context&, Grad dx0, Grad dx1, Tensor dw, Tensor db, Tensor dy, Tensor mean, Tensor rstd, Tensor x0,
-                         Tensor x1, Tensor w, Tensor b, GroupNorm);
+void group_norm_backward(Context&, Grad dx0, Grad dx1, Tensor dw, Tensor db, Tensor dy, Tensor mean, Tensor rstd, Tensor x0, Tensor x1,
+                         Tensor w, Tensor b, GroupNorm);
 
 // o = softmax(q kᵀ / √D) v for each image and head, D = C/heads.  Vaswani et al. 2017, eq. 1
 // qkv (N,H,W,3C): q, k, v side by side, head h at channels [h·D, h·D+D) of each  o (N,H,W,C)  lse (N,heads·T) saved: log Σ exp of each row of scores
@@ -125,11 +125,12 @@ void normal_fill(Context&, Tensor x, uint64_t key, uint32_t first_image);
 double sum_of_squares(Context&, const real* g, size_t count);
 double dot(Context&, const real* a, const real* b, size_t count);
 bool all_finite(Context&, const real* a, size_t count);
-void axpy(Context&, real* y, const real* x, double a, size_t count);               // y += a·x
-void scale(Context&, real* y, double a, size_t count);                             // y *= a
-void subtract(Context&, real* y, const real* a, const real* b, size_t count);      // y = a - b
-void interpolate(Context&, real* y, const real* x, double a, size_t count);        // y += a·(x - y): an EMA step with decay 1 - a
-void proximal(Context&, real* g, const real* p, const real* anchor, double mu, size_t count);  // g += mu·(p - anchor). Li et al. 2020, eq. 2
+void axpy(Context&, real* y, const real* x, double a, size_t count);           // y += a·x
+void scale(Context&, real* y, double a, size_t count);                         // y *= a
+void subtract(Context&, real* y, const real* a, const real* b, size_t count);  // y = a - b
+void interpolate(Context&, real* y, const real* x, double a, size_t count);    // y += a·(x - y): an EMA step with decay 1 - a
+// g += mu·(p - anchor): the gradient of FedProx's pull towards the global model.  Li et al. 2020, eq. 2
+void proximal(Context&, real* g, const real* p, const real* anchor, double mu, size_t count);
 
 // One optimizer step over the whole vector.  Kingma & Ba 2015, alg. 1; decoupled decay: Loshchilov & Hutter 2019, alg. 2
 // g ← g·grad_scale;  m, v moments;  p ← p - lr·(m̂/(√v̂ + eps) + weight_decay·p);  ema ← ema + (1-ema_decay)·(p - ema) if ema is given

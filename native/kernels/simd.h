@@ -7,11 +7,12 @@ namespace phx {
 
 enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
 
-Isa isa();          // the one in use
-Isa best_isa();     // the best that this machine has
+Isa isa();       // the one in use
+Isa best_isa();  // the best that this machine has
 const char* isa_name(Isa);
 
 // The accessor `TABLE& NAME()` for a table that each instruction set's namespace defines as `extern const TABLE NAME##_table`.
+// clang-format off
 #if defined(__x86_64__)
 #define PHOENIX_DECLARE_SIMD(TABLE, NAME)                            \
   namespace portable { extern const TABLE NAME##_table; }            \
@@ -26,5 +27,6 @@ const char* isa_name(Isa);
   namespace portable { extern const TABLE NAME##_table; }            \
   inline const TABLE& NAME() { return portable::NAME##_table; }
 #endif
+// clang-format on
 
 }  // namespace phx

@@ -85,7 +85,11 @@ struct Session::BatchMemory {
   Batch batch;
   BatchMemory(Arena& arena, const UNetConfig& c, int n) : arena(arena) {
     auto take = [&](int h, int w, int channels) { return tensor(arena.take(size_t(n) * h * w * channels), n, h, w, channels); };
-    batch = {take(c.height, c.width, c.in_channels), take(c.height, c.width, c.out_channels), take(1, 1, 1), take(1, 1, 1), take(1, 1, 1),
+    batch = {take(c.height, c.width, c.in_channels),
+             take(c.height, c.width, c.out_channels),
+             take(1, 1, 1),
+             take(1, 1, 1),
+             take(1, 1, 1),
              take(1, 1, 1)};
   }
   ~BatchMemory() {
@@ -93,8 +97,8 @@ struct Session::BatchMemory {
   }
 };
 
-void Session::pass(Arena& arena, int n, const real* weights, real* gradients, bool with_loss, Dropout dropout, const std::atomic<bool>* stop,
-                   const Fill& fill, const Use& use) {
+void Session::pass(Arena& arena, int n, const real* weights, real* gradients, bool with_loss, Dropout dropout,
+                   const std::atomic<bool>* stop, const Fill& fill, const Use& use) {
   BatchMemory memory(arena, net_.config(), n);
   const Batch& b = memory.batch;
   Tape tape(context_, arena, weights, gradients, stop);
@@ -128,10 +132,12 @@ void Session::check_images(const Images& images, const std::vector<int32_t>& ind
         std::to_string(c.height) + "x" + std::to_string(c.width) + "x" + std::to_string(c.in_channels) + ", got " +
             std::to_string(images.height) + "x" + std::to_string(images.width) + "x" + std::to_string(images.channels));
   check(c.in_channels == c.out_channels, "images", "a model with as many channels out as in");
-  for (int32_t i : indices) check(i >= 0 && size_t(i) < images.count, "indices", "positions below " + std::to_string(images.count) + ", got " + std::to_string(i));
+  for (int32_t i : indices)
+    check(i >= 0 && size_t(i) < images.count, "indices", "positions below " + std::to_string(images.count) + ", got " + std::to_string(i));
   if (!c.classes) return;
   check(classes.size() == images.count, "classes", "one class for each of the " + std::to_string(images.count) + " images");
-  for (int32_t k : classes) check(k >= 0 && k < c.classes, "classes", "classes below " + std::to_string(c.classes) + ", got " + std::to_string(k));
+  for (int32_t k : classes)
+    check(k >= 0 && k < c.classes, "classes", "classes below " + std::to_string(c.classes) + ", got " + std::to_string(k));
 }
 
 // ---- training
@@ -154,12 +160,13 @@ Session::TrainResult Session::train(const Images& images, const TrainOptions& o,
     NoiseBatch noise{noise_.prediction, int(noise_.alpha_bar.size()), real(o.min_snr_gamma), o.flip, o.key, step};
     double loss = 0;
     arena_.reset();
-    pass(arena_, o.batch, params_->data, gradient_->data, true, {0, o.key, 0, step}, stop,
-         [&](const Batch& b) {
-           noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels.data(), indices, noise_.alpha_bar.data(), noise);
-           fill_classes(b.classes, o.classes, indices);
-         },
-         [&](const Batch& b, Tensor) { loss = mean(b.loss); });
+    pass(
+        arena_, o.batch, params_->data, gradient_->data, true, {0, o.key, 0, step}, stop,
+        [&](const Batch& b) {
+          noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels.data(), indices, noise_.alpha_bar.data(), noise);
+          fill_classes(b.classes, o.classes, indices);
+        },
+        [&](const Batch& b, Tensor) { loss = mean(b.loss); });
     if (o.mu > 0 && o.anchor) proximal(context_, gradient_->data, params_->data, o.anchor->data, o.mu, count);
     double norm = std::sqrt(sum_of_squares(context_, gradient_->data, count));
     if (!std::isfinite(loss) || !std::isfinite(norm))
@@ -186,12 +193,14 @@ double Session::eval_loss(const Images& images, const EvalOptions& o, const std:
     int n = int(std::min(size_t(o.batch), o.indices.size() - first));
     NoiseBatch noise{noise_.prediction, int(noise_.alpha_bar.size()), 0, false, o.key, uint32_t(first / o.batch)};
     reserve(n, false, true);
-    pass(arena_, n, o.weights->data, nullptr, true, {}, stop,
-         [&](const Batch& b) {
-           noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels.data(), o.indices.data() + first, noise_.alpha_bar.data(), noise);
-           fill_classes(b.classes, o.classes, o.indices.data() + first);
-         },
-         [&](const Batch& b, Tensor) { sum += mean(b.loss) * n; });
+    pass(
+        arena_, n, o.weights->data, nullptr, true, {}, stop,
+        [&](const Batch& b) {
+          noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels.data(), o.indices.data() + first, noise_.alpha_bar.data(),
+                      noise);
+          fill_classes(b.classes, o.classes, o.indices.data() + first);
+        },
+        [&](const Batch& b, Tensor) { sum += mean(b.loss) * n; });
   }
   return sum / double(o.indices.size());
 }
@@ -202,11 +211,13 @@ std::vector<float> Session::sample(const SampleOptions& o, const std::atomic<boo
   constexpr size_t kColumns = 7;
   const UNetConfig& c = net_.config();
   size_t rows = o.table.size() / kColumns;
-  check(o.count > 0 && o.batch > 0 && rows > 0 && o.table.size() == rows * kColumns, "sample", "count and batch above 0 and a table of whole rows");
+  check(o.count > 0 && o.batch > 0 && rows > 0 && o.table.size() == rows * kColumns, "sample",
+        "count and batch above 0 and a table of whole rows");
   check(o.weights->count == params_->count, "sample", "weights of as many values as the model has parameters");
   check(c.in_channels == c.out_channels, "sample", "a model with as many channels out as in");
   check(!c.classes || o.classes.size() == size_t(o.count), "sample", "one class for each image");
-  for (int32_t k : o.classes) check(k >= 0 && k < c.classes, "sample", "classes below " + std::to_string(c.classes) + ", got " + std::to_string(k));
+  for (int32_t k : o.classes)
+    check(k >= 0 && k < c.classes, "sample", "classes below " + std::to_string(c.classes) + ", got " + std::to_string(k));
 
   std::vector<float> images(size_t(o.count) * image_size());
   size_t done = 0, all = rows * ((o.count + o.batch - 1) / o.batch);
@@ -214,18 +225,30 @@ std::vector<float> Session::sample(const SampleOptions& o, const std::atomic<boo
     int n = std::min(o.batch, o.count - first);
     size_t values = size_t(n) * image_size();
     std::vector<real> state(2 * values);
-    Tensor x = tensor(state.data(), n, c.height, c.width, c.in_channels), x0_prev = tensor(state.data() + values, n, c.height, c.width, c.in_channels);
+    Tensor x = tensor(state.data(), n, c.height, c.width, c.in_channels),
+           x0_prev = tensor(state.data() + values, n, c.height, c.width, c.in_channels);
     normal_fill(context_, x, o.key, o.first_image + uint32_t(first));
     reserve(n, false, false);
     for (size_t row = 0; row < rows; row++) {
       const double* r = o.table.data() + row * kColumns;
-      SamplerStep step{real(r[1]), real(r[2]), real(r[3]), real(r[4]), real(r[5]), real(r[6]), noise_.prediction, o.clip, o.key, uint32_t(row), o.first_image + uint32_t(first)};
-      pass(arena_, n, o.weights->data, nullptr, false, {}, stop,
-           [&](const Batch& b) {
-             std::memcpy(b.x.data, x.data, values * sizeof(real));
-             for (int i = 0; i < n; i++) b.t.data[i] = real(r[0]), b.classes.data[i] = c.classes ? real(o.classes[first + i]) : 0;
-           },
-           [&](const Batch&, Tensor output) { sampler_step(context_, x, x0_prev, output, step); });
+      SamplerStep step{real(r[1]),
+                       real(r[2]),
+                       real(r[3]),
+                       real(r[4]),
+                       real(r[5]),
+                       real(r[6]),
+                       noise_.prediction,
+                       o.clip,
+                       o.key,
+                       uint32_t(row),
+                       o.first_image + uint32_t(first)};
+      pass(
+          arena_, n, o.weights->data, nullptr, false, {}, stop,
+          [&](const Batch& b) {
+            std::memcpy(b.x.data, x.data, values * sizeof(real));
+            for (int i = 0; i < n; i++) b.t.data[i] = real(r[0]), b.classes.data[i] = c.classes ? real(o.classes[first + i]) : 0;
+          },
+          [&](const Batch&, Tensor output) { sampler_step(context_, x, x0_prev, output, step); });
       if (o.on_progress) o.on_progress(double(++done) / double(all));
     }
     if (!all_finite(context_, x.data, values)) throw NotFinite{"the samples contain NaN or infinite values: the parameters are damaged"};
@@ -236,18 +259,20 @@ std::vector<float> Session::sample(const SampleOptions& o, const std::atomic<boo
 
 // ---- for tests
 
-std::vector<double> Session::forward(const std::vector<double>& x, const std::vector<double>& t, const std::vector<int32_t>& classes, BufferPtr weights) {
+std::vector<double> Session::forward(const std::vector<double>& x, const std::vector<double>& t, const std::vector<int32_t>& classes,
+                                     BufferPtr weights) {
   int n = int(t.size());
   check(n > 0 && x.size() == size_t(n) * image_size(), "forward", "x of as many images as t has times");
   check(!net_.config().classes || classes.size() == t.size(), "forward", "one class an image");
   std::vector<double> output;
   reserve(n, false, false);
-  pass(arena_, n, weights->data, nullptr, false, {}, nullptr,
-       [&](const Batch& b) {
-         assign(b.x, x.data()), assign(b.t, t.data());
-         if (net_.config().classes) assign(b.classes, classes.data());
-       },
-       [&](const Batch&, Tensor y) { output.assign(y.data, y.data + y.size()); });
+  pass(
+      arena_, n, weights->data, nullptr, false, {}, nullptr,
+      [&](const Batch& b) {
+        assign(b.x, x.data()), assign(b.t, t.data());
+        if (net_.config().classes) assign(b.classes, classes.data());
+      },
+      [&](const Batch&, Tensor y) { output.assign(y.data, y.data + y.size()); });
   return output;
 }
 
@@ -260,16 +285,17 @@ Session::GradientResult Session::gradient(const std::vector<double>& x, const st
   check(!c.classes || classes.size() == t.size(), "gradient", "one class an image");
   GradientResult result{0, {}, std::make_shared<Buffer>(params_->count)};
   reserve(n, true, true);
-  pass(arena_, n, weights->data, result.gradient->data, true, {}, nullptr,
-       [&](const Batch& b) {
-         assign(b.x, x.data()), assign(b.t, t.data()), assign(b.target, target.data());
-         if (c.classes) assign(b.classes, classes.data());
-         for (int i = 0; i < n; i++) b.weight.data[i] = 1;
-       },
-       [&](const Batch& b, Tensor y) {
-         result.loss = mean(b.loss);
-         result.output.assign(y.data, y.data + y.size());
-       });
+  pass(
+      arena_, n, weights->data, result.gradient->data, true, {}, nullptr,
+      [&](const Batch& b) {
+        assign(b.x, x.data()), assign(b.t, t.data()), assign(b.target, target.data());
+        if (c.classes) assign(b.classes, classes.data());
+        for (int i = 0; i < n; i++) b.weight.data[i] = 1;
+      },
+      [&](const Batch& b, Tensor y) {
+        result.loss = mean(b.loss);
+        result.output.assign(y.data, y.data + y.size());
+      });
   return result;
 }
 

@@ -97,7 +97,8 @@ class Session {
   std::vector<float> sample(const SampleOptions&, const std::atomic<bool>* stop);
 
   // For tests: one forward pass, and the gradient of the mean squared error.
-  std::vector<double> forward(const std::vector<double>& x, const std::vector<double>& t, const std::vector<int32_t>& classes, BufferPtr weights);
+  std::vector<double> forward(const std::vector<double>& x, const std::vector<double>& t, const std::vector<int32_t>& classes,
+                              BufferPtr weights);
   struct GradientResult {
     double loss;
     std::vector<double> output;

@@ -61,7 +61,8 @@ Var Tape::conv2d(Var x, Parameter w, Parameter b, Conv2d a, Var temb, int temb_c
   Var y = output(in.n, in.h * a.upsample / a.stride, in.w * a.upsample / a.stride, w.n);
   auto slice = [temb_column, k = w.n](const Tensor& t) { return t ? t.channels(temb_column, k) : Tensor{}; };
   run([&] {
-    conv2d_forward(context_, y->tensor, in, temb ? slice(temb->tensor) : Tensor{}, residual ? residual->tensor : Tensor{}, weight(w), weight(b), a);
+    conv2d_forward(context_, y->tensor, in, temb ? slice(temb->tensor) : Tensor{}, residual ? residual->tensor : Tensor{}, weight(w),
+                   weight(b), a);
   });
   record([=, this] {
     Grad dx = x->gradient_in();

@@ -43,14 +43,21 @@ class UNet {
   Var forward(Tape& tape, Var x, Tensor t, Tensor classes, Dropout dropout = {}) const;
 
  private:
-  struct Norm { Parameter w, b; };
-  struct Layer { Parameter w, b; };  // linear or convolution
+  struct Norm {
+    Parameter w, b;
+  };
+  struct Layer {
+    Parameter w, b;
+  };  // linear or convolution
   struct Residual {
     Norm norm1, norm2;
     Layer conv1, conv2, shortcut;  // shortcut.w.n == 0: none
     int temb_column;               // of the shared time projection
   };
-  struct Attention { Norm norm; Layer qkv, out; };
+  struct Attention {
+    Norm norm;
+    Layer qkv, out;
+  };
   struct Level {
     std::vector<Residual> residuals;
     std::vector<Attention> attentions;  // one a residual block, or none
@@ -78,7 +85,10 @@ class UNet {
   std::vector<Level> down_, up_;
   Residual mid1_, mid2_;
   Attention mid_attention_;
-  struct Projection { std::string name; int channels; };
+  struct Projection {
+    std::string name;
+    int channels;
+  };
   std::vector<Projection> projections_;
   int temb_columns_ = 0;
 };

@@ -112,7 +112,13 @@ export type NativeVector = {
   dot(other: NativeVector): Promise<number>;
   isFinite(): Promise<boolean>;
   /** Server steps of Reddi et al. 2021 (FedOpt); see fl/server-step.ts. Each takes this = params. */
-  serverStep(kind: 'momentum' | 'adam' | 'yogi', delta: NativeVector, m: NativeVector, v: NativeVector | undefined, options: { lr: number; beta1: number; beta2: number; tau: number }): Promise<void>;
+  serverStep(
+    kind: 'momentum' | 'adam' | 'yogi',
+    delta: NativeVector,
+    m: NativeVector,
+    v: NativeVector | undefined,
+    options: { lr: number; beta1: number; beta2: number; tau: number },
+  ): Promise<void>;
   /** Little-endian float32 of [offset, offset+count). */
   toBytes(offset: number, count: number): Promise<Uint8Array>;
   /** The bytes are copied on the JS thread: keep pieces at a few MiB. */
@@ -126,7 +132,12 @@ export type NativeVector = {
 };
 
 /** A resident set of u8 images. `write` copies a piece to a byte position, on the JS thread: keep pieces small. */
-export type NativeImages = { readonly count: number; readonly bytes: number; write(pixels: Uint8Array, offset: number): void; dispose(): void };
+export type NativeImages = {
+  readonly count: number;
+  readonly bytes: number;
+  write(pixels: Uint8Array, offset: number): void;
+  dispose(): void;
+};
 
 export type NativeSession = {
   readonly parameters: ParameterEntry[];
@@ -139,12 +150,22 @@ export type NativeSession = {
   init(key: bigint): Promise<void>;
   train(images: NativeImages, options: NativeTrain, abort?: NativeAbort): Promise<{ losses: Float64Array; gradNorms: Float64Array }>;
   /** Mean loss over the images at `indices` with the noise that `key` fixes, in batches of `batch`. */
-  evalLoss(images: NativeImages, options: { indices: Int32Array; classes?: Int32Array; batch: number; key: bigint; weights: NativeVector }, abort?: NativeAbort): Promise<number>;
+  evalLoss(
+    images: NativeImages,
+    options: { indices: Int32Array; classes?: Int32Array; batch: number; key: bigint; weights: NativeVector },
+    abort?: NativeAbort,
+  ): Promise<number>;
   /** Images in [-1,1], (count,H,W,C). */
   sample(options: NativeSample, abort?: NativeAbort): Promise<Float32Array>;
   /** One forward pass, for tests: x (n,H,W,C) → the network's output, and, with a target, the loss and the gradient vector. */
   forward(x: Float64Array, t: Float64Array, weights: NativeVector, classes?: Int32Array): Promise<Float64Array>;
-  gradient(x: Float64Array, t: Float64Array, target: Float64Array, weights: NativeVector, classes?: Int32Array): Promise<{ loss: number; gradient: NativeVector; output: Float64Array }>;
+  gradient(
+    x: Float64Array,
+    t: Float64Array,
+    target: Float64Array,
+    weights: NativeVector,
+    classes?: Int32Array,
+  ): Promise<{ loss: number; gradient: NativeVector; output: Float64Array }>;
   /** Bytes held, by kind. */
   memory(): { parameters: number; optimizer: number; activations: number };
   dispose(): void;
@@ -168,5 +189,10 @@ export type Addon = {
    * every buffer lies between guard words, and a damaged guard is an error that names the tensor. With `repeat` > 0 the op runs that often and
    * `nanoseconds` holds each run's time.
    */
-  op(name: string, tensors: Record<string, OpTensor>, attributes: Record<string, number>, repeat?: number): { tensors: Record<string, OpTensor>; nanoseconds: Float64Array };
+  op(
+    name: string,
+    tensors: Record<string, OpTensor>,
+    attributes: Record<string, number>,
+    repeat?: number,
+  ): { tensors: Record<string, OpTensor>; nanoseconds: Float64Array };
 };

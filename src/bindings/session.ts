@@ -5,7 +5,18 @@
 import { availableParallelism } from 'node:os';
 import { PhoenixError } from '../errors.ts';
 import { addon } from './load.ts';
-import type { Addon, AddonInfo, NativeAbort, NativeImages, NativeNoise, NativeSample, NativeSession, NativeTrain, NativeUNet, ParameterEntry } from './native.ts';
+import type {
+  Addon,
+  AddonInfo,
+  NativeAbort,
+  NativeImages,
+  NativeNoise,
+  NativeSample,
+  NativeSession,
+  NativeTrain,
+  NativeUNet,
+  ParameterEntry,
+} from './native.ts';
 import type { Vector } from './vector.ts';
 
 export type Images = NativeImages & Disposable;
@@ -36,7 +47,11 @@ export type NativeSessionOptions = {
 };
 
 /** Runs a native call under an AbortSignal: the promise rejects with the signal's reason, within one op of the model. */
-const abortable = async <T>(native: Addon, signal: AbortSignal | undefined, call: (abort: NativeAbort | undefined) => Promise<T>): Promise<T> => {
+const abortable = async <T>(
+  native: Addon,
+  signal: AbortSignal | undefined,
+  call: (abort: NativeAbort | undefined) => Promise<T>,
+): Promise<T> => {
   if (!signal) return call(undefined);
   signal.throwIfAborted();
   const abort = native.createAbort();
@@ -53,7 +68,11 @@ const abortable = async <T>(native: Addon, signal: AbortSignal | undefined, call
 };
 
 const backendOf = (device: Device): 'cpu' => {
-  if (device === 'cuda') throw new PhoenixError('ERR_PHOENIX_LOAD', "device 'cuda' was asked for, but this version has no CUDA backend yet; use device 'auto' or 'cpu'");
+  if (device === 'cuda')
+    throw new PhoenixError(
+      'ERR_PHOENIX_LOAD',
+      "device 'cuda' was asked for, but this version has no CUDA backend yet; use device 'auto' or 'cpu'",
+    );
   return 'cpu';
 };
 
@@ -61,7 +80,8 @@ const backendOf = (device: Device): 'cpu' => {
  * A new Session with parameters 0. ddpm/session.ts is the door for users.
  * @throws PhoenixError ERR_PHOENIX_SHAPE for a U-Net that does not fit together, ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
  */
-export const createNativeSession = (options: NativeSessionOptions): Session => sessionOn(addon(backendOf(options.device ?? 'auto')), options);
+export const createNativeSession = (options: NativeSessionOptions): Session =>
+  sessionOn(addon(backendOf(options.device ?? 'auto')), options);
 
 /** createNativeSession on a given addon, so that tests can ask for the reference backend. */
 export const sessionOn = (native: Addon, options: NativeSessionOptions): Session => {

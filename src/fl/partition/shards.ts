@@ -30,7 +30,9 @@ export function shards(perClient: number): Partitioner {
       const random = rng(input.seed, 'partition', 'shards');
       const place = new Map(Array.from(random.permutation(classes), (at, i) => [present[i]!, at]));
       // Sorting is stable, so the order within a label stays random.
-      const order = Int32Array.from(Array.from(random.permutation(input.count)).sort((a, b) => place.get(labels[a]!)! - place.get(labels[b]!)!));
+      const order = Int32Array.from(
+        Array.from(random.permutation(input.count)).sort((a, b) => place.get(labels[a]!)! - place.get(labels[b]!)!),
+      );
       const pieces = cutEvenly(order, total);
       const hands: Int32Array[][] = Array.from({ length: clients }, () => []);
       for (let stretch = 0; stretch < perClient; stretch++) {

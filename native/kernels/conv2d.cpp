@@ -1,7 +1,8 @@
 // 3x3 convolution and its gradients as implicit matrix products: rows are pixels, columns (tap, channel). A block of rows × one block of
 // the k axis is gathered into scratch (112 × 256 floats = 112 KB, in L2) and multiplied at once; the whole im2col matrix never exists.
 //   y  = gather(x) · wᵀ        dx = gather(dy) · w, taps mirrored        dw = dyᵀ · gather(x)
-// Stride 2: dx falls into four interleaved grids of pixels with 4, 2, 2 and 1 taps. Upsample 2: dx sees dy through 4x4 taps of summed weights.
+// Stride 2: dx falls into four interleaved grids of pixels with 4, 2, 2 and 1 taps. Upsample 2: dx sees dy through 4x4 taps of summed
+// weights.
 #include <algorithm>
 #include <cstring>
 
@@ -20,8 +21,8 @@ constexpr int kPixelsAtOnce = 256, kColumnsAtOnce = 128;  // of the weight gradi
 constexpr int kRowsOfSum = 256;
 constexpr int kNarrow = 4;  // output channels
 
-// What a grid of h × w pixels an image sees of a source map: pixel (i,j) through tap t sees source pixel (i·step + dh[t], j·step + dw[t]) / zoom,
-// or zeros outside.
+// What a grid of h × w pixels an image sees of a source map: pixel (i,j) through tap t sees source pixel (i·step + dh[t], j·step + dw[t])
+// / zoom, or zeros outside.
 struct Stencil {
   Tensor source;
   int h, w, step, zoom;
@@ -242,8 +243,8 @@ void check_conv(const char* op, const Tensor& y, const Tensor& x, const Tensor& 
 }
 
 // Few output channels (the last convolution: C → 1 or 3): gathering nine times C values for so few sums would cost more than the sums. So
-// z (pixels, K·9) = x · wᵀ first, without neighbours; an output is then the sum of nine z of its neighbourhood. In the weight gradient it is
-// dy that is gathered, and the product comes out transposed.
+// z (pixels, K·9) = x · wᵀ first, without neighbours; an output is then the sum of nine z of its neighbourhood. In the weight gradient it
+// is dy that is gathered, and the product comes out transposed.
 void narrow_forward(Context& ctx, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b) {
   int n = y.c * 9;
   real* packed = ctx.scratch(gemm_packed(n, x.c) + y.rows() * n);
@@ -280,8 +281,8 @@ void narrow_weight_gradient(Context& ctx, Tensor dw, Tensor dy, Tensor x) {
       for (int c = 0; c < x.c; c++) dw.data[(size_t(k) * 9 + tap) * x.c + c] = transposed[size_t(c) * s.columns() + tap * dy.c + k];
 }
 
-// Which way a shape goes. Measured on one Zen 4 core, GFLOP/s of the plain sum forward, direct → Winograd: 16 → 16 channels 45 → 107, 8 → 16
-// 30 → 22; 512 → 256 channels on 1 tile 52 → 31, on 4 tiles 79 → 149 (the filters' transform costs as much as a few tiles).
+// Which way a shape goes, as measured on one Zen 4 core (GFLOP/s of the plain sum, forward, direct → Winograd). 16 to 16 channels: 45 → 107,
+// 8 to 16: 30 → 22. 512 to 256 channels on 1 tile: 52 → 31, on 4 tiles: 79 → 149 (transforming the filters costs as much as a few tiles).
 bool is_plain(Conv2d a) { return a.stride == 1 && a.pad == 1; }
 bool use_winograd(const Tensor& y, const Tensor& x, Conv2d a) {
   int tiles = y.n * ((y.h + 3) / 4) * ((y.w + 3) / 4);

@@ -1,6 +1,6 @@
-// C = A·B (+ C): B is packed into panels of one register tile's width, A is read where it lies, k is cut into blocks of equal length so that
-// a panel (256 × 32 floats = 32 KB) and a block of A's rows stay in cache while they are used (Goto & van de Geijn 2008, §4).
-// The cuts over k depend on k alone, so an element is the same sum on any number of threads.
+// C = A·B (+ C): B is packed into panels of one register tile's width, A is read where it lies, k is cut into blocks of equal length so
+// that a panel (256 × 32 floats = 32 KB) and a block of A's rows stay in cache while they are used (Goto & van de Geijn 2008, §4). The
+// cuts over k depend on k alone, so an element is the same sum on any number of threads.
 #include "gemm.h"
 
 #include <algorithm>

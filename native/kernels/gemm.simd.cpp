@@ -20,7 +20,7 @@ constexpr int kColumns = 2 * kLanes;
 // M rows × V vectors; V = 1 serves right edges of at most one vector.
 template <int M, int V, bool UnitStep>
 __attribute__((noinline)) void tile(int n, int k, const float* a, ptrdiff_t rs, ptrdiff_t cs, const float* b, float* c, ptrdiff_t ldc,
-                                           bool accumulate) {
+                                    bool accumulate) {
   Vec sum[M][V];
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++)

@@ -11,7 +11,8 @@ struct GemmLeaves {
   // out[p][nr] = b (k,n) of strides rs and cs, n <= nr, columns from n on zero: one packed panel of B
   void (*pack)(int k, int n, const float* b, ptrdiff_t rs, ptrdiff_t cs, float* out);
   // c (m,n), n <= nr: c = a·panel, or c += a·panel
-  void (*panel)(int m, int n, int k, const float* a, ptrdiff_t rs, ptrdiff_t cs, const float* panel, float* c, ptrdiff_t ldc, bool accumulate);
+  void (*panel)(int m, int n, int k, const float* a, ptrdiff_t rs, ptrdiff_t cs, const float* panel, float* c, ptrdiff_t ldc,
+                bool accumulate);
   // out[c] = Σ over the rows of x (rows,c), in order
   void (*sum_rows)(int rows, int c, const float* x, ptrdiff_t ld, float* out);
 };

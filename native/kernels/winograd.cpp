@@ -1,8 +1,8 @@
 // F(4x4,3x3): 6x6 tiles of x, 4 apart, and 3x3 filters go into 36 frequencies each; there the convolution is 36 matrix products
 // M = V·U over tiles and channels, and back.  Lavin & Gray 2016, §4.1-4.2. The data gradient is the same with w mirrored and its channels
 // exchanged; the weight gradient is dU = Mᵀ V with M = A dy Aᵀ, dw = Gᵀ dU G.
-// Tiles go through in blocks: V and M of a block, 36·(C+K)·4 bytes a tile, are to stay in L2, while U streams past once a block. Measured on
-// Zen 4 (1 MB L2): blocks of 14 to 56 tiles are equal up to 256 channels in all, 28 is the most for 384, 14 for 512; beyond, U itself
+// Tiles go through in blocks: V and M of a block, 36·(C+K)·4 bytes a tile, are to stay in L2, while U streams past once a block. Measured
+// on Zen 4 (1 MB L2): blocks of 14 to 56 tiles are equal up to 256 channels in all, 28 is the most for 384, 14 for 512; beyond, U itself
 // (19 MB at 512 → 256) is the larger stream and 28 wins again. A block's height is a multiple of the register tile's.
 #include "winograd.h"
 
@@ -22,7 +22,8 @@ constexpr int kFilterRows = 32;  // depth rows of w transformed at a time: 9·32
 
 int round_up(int count, int step) { return (count + step - 1) / step * step; }
 
-// Rows and frequencies lie a cache line more than a power of two apart: else 14 rows or 36 frequencies would share few sets of the L1 cache.
+// Rows and frequencies lie a cache line more than a power of two apart: else 14 rows or 36 frequencies would share few sets of the L1
+// cache.
 int padded(int count) { return round_up(count, 32) + 16; }
 
 // The tiles of N maps of h × w outputs.
@@ -48,8 +49,8 @@ void pixels_of(const Tensor& x, int n, int top, int left, int zoom, real* outsid
   }
 }
 
-void transform_input(const Tensor& x, const Tiles& tiles, int zoom, real* zeros, int first, int last, real* v, ptrdiff_t row, ptrdiff_t stride,
-                     ptrdiff_t panel) {
+void transform_input(const Tensor& x, const Tiles& tiles, int zoom, real* zeros, int first, int last, real* v, ptrdiff_t row,
+                     ptrdiff_t stride, ptrdiff_t panel) {
   real* pixels[36];
   for (int t = first; t < last; t++, v += row) {
     pixels_of<6>(x, tiles.image(t), tiles.top(t) - 1, tiles.left(t) - 1, zoom, zeros, pixels);
@@ -57,7 +58,8 @@ void transform_input(const Tensor& x, const Tiles& tiles, int zoom, real* zeros,
   }
 }
 
-// A (rows, columns) matrix for each of the nine taps, to be transformed into panels: element (d,i) at data + tap·`tap` + d·`depth` + i·`column`.
+// A (rows, columns) matrix for each of the nine taps, to be transformed into panels: element (d,i) at data + tap·`tap` + d·`depth` +
+// i·`column`.
 struct Filter {
   const real* data;
   int rows, columns;
@@ -113,8 +115,10 @@ int block_of(int channels) { return channels <= 128 ? 56 : channels <= 384 ? 28 
 void convolve_many(Context& ctx, const Output& to, const Tensor& x, int zoom, const Tiles& tiles, const Filter& f) {
   const GemmLeaves& leaves = gemm_leaves();
   int nr = leaves.nr, c = x.c, k = to.y.c, ldv = padded(c), ldm = padded(k), panels = (k + nr - 1) / nr, block = block_of(c + k);
-  size_t threads = ctx.threads(), u_stride = size_t(panels) * nr * c + 16, v_stride = size_t(block) * ldv + 16, m_stride = size_t(block) * ldm + 16;
-  size_t taps_size = size_t(9) * kFilterRows * nr, share = std::max((v_stride + m_stride) * kFrequencies, taps_size), zeros_size = padded(c);
+  size_t threads = ctx.threads(), u_stride = size_t(panels) * nr * c + 16, v_stride = size_t(block) * ldv + 16,
+         m_stride = size_t(block) * ldm + 16;
+  size_t taps_size = size_t(9) * kFilterRows * nr, share = std::max((v_stride + m_stride) * kFrequencies, taps_size),
+         zeros_size = padded(c);
   real* zeros = ctx.scratch(zeros_size + u_stride * kFrequencies + share * threads);
   real *u = zeros + zeros_size, *shares = u + u_stride * kFrequencies;
   std::memset(zeros, 0, zeros_size * sizeof(real));
@@ -135,7 +139,8 @@ void convolve_many(Context& ctx, const Output& to, const Tensor& x, int zoom, co
         transform_input(x, tiles, zoom, zeros, first, last, v, ldv, v_stride, nr);
         for (int e = 0; e < kFrequencies; e++)
           for (int j = 0; j < panels; j++)
-            leaves.panel(last - first, nr, c, v + e * v_stride, ldv, 1, u + e * u_stride + size_t(j) * nr * c, m + e * m_stride + j * nr, ldm, false);
+            leaves.panel(last - first, nr, c, v + e * v_stride, ldv, 1, u + e * u_stride + size_t(j) * nr * c, m + e * m_stride + j * nr,
+                         ldm, false);
         transform_output(to, tiles, first, last, m, ldm, m_stride);
       }
     }
@@ -149,7 +154,8 @@ void convolve_few(Context& ctx, const Output& to, const Tensor& x, int zoom, con
   const GemmLeaves& leaves = gemm_leaves();
   int nr = leaves.nr, c = x.c, k = to.y.c, ldv = padded(c), panels = (k + nr - 1) / nr;
   size_t v_stride = size_t(tiles.count) * ldv + 16, u_stride = size_t(kDepth) * nr + 16, m_stride = size_t(tiles.count) * nr + 16;
-  size_t share = (u_stride + m_stride) * kFrequencies + size_t(9) * kFilterRows * nr, zeros_size = padded(c), threads = std::min(ctx.threads(), panels);
+  size_t share = (u_stride + m_stride) * kFrequencies + size_t(9) * kFilterRows * nr, zeros_size = padded(c),
+         threads = std::min(ctx.threads(), panels);
   real* zeros = ctx.scratch(zeros_size + v_stride * kFrequencies + share * threads);
   real *v = zeros + zeros_size, *shares = v + v_stride * kFrequencies;
   std::memset(zeros, 0, zeros_size * sizeof(real));

@@ -12,7 +12,8 @@ namespace {
 constexpr float a1 = 0.625f, a2 = a1 * a1, a3 = a2 * a1;
 constexpr float b1 = 1.5f, b2 = b1 * b1, b3 = b2 * b1;
 constexpr float kSum = a2 + b2, kProduct = a2 * b2;
-constexpr float ga = float(1 / (2.0 * a2 * (double(a2) - b2))), gb = float(1 / (2.0 * b2 * (double(b2) - a2))), g0 = float(1 / (double(a2) * b2));
+constexpr float ga = float(1 / (2.0 * a2 * (double(a2) - b2))), gb = float(1 / (2.0 * b2 * (double(b2) - a2))),
+                g0 = float(1 / (double(a2) * b2));
 constexpr int kPanel = 2 * kLanes;
 
 // Each of these works on values `s` apart.

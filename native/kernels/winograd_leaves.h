@@ -11,7 +11,8 @@ struct WinogradLeaves {
   // v = Bᵀ d B of 6x6 pixels of c channels; channel i at (i / nr)·panel + i % nr, nr as in GemmLeaves
   void (*input)(int c, const float* const* pixels, float* v, ptrdiff_t stride, ptrdiff_t panel);
   // y = Aᵀ m A + bias + temb + residual, 4x4 pixels of k channels; bias, temb, residual may be null
-  void (*output)(int k, const float* m, ptrdiff_t stride, const float* bias, const float* temb, const float* const* residual, float* const* y);
+  void (*output)(int k, const float* m, ptrdiff_t stride, const float* bias, const float* temb, const float* const* residual,
+                 float* const* y);
   // y = the sums of 2x2 pixels of Aᵀ m A + residual, 2x2 pixels
   void (*pooled_output)(int k, const float* m, ptrdiff_t stride, const float* const* residual, float* const* y);
   // m = A dy Aᵀ of 4x4 pixels

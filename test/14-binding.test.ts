@@ -115,6 +115,17 @@ test('training lowers the loss on one batch, and equal seeds give equal bytes wh
   t.deepEqual(draws[0], draws[2]);
 });
 
+test('an image does not depend on how many are drawn with it', async (t) => {
+  // 12 pixels a side and 32 channels: every way of the convolution, and tiles that stick out.
+  const wide = { height: 12, width: 12, inChannels: 3, blockOutChannels: [32, 64], layersPerBlock: 1, attention: [false, true] };
+  using session = createSession({ unet: unetConfig(wide), threads: 2 });
+  await session.init(1n);
+  const weights = Float32Array.from({ length: session.parameterCount }, (_, i) => 0.05 * Math.sin(13 * i) + 0.01);
+  await session.params.fromBytes(new Uint8Array(weights.buffer), 0);
+  const alone = await session.sample(drawing(session, 7, 1, 3));
+  for (const batch of [2, 5, 7]) t.deepEqual(await session.sample(drawing(session, 7, batch, 3)), alone, `batch ${batch}`);
+});
+
 test('overfits one batch', async (t) => {
   const session = await ready(2);
   const set = await images();

@@ -1,6 +1,7 @@
 // The register tile of the matrix product: MR rows × 2 vectors, one broadcast of A and two FMAs a row and step. Its accumulators fill the
 // registers (AVX-512: 14×2 of 32, AVX2: 6×2 of 16, 4-lane: 4×2), so 97 % of the FMA peak is within reach of a panel that stays in cache
-// (Goto & van de Geijn 2008). Every element is one FMA chain over k, whatever the tile's height: results do not depend on the cut.
+// (Goto & van de Geijn 2008). Every element is one FMA chain over k, also where k is done in pieces (the chain goes on from what c holds):
+// results depend neither on the tile's height nor on the cut.
 #include "gemm_leaves.h"
 #include "vec.h"
 
@@ -22,10 +23,18 @@ template <int M, int V, bool UnitStep>
 __attribute__((noinline)) void tile(int n, int k, const float* a, ptrdiff_t rs, ptrdiff_t cs, const float* b, float* c, ptrdiff_t ldc,
                                     bool accumulate) {
   Vec sum[M][V];
+  float row[V * kLanes];
+  bool whole = n == V * kLanes;
 #pragma GCC unroll 16
-  for (int i = 0; i < M; i++)
+  for (int i = 0; i < M; i++) {
+    const float* from = c + i * ldc;
+    if (accumulate && !whole) {
+      for (int j = 0; j < V * kLanes; j++) row[j] = j < n ? from[j] : 0;
+      from = row;
+    }
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) sum[i][v] = Vec{};
+    for (int v = 0; v < V; v++) sum[i][v] = accumulate ? load(from + v * kLanes) : Vec{};
+  }
   if (UnitStep) cs = 1;
   for (int p = 0; p < k; p++) {
     Vec right[V];
@@ -39,23 +48,13 @@ __attribute__((noinline)) void tile(int n, int k, const float* a, ptrdiff_t rs, 
     }
     a += cs, b += kColumns;
   }
-  if (n == V * kLanes) {
-#pragma GCC unroll 16
-    for (int i = 0; i < M; i++)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; v++) {
-        float* to = c + i * ldc + v * kLanes;
-        store(to, accumulate ? load(to) + sum[i][v] : sum[i][v]);
-      }
-    return;
-  }
-  float row[V * kLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < M; i++) {
-#pragma GCC unroll 2
-    for (int v = 0; v < V; v++) store(row + v * kLanes, sum[i][v]);
     float* to = c + i * ldc;
-    for (int j = 0; j < n; j++) to[j] = accumulate ? to[j] + row[j] : row[j];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) store(whole ? to + v * kLanes : row + v * kLanes, sum[i][v]);
+    if (!whole)
+      for (int j = 0; j < n; j++) to[j] = row[j];
   }
 }
 

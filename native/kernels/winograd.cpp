@@ -178,7 +178,7 @@ void convolve_few(Context& ctx, const Output& to, const Tensor& x, int zoom, con
   });
 }
 
-// The way depends on the shape alone: the two cut the sum over channels differently.
+// Both ways add up the channels in the same order: they give the same bits.
 void convolve(Context& ctx, const Output& to, const Tensor& x, int zoom, const Tiles& tiles, const Filter& f) {
   (tiles.count <= kFewTiles ? convolve_few : convolve_many)(ctx, to, x, zoom, tiles, f);
 }

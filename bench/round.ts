@@ -1,0 +1,111 @@
+/** Whole federated rounds in one process: what the federation costs on top of its clients' training. */
+import { createImages } from '../src/bindings/session.ts';
+import { openDataset } from '../src/ddpm/data/index.ts';
+import { createSession } from '../src/ddpm/session.ts';
+import { presets } from '../src/ddpm/unet.ts';
+import { createClient } from '../src/fl/client.ts';
+import { initialState } from '../src/fl/federation.ts';
+import { partitioner } from '../src/fl/partition/index.ts';
+import { runRound } from '../src/fl/round.ts';
+import { memoryStore } from '../src/fl/store.ts';
+import { fedavg } from '../src/fl/strategies/fedavg.ts';
+import { memoryTransport } from '../src/fl/transports/memory.ts';
+import { median, type Repetition, type Summary, summarise, type Watch } from './quiet.ts';
+import { counted, figure, milliseconds, table } from './table.ts';
+
+const CLIENTS = 4;
+const SEED = 1;
+
+export type RoundResult = {
+  clients: number;
+  /** Optimizer steps and images of a round, all clients together. */
+  steps: number;
+  images: number;
+  round: Summary;
+  imagesPerSecond: number;
+  /** Median over the rounds of the share of time that is not local training: encoding, decoding, adding up, server step. */
+  federationShare: number;
+  bytesUp: number;
+  bytesDown: number;
+};
+
+/** Rounds of four clients on synthetic 28x28 images, preset small, batch 32, nothing held out. */
+export async function benchRound(options: { threads: number; reps: number; quick: boolean; watch: Watch }): Promise<RoundResult> {
+  const { threads, reps, watch } = options;
+  const batch = 32;
+  const dataset = await openDataset(`synthetic:${CLIENTS * batch * (options.quick ? 1 : 4)}`, { size: 28, channels: 1 });
+  const { unet, training } = { unet: presets.small.unet(dataset), training: presets.small.training };
+  using session = createSession({ unet, threads, device: 'cpu' });
+  using images = await createImages(dataset);
+  const strategy = fedavg();
+  let state = await initialState({ session, seed: SEED, strategy });
+  const none = new Int32Array(0);
+  const shares = partitioner('iid').split({ count: dataset.count, clients: CLIENTS, seed: SEED });
+  const store = memoryStore();
+  const transport = memoryTransport(
+    shares.map((train, i) => createClient({ id: `client-${i + 1}`, session, images, train, heldOut: none, store, seed: SEED })),
+  );
+  const fit = {
+    epochs: 1,
+    batch,
+    lr: training.lr,
+    warmupSteps: 0,
+    beta1: 0.9,
+    beta2: 0.999,
+    adamEps: 1e-8,
+    weightDecay: 0,
+    clip: training.clip,
+    flip: false,
+    minSnrGamma: 0,
+    mu: 0,
+    optimizer: 'reset',
+  } as const;
+  try {
+    const shareOf: number[] = [];
+    const repetitions: Repetition[] = [];
+    let last: Awaited<ReturnType<typeof runRound>> | undefined;
+    for (let i = 0; i <= reps; i++) {
+      const repetition = await watch.repetition(async () => {
+        last = await runRound(state, { transport, strategy, fit, seed: SEED });
+        return { seconds: last.record.seconds };
+      });
+      state = last!.state;
+      if (i === 0) continue; // the first round also plans memory
+      const training = last!.record.clients.reduce((sum, { seconds }) => sum + seconds, 0);
+      shareOf.push(1 - training / repetition.seconds);
+      repetitions.push(repetition);
+    }
+    const { record } = last!;
+    const round = summarise(repetitions);
+    return {
+      clients: CLIENTS,
+      steps: record.clients.reduce((sum, { steps }) => sum + steps, 0),
+      images: record.images,
+      round,
+      imagesPerSecond: record.images / round.medianSeconds,
+      federationShare: median(shareOf.toSorted((a, b) => a - b)),
+      bytesUp: record.bytesUp,
+      bytesDown: record.bytesDown,
+    };
+  } finally {
+    for (const vector of [state.params, state.ema, ...state.serverMoments]) vector.dispose();
+  }
+}
+
+export const roundTable = ({ clients, steps, images, round, imagesPerSecond, federationShare, bytesUp, bytesDown }: RoundResult): string =>
+  table(
+    ['round', '>ms', '>min', '>max', '>repetitions', '>images/s', '>not training', '>MB up', '>MB down'],
+    [
+      [
+        `small28, ${clients} clients, ${steps} steps, ${images} images`,
+        milliseconds(round.medianSeconds),
+        milliseconds(round.minSeconds),
+        milliseconds(round.maxSeconds),
+        counted(round),
+        figure(imagesPerSecond),
+        `${(100 * federationShare).toFixed(1)} %`,
+        figure(bytesUp / 1e6),
+        figure(bytesDown / 1e6),
+      ],
+    ],
+  );

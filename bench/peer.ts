@@ -123,6 +123,7 @@ function conversation(child: ChildProcessWithoutNullStreams, name: string): (mes
   const failed = (reason: string) => new PhoenixError('ERR_PHOENIX_INTERNAL', `${name} as a peer: ${reason}. ${lastWords.trim()}`);
   const started = new Promise<never>((_, reject) => child.once('error', (error) => reject(failed(error.message))));
   started.catch(() => {});
+  const closed = new Promise((resolve) => child.once('close', resolve));
 
   return async (message) => {
     child.stdin.write(`${JSON.stringify(message)}\n`);
@@ -132,7 +133,10 @@ function conversation(child: ChildProcessWithoutNullStreams, name: string): (mes
     });
     try {
       const { value, done } = await Promise.race([lines.next(), started, late]);
-      if (done) throw failed('it ended');
+      if (done) {
+        await closed; // its last words come by another pipe
+        throw failed('it ended');
+      }
       return JSON.parse(value);
     } finally {
       clearTimeout(timer);

@@ -24,7 +24,7 @@ import type { RunEvents, RunResult, StepEvent } from './events.ts';
 import { federate } from './federate.ts';
 import type { RoundRecord } from './fl/types.ts';
 import { createProgress, type Progress } from './progress.ts';
-import { writeReport } from './report.ts';
+import { writeReport } from './report/report.ts';
 import { sample } from './sample.ts';
 import { train } from './train.ts';
 import { formatCount, formatDuration } from './units.ts';

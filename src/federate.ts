@@ -16,10 +16,10 @@ import { serverSteps } from './fl/server-step.ts';
 import { strategies } from './fl/strategies/index.ts';
 import { memoryTransport } from './fl/transports/memory.ts';
 import type { ClientStep, FederationState, RoundRecord } from './fl/types.ts';
-import { readVectors, writeVectors } from './moments.ts';
 import { describeRun, drawGrid, gridDue, mayChange, prepare } from './prepare.ts';
-import { writeReport } from './report.ts';
-import { freshFolder, type Run, startRun } from './run.ts';
+import { writeReport } from './report/report.ts';
+import { freshFolder, type Run, startRun } from './run/folder.ts';
+import { readVectors, writeVectors } from './run/vector-file.ts';
 
 /** The plain part of the state, in state.json. */
 const plainState = z.object({ globalStep: z.int().min(0), images: z.int().min(0), warmupSteps: z.int().min(0), strategy: z.unknown() });
@@ -52,7 +52,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
   using session = createSession({ unet: unet, noise, device: settings.device, threads: settings.threads || undefined });
   using images = await createImages(dataset);
   const config = describeRun('federate', { ...settings, strategy: strategy.name }, prepared, session, {
-    length: { ...length, optimizer: settings.optimizer },
+    length: { ...length, optimizer: settings.optimizer, compress: settings.compress },
     serverStep,
     clients: shares.map(({ id, train, heldOut, histogram }) => ({ id, examples: train.length, heldOut: heldOut.length, histogram })),
   });
@@ -91,7 +91,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
     await runFederation(begun, {
       transport,
       strategy,
-      fit: { ...prepared.fit, ...length, warmupSteps: plain.warmupSteps, optimizer: settings.optimizer },
+      fit: { ...prepared.fit, ...length, warmupSteps: plain.warmupSteps, optimizer: settings.optimizer, compress: settings.compress },
       rounds,
       seed,
       fraction,

@@ -10,9 +10,9 @@ import { drawSamples, toPixels } from './ddpm/sample.ts';
 import type { LocalFit } from './ddpm/train.ts';
 import { presets, type UNetConfig, type WarmupRule } from './ddpm/unet.ts';
 import { PhoenixError } from './errors.ts';
-import { imageGrid } from './images.ts';
+import { imageGrid } from './image-grid.ts';
 import { streamKey } from './rng.ts';
-import type { RunConfig } from './run.ts';
+import type { RunConfig } from './run/folder.ts';
 
 type Training = Settings<'federate'> | Settings<'train'>;
 

@@ -7,9 +7,9 @@ import { noise } from './ddpm/noise.ts';
 import { drawSamples, toPixels } from './ddpm/sample.ts';
 import { createSession } from './ddpm/session.ts';
 import { PhoenixError } from './errors.ts';
-import { imageGrid } from './images.ts';
+import { imageGrid } from './image-grid.ts';
 import { streamKey } from './rng.ts';
-import { io, openRun } from './run.ts';
+import { io, openRun } from './run/folder.ts';
 
 export type SampleEvents = {
   /** Share done, 0..1. */

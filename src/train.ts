@@ -10,11 +10,11 @@ import { PhoenixError } from './errors.ts';
 import type { RunEvents, RunResult } from './events.ts';
 import { classHistogram, holdOut } from './fl/partition/index.ts';
 import type { RoundRecord } from './fl/types.ts';
-import { readVectors, writeVectors } from './moments.ts';
 import { describeRun, drawGrid, gridDue, mayChange, prepare } from './prepare.ts';
-import { writeReport } from './report.ts';
+import { writeReport } from './report/report.ts';
 import { streamKey } from './rng.ts';
-import { freshFolder, type Run, startRun } from './run.ts';
+import { freshFolder, type Run, startRun } from './run/folder.ts';
+import { readVectors, writeVectors } from './run/vector-file.ts';
 
 /** The one client there is, in names of streams and in config.json. */
 const CENTRAL = 'central';

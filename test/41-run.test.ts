@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
 import { PhoenixError, type PhoenixErrorCode } from '../src/errors.ts';
 import { rng } from '../src/rng.ts';
-import { freshFolder, openRun, startRun } from '../src/run.ts';
+import { freshFolder, openRun, startRun } from '../src/run/folder.ts';
 import { fakeConfig, fakeRun } from './fake-run.ts';
 
 const program = fileURLToPath(new URL('fake-run.ts', import.meta.url));

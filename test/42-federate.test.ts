@@ -12,7 +12,7 @@ import { PhoenixError, type PhoenixErrorCode } from '../src/errors.ts';
 import type { RunEvents, StepEvent } from '../src/events.ts';
 import { federate } from '../src/federate.ts';
 import type { Report, Strategy } from '../src/fl/types.ts';
-import { openRun } from '../src/run.ts';
+import { openRun } from '../src/run/folder.ts';
 import { sample } from '../src/sample.ts';
 import { train } from '../src/train.ts';
 

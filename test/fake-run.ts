@@ -5,7 +5,7 @@
  */
 import { open, readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
-import { type Run, type RunConfig, startRun } from '../src/run.ts';
+import { type Run, type RunConfig, startRun } from '../src/run/folder.ts';
 
 export const fakeConfig: RunConfig = {
   schema: 1,

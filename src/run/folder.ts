@@ -20,8 +20,8 @@ import { mkdir, open, readdir, readFile, rename, rm, stat, truncate, writeFile }
 import { dirname, join, resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
-import { PhoenixError } from './errors.ts';
-import type { Store } from './fl/types.ts';
+import { PhoenixError } from '../errors.ts';
+import type { Store } from '../fl/types.ts';
 import { isLockFile, takeLock } from './lock.ts';
 
 /** The files of a round, and which stay when later rounds are committed. */

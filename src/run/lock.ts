@@ -4,7 +4,7 @@ import { link, readFile, readlink, rename, rm, writeFile } from 'node:fs/promise
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { PhoenixError } from './errors.ts';
+import { PhoenixError } from '../errors.ts';
 
 const NAME = 'lock';
 

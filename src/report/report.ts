@@ -6,10 +6,10 @@ import { createReadStream } from 'node:fs';
 import { readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
-import { PhoenixError } from './errors.ts';
-import { type Report, renderPage } from './report-page.ts';
-import { openRun } from './run.ts';
-import { formatBytes, formatCount } from './units.ts';
+import { PhoenixError } from '../errors.ts';
+import { openRun } from '../run/folder.ts';
+import { formatBytes, formatCount } from '../units.ts';
+import { type Report, renderPage } from './page.ts';
 
 const loggedClient = z.looseObject({
   client: z.string(),

@@ -1,7 +1,7 @@
 /** Vectors to and from a file of little-endian float32, one after the other, in pieces. */
 import { open, writeFile } from 'node:fs/promises';
-import type { Vector } from './bindings/vector.ts';
-import { PhoenixError } from './errors.ts';
+import type { Vector } from '../bindings/vector.ts';
+import { PhoenixError } from '../errors.ts';
 
 /** Values a piece: 4 MiB. */
 const PIECE = 1 << 20;

@@ -1,6 +1,7 @@
 /** The page of a run as one HTML text: tables, hand-made SVG charts, pictures as data URIs. Pure: what it shows is what it is given. */
+
+import { byteUnit, formatBytes, formatCount, formatDuration, formatNumber } from '../units.ts';
 import type { LoggedRound } from './report.ts';
-import { byteUnit, formatBytes, formatCount, formatDuration, formatNumber } from './units.ts';
 
 export type Report = {
   /** What was run, e.g. 'federate'. */

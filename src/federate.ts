@@ -52,7 +52,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
   using session = createSession({ unet: unet, noise, device: settings.device, threads: settings.threads || undefined });
   using images = await createImages(dataset);
   const config = describeRun('federate', { ...settings, strategy: strategy.name }, prepared, session, {
-    length: { ...length, optimizer: settings.optimizer, compress: settings.compress },
+    length: { ...length, optimizer: settings.optimizer },
     serverStep,
     clients: shares.map(({ id, train, heldOut, histogram }) => ({ id, examples: train.length, heldOut: heldOut.length, histogram })),
   });
@@ -91,7 +91,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
     await runFederation(begun, {
       transport,
       strategy,
-      fit: { ...prepared.fit, ...length, warmupSteps: plain.warmupSteps, optimizer: settings.optimizer, compress: settings.compress },
+      fit: { ...prepared.fit, ...length, warmupSteps: plain.warmupSteps, optimizer: settings.optimizer },
       rounds,
       seed,
       fraction,

@@ -37,7 +37,6 @@ const fit = z
     minSnrGamma: notNegative,
     mu: notNegative,
     optimizer: z.enum(['reset', 'keep']),
-    compress: z.string().max(40).optional(),
     globalStep: count,
   })
   .refine((value) => (value.epochs === undefined) !== (value.localImages === undefined), 'exactly one of epochs and localImages is set');
@@ -56,14 +55,13 @@ const report = z.strictObject({
   seconds: notNegative,
 });
 
-/** How the values of a vector are written in a payload (see vector.ts), and how many there are. */
-const parameters = { codec: z.enum(['float32']), count: positive };
-const delta = { codec: z.enum(['float32', 'bf16', 'int8', 'topk']), count: positive };
+/** How the values of a vector are written in a payload, and how many there are. */
+const vector = { codec: z.enum(['float32']), count: positive };
 
 const headers = {
-  task: z.strictObject({ kind: z.literal('task'), version: z.literal(1), round: positive, fit, ...parameters }),
+  task: z.strictObject({ kind: z.literal('task'), version: z.literal(1), round: positive, fit, ...vector }),
   report: z.strictObject({ kind: z.literal('report'), version: z.literal(1), report }),
-  update: z.strictObject({ kind: z.literal('update'), version: z.literal(1), client: clientId, round: positive, ...delta }),
+  update: z.strictObject({ kind: z.literal('update'), version: z.literal(1), client: clientId, round: positive, ...vector }),
 };
 
 export type MessageKind = keyof typeof headers;

@@ -296,16 +296,30 @@ struct SharedVector {
 class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(
-        env, "Vector",
-        {InstanceAccessor<&VectorHandle::length>("length"), InstanceMethod<&VectorHandle::dispose>("dispose"),
-         InstanceMethod<&VectorHandle::axpy>("axpy"), InstanceMethod<&VectorHandle::scale>("scale"),
-         InstanceMethod<&VectorHandle::fill>("fill"), InstanceMethod<&VectorHandle::subtract>("subtract"),
-         InstanceMethod<&VectorHandle::interpolate>("interpolate"), InstanceMethod<&VectorHandle::copy>("copy"),
-         InstanceMethod<&VectorHandle::dot>("dot"), InstanceMethod<&VectorHandle::is_finite>("isFinite"),
-         InstanceMethod<&VectorHandle::server_step>("serverStep"), InstanceMethod<&VectorHandle::to_bytes>("toBytes"),
-         InstanceMethod<&VectorHandle::from_bytes>("fromBytes"), InstanceMethod<&VectorHandle::import_tensors>("importTensors"),
-         InstanceMethod<&VectorHandle::export_tensors>("exportTensors")});
+    return DefineClass(env, "Vector",
+                       {InstanceAccessor<&VectorHandle::length>("length"),
+                        InstanceMethod<&VectorHandle::dispose>("dispose"),
+                        InstanceMethod<&VectorHandle::axpy>("axpy"),
+                        InstanceMethod<&VectorHandle::scale>("scale"),
+                        InstanceMethod<&VectorHandle::fill>("fill"),
+                        InstanceMethod<&VectorHandle::subtract>("subtract"),
+                        InstanceMethod<&VectorHandle::interpolate>("interpolate"),
+                        InstanceMethod<&VectorHandle::copy>("copy"),
+                        InstanceMethod<&VectorHandle::dot>("dot"),
+                        InstanceMethod<&VectorHandle::is_finite>("isFinite"),
+                        InstanceMethod<&VectorHandle::server_step>("serverStep"),
+                        InstanceMethod<&VectorHandle::to_bytes>("toBytes"),
+                        InstanceMethod<&VectorHandle::from_bytes>("fromBytes"),
+                        InstanceMethod<&VectorHandle::import_tensors>("importTensors"),
+                        InstanceMethod<&VectorHandle::export_tensors>("exportTensors"),
+                        InstanceMethod<&VectorHandle::encode>("encode"),
+                        InstanceMethod<&VectorHandle::decode>("decode"),
+                        InstanceMethod<&VectorHandle::encode_largest>("encodeLargest"),
+                        InstanceMethod<&VectorHandle::decode_largest>("decodeLargest"),
+                        InstanceMethod<&VectorHandle::gather>("gather"),
+                        InstanceMethod<&VectorHandle::scatter>("scatter"),
+                        InstanceMethod<&VectorHandle::trimmed_mean>("trimmedMean"),
+                        InstanceMethod<&VectorHandle::row_distances>("rowDistances")});
   }
   // Made by `wrap` only: the argument is the shared vector.
   explicit VectorHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<VectorHandle>(info) {
@@ -461,6 +475,112 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
         info.Env(), std::move(locks), {},
         [block, buffer = shared_->buffer, offset, n](Job&) { block->assign(buffer->data + offset, buffer->data + offset + n); },
         [block, n](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, n * sizeof(float)); });
+  }
+
+  bool is_int8(const Napi::CallbackInfo& info) {
+    std::string codec = info[0].ToString();
+    if (codec != "bf16" && codec != "int8") raise(info.Env(), kArgument, "codec: expected bf16 or int8, got " + codec);
+    return codec == "int8";
+  }
+  Napi::Value encode(const Napi::CallbackInfo& info) {
+    bool int8 = is_int8(info);
+    double count = number(info.Env(), info[2], "count", 0);
+    size_t offset = range(info, number(info.Env(), info[1], "offset", 0), count), n = size_t(count);
+    Locks locks;
+    locks.read(info.Env(), shared_->lock, "the Vector");
+    auto block = std::make_shared<std::vector<uint8_t>>();
+    return Job::start(
+        info.Env(), std::move(locks), {},
+        [block, buffer = shared_->buffer, offset, n, int8](Job&) {
+          block->resize(int8 ? int8_bytes(n) : 2 * n);
+          (int8 ? encode_int8 : encode_bf16)(vector_context(), block->data(), buffer->data + offset, n);
+        },
+        [block](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, block->size()); });
+  }
+  Napi::Value decode(const Napi::CallbackInfo& info) {
+    bool int8 = is_int8(info);
+    auto bytes = std::make_shared<std::vector<uint8_t>>(values<uint8_t, Napi::Uint8Array>(info.Env(), info[1], "bytes", napi_uint8_array));
+    double count = number(info.Env(), info[3], "count", 0);
+    size_t offset = range(info, number(info.Env(), info[2], "offset", 0), count), n = size_t(count);
+    if (bytes->size() != (int8 ? int8_bytes(n) : 2 * n))
+      raise(info.Env(), kShape, "decode: " + std::to_string(n) + " values do not take " + std::to_string(bytes->size()) + " bytes");
+    return change(info, {}, [bytes, offset, n, int8](Buffer& y) {
+      (int8 ? decode_int8 : decode_bf16)(vector_context(), y.data + offset, bytes->data(), n);
+    });
+  }
+  Napi::Value encode_largest(const Napi::CallbackInfo& info) {
+    size_t k = size_t(number(info.Env(), info[0], "k", 1, double(self(info.Env()).buffer->count)));
+    Locks locks;
+    locks.read(info.Env(), shared_->lock, "the Vector");
+    auto block = std::make_shared<std::vector<uint8_t>>();
+    return Job::start(
+        info.Env(), std::move(locks), {},
+        [block, buffer = shared_->buffer, k](Job&) { *block = phx::encode_largest(vector_context(), buffer->data, buffer->count, k); },
+        [block](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, block->size()); });
+  }
+  Napi::Value decode_largest(const Napi::CallbackInfo& info) {
+    auto bytes = std::make_shared<std::vector<uint8_t>>(values<uint8_t, Napi::Uint8Array>(info.Env(), info[0], "bytes", napi_uint8_array));
+    return change(info, {}, [bytes](Buffer& y) { phx::decode_largest(vector_context(), y.data, y.count, bytes->data(), bytes->size()); });
+  }
+
+  // Ranges as pairs (offset, count) within `whole` values, together `packed` of them.
+  std::vector<std::pair<size_t, size_t>> ranges(Napi::Env env, Napi::Value value, size_t whole, size_t packed) {
+    std::vector<double> pairs = doubles(env, value, "ranges");
+    std::vector<std::pair<size_t, size_t>> result;
+    double sum = 0;
+    bool fits = pairs.size() % 2 == 0;
+    for (size_t i = 0; fits && i < pairs.size(); i += 2) {
+      double offset = pairs[i], count = pairs[i + 1];
+      fits = offset >= 0 && count >= 0 && offset == std::floor(offset) && count == std::floor(count) && offset + count <= double(whole);
+      sum += count;
+      if (fits) result.emplace_back(size_t(offset), size_t(count));
+    }
+    if (!fits || sum != double(packed))
+      raise(env, kShape, "ranges: expected pairs within " + std::to_string(whole) + " values, together " + std::to_string(packed));
+    return result;
+  }
+  Napi::Value gather(const Napi::CallbackInfo& info) {
+    auto from = get(info.Env(), info[0], "from");
+    auto pairs = ranges(info.Env(), info[1], from->buffer->count, self(info.Env()).buffer->count);
+    return change(info, {from}, [from, pairs](Buffer& y) {
+      real* to = y.data;
+      for (auto [offset, count] : pairs) std::memmove(to, from->buffer->data + offset, count * sizeof(real)), to += count;
+    });
+  }
+  Napi::Value scatter(const Napi::CallbackInfo& info) {
+    auto from = get(info.Env(), info[0], "from");
+    auto pairs = ranges(info.Env(), info[1], self(info.Env()).buffer->count, from->buffer->count);
+    return change(info, {from}, [from, pairs](Buffer& y) {
+      const real* next = from->buffer->data;
+      for (auto [offset, count] : pairs) std::memmove(y.data + offset, next, count * sizeof(real)), next += count;
+    });
+  }
+
+  Napi::Value trimmed_mean(const Napi::CallbackInfo& info) {
+    Napi::Env env = info.Env();
+    auto rows = get(env, info[0], "rows");
+    Napi::Object o = object(info, 1, "options");
+    size_t n = size_t(whole(o, "rows", 1)), columns = size_t(number(o, "columns", 1, 1e12)), trim = size_t(whole(o, "trim", 0));
+    if (double(n) * double(columns) > double(rows->buffer->count)) raise(env, kShape, "trimmedMean: rows·columns values expected");
+    size_t offset = range(info, number(o, "offset", 0), double(columns));
+    if (rows->buffer == shared_->buffer) raise(env, kArgument, "trimmedMean: expected rows in a Vector of their own");
+    return change(info, {rows}, [rows, n, columns, trim, offset](Buffer& y) {
+      phx::trimmed_mean(vector_context(), y.data + offset, rows->buffer->data, n, columns, trim);
+    });
+  }
+  Napi::Value row_distances(const Napi::CallbackInfo& info) {
+    Napi::Env env = info.Env();
+    size_t n = size_t(whole(env, info[0], "rows", 1, 10000)), columns = size_t(number(env, info[1], "columns", 1, 1e12));
+    range(info, 0, double(n) * double(columns));
+    Locks locks;
+    locks.read(env, shared_->lock, "the Vector");
+    auto squared = std::make_shared<std::vector<double>>(n * n);
+    return Job::start(
+        env, std::move(locks), {},
+        [squared, buffer = shared_->buffer, n, columns](Job&) {
+          phx::row_distances(vector_context(), squared->data(), buffer->data, n, columns);
+        },
+        [squared](Napi::Env env) { return float_array(env, *squared); });
   }
 
   Napi::Value from_bytes(const Napi::CallbackInfo& info) {

@@ -11,6 +11,7 @@ import { parsePartition } from './fl/partition/index.ts';
 import { serverSteps } from './fl/server-step.ts';
 import { strategies } from './fl/strategies/index.ts';
 import type { Strategy } from './fl/types.ts';
+import { compressions, parseCompression } from './fl/vector.ts';
 
 export type Command = 'federate' | 'train' | 'sample';
 
@@ -135,6 +136,19 @@ const partitionKind: Kind<string> = {
     }
   }),
   valid: 'a partition',
+  placeholder: 'name[:x]',
+};
+
+/** Its own error names the valid compressions. */
+const compressionKind: Kind<string> = {
+  schema: z.string().superRefine((value, context) => {
+    try {
+      parseCompression(value);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: (error as Error).message });
+    }
+  }),
+  valid: 'a compression',
   placeholder: 'name[:x]',
 };
 
@@ -291,6 +305,15 @@ const table = [
     kind: choice(['reset', 'keep']),
     default: 'reset',
     help: "whether a client's Adam moments start at zero each round or are kept",
+  }),
+  option({
+    key: 'compress',
+    commands: ['federate'],
+    kind: compressionKind,
+    default: 'none',
+    help: `how updates are sent: ${Object.entries(compressions)
+      .map(([name, what]) => `${name} (${what})`)
+      .join(', ')}; what is left out is sent later`,
   }),
   option({
     key: 'serverStep',
@@ -535,7 +558,9 @@ function parseOption(entry: Entry, raw: unknown): unknown {
   }
   const parsed = (entry.kind.schema as z.ZodType).safeParse(raw);
   if (parsed.success) return parsed.data;
-  const custom = parsed.error.issues.find((issue) => issue.code === 'custom' && entry.kind === partitionKind);
+  const custom = parsed.error.issues.find(
+    (issue) => issue.code === 'custom' && (entry.kind === partitionKind || entry.kind === compressionKind),
+  );
   throw new PhoenixError(
     'ERR_PHOENIX_ARGUMENT',
     `${name} must be ${entry.kind.valid}${unit}, not ${show(raw)}.${custom ? ` ${custom.message}` : ''}`,

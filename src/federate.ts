@@ -91,7 +91,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
     await runFederation(begun, {
       transport,
       strategy,
-      fit: { ...prepared.fit, ...length, warmupSteps: plain.warmupSteps, optimizer: settings.optimizer },
+      fit: { ...prepared.fit, ...length, warmupSteps: plain.warmupSteps, optimizer: settings.optimizer, compress: settings.compress },
       rounds,
       seed,
       fraction,

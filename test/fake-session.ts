@@ -55,6 +55,38 @@ export function fakeVector(length: number): FakeVector {
     async fromBytes(bytes, offset) {
       values.set(new Float32Array(Uint8Array.from(bytes).buffer), offset);
     },
+    encode: () => Promise.reject(new Error('fake vector: only float32')),
+    decode: () => Promise.reject(new Error('fake vector: only float32')),
+    encodeLargest: () => Promise.reject(new Error('fake vector: only float32')),
+    decodeLargest: () => Promise.reject(new Error('fake vector: only float32')),
+    async gather(from, ranges) {
+      let to = 0;
+      for (let r = 0; r < ranges.length; r += 2) {
+        values.set(valuesOf(from).subarray(ranges[r]!, ranges[r]! + ranges[r + 1]!), to);
+        to += ranges[r + 1]!;
+      }
+    },
+    async scatter(from, ranges) {
+      let next = 0;
+      for (let r = 0; r < ranges.length; r += 2) {
+        values.set(valuesOf(from).subarray(next, next + ranges[r + 1]!), ranges[r]!);
+        next += ranges[r + 1]!;
+      }
+    },
+    async trimmedMean(rows, { rows: n, columns, trim, offset }) {
+      for (let j = 0; j < columns; j++) {
+        const column = Array.from({ length: n }, (_, i) => valuesOf(rows)[i * columns + j]!).sort((a, b) => a - b);
+        const kept = column.slice(trim, n - trim);
+        values[offset + j] = kept.reduce((a, b) => a + b) / kept.length;
+      }
+    },
+    async rowDistances(n, columns) {
+      const row = (i: number) => values.subarray(i * columns, (i + 1) * columns);
+      return Float64Array.from({ length: n * n }, (_, at) => {
+        const b = row(at % n);
+        return row(Math.floor(at / n)).reduce((sum, x, j) => sum + (x - b[j]!) ** 2, 0);
+      });
+    },
     importTensors: () => Promise.reject(new Error('fake vector: no tensors')),
     exportTensors: () => Promise.reject(new Error('fake vector: no tensors')),
   };

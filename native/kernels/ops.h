@@ -7,6 +7,7 @@
 // Ops neither allocate (but for Context::scratch) nor keep state; results do not depend on the number of threads.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "context.h"
 #include "tensor.h"
@@ -149,5 +150,29 @@ struct ServerStep {
   double lr, beta1, beta2, tau;
 };
 void server_step(Context&, real* p, const real* delta, real* m, real* v, size_t count, ServerStep);
+
+// ---- updates as bytes, little-endian, in host memory; what comes in is not trusted: std::invalid_argument names what does not fit
+
+// bfloat16, 2 bytes a value, rounded to nearest even
+void encode_bf16(Context&, uint8_t* bytes, const real* x, size_t count);
+void decode_bf16(Context&, real* x, const uint8_t* bytes, size_t count);
+// Blocks of 1024 values (the last one shorter): float32 scale = max|x|/127, then a signed byte a value, x/scale rounded to nearest even.
+constexpr size_t kInt8Block = 1024;
+constexpr size_t int8_bytes(size_t count) { return count + 4 * ((count + kInt8Block - 1) / kInt8Block); }
+void encode_int8(Context&, uint8_t* bytes, const real* x, size_t count);
+void decode_int8(Context&, real* x, const uint8_t* bytes, size_t count);
+// The k values of largest magnitude, of equal ones those with lower indices; 1 <= k <= count.  u64 k, u8 coding, 7 zero bytes, k bfloat16
+// values by index, then the indices, whichever is shorter: coding 0, the gaps between neighbours as LEB128; coding 1, a bitmap of
+// ceil(count/8) bytes, bit i%8 of byte i/8. The number of bytes depends on the values, so this op allocates.
+std::vector<uint8_t> encode_largest(Context&, const real* x, size_t count, size_t k);
+// x = 0 but for the values sent
+void decode_largest(Context&, real* x, size_t count, const uint8_t* bytes, size_t length);
+
+// ---- several updates as rows of one block in host memory
+
+// y[j] = mean over the rows of rows[·,j] without the `trim` lowest and highest, 2·trim < n; at trim = (n-1)/2 the median.  Yin et al. 2018
+void trimmed_mean(Context&, real* y, const real* rows, size_t n, size_t columns, size_t trim);
+// squared[i·n+j] = ‖rows[i] - rows[j]‖², in double
+void row_distances(Context&, double* squared, const real* rows, size_t n, size_t columns);
 
 }  // namespace phx

@@ -129,6 +129,24 @@ export type NativeVector = {
    */
   importTensors(bytes: Uint8Array, dtype: 'F32' | 'F16' | 'BF16' | 'F64', entries: Float64Array): Promise<void>;
   exportTensors(byteLength: number, entries: Float64Array): Promise<Uint8Array>;
+  /** [offset, offset+count) as bfloat16, or as blocks of 1024 signed bytes with a scale each: see ops.h for the layouts. */
+  encode(codec: 'bf16' | 'int8', offset: number, count: number): Promise<Uint8Array>;
+  /** Sets [offset, offset+count). @throws PhoenixError ERR_PHOENIX_SHAPE for bytes that are no such encoding */
+  decode(codec: 'bf16' | 'int8', bytes: Uint8Array, offset: number, count: number): Promise<void>;
+  /** The k values of largest magnitude with their indices. */
+  encodeLargest(k: number): Promise<Uint8Array>;
+  /** Sets the whole vector, values not sent to 0. @throws PhoenixError ERR_PHOENIX_SHAPE for bytes that are no such encoding */
+  decodeLargest(bytes: Uint8Array): Promise<void>;
+  /** this = the ranges of `from` one after the other; `ranges` are pairs (offset, count), together as many values as this has. */
+  gather(from: NativeVector, ranges: Float64Array): Promise<void>;
+  /** The ranges of this = the values of `from` one after the other. */
+  scatter(from: NativeVector, ranges: Float64Array): Promise<void>;
+  /**
+   * this[offset+j] = the mean of column j of `rows`, a block (rows, columns), without its `trim` lowest and highest values; 2·trim < rows.
+   */
+  trimmedMean(rows: NativeVector, options: { rows: number; columns: number; trim: number; offset: number }): Promise<void>;
+  /** ‖row i - row j‖² of this as a block (rows, columns): rows² values. */
+  rowDistances(rows: number, columns: number): Promise<Float64Array>;
 };
 
 /** A resident set of u8 images. `write` copies a piece to a byte position, on the JS thread: keep pieces small. */

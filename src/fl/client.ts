@@ -3,13 +3,13 @@
  * call lies in the Store; the Session is only borrowed, so many clients may share one, one after the other.
  */
 import type { Images, Session } from '../bindings/session.ts';
-import { createVector as nativeVector } from '../bindings/vector.ts';
+import { createVector as nativeVector, type Vector } from '../bindings/vector.ts';
 import { trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { streamKey } from '../rng.ts';
 import { clientId, decodeMessage, encodeMessage } from './message.ts';
 import type { ClientId, ClientInfo, ClientStep, Fit, Report, Store } from './types.ts';
-import { type CreateVector, decodeTask, encodeUpdate, setBytes } from './vector.ts';
+import { type CreateVector, decodeTask, decodeUpdate, encodeUpdate, setBytes } from './vector.ts';
 
 /** Most held-out images that a round is judged by. */
 const EVAL_IMAGES = 128;
@@ -28,7 +28,10 @@ export type ClientOptions = {
   heldOut: Int32Array;
   /** Class of every image of `images`, for a class-conditional model. */
   classes?: Int32Array;
-  /** Keeps `<id>/delta`, the encoded update not sent yet, and with `optimizer: 'keep'` `<id>/adam-m`, `-v` and `-step`. */
+  /**
+   * Keeps `<id>/delta`, the encoded update not sent yet; with `optimizer: 'keep'` `<id>/adam-m`, `-v` and `-step`; with a lossy compression
+   * `<id>/residual`, what the updates sent so far left out, and `<id>/residual-next`, the same once this round's update is sent too.
+   */
   store: Store;
   seed: number | bigint;
   /** The stream of a round's training. @default streamKey(seed, 'train', id, round) */
@@ -41,7 +44,7 @@ export type Client = {
   info: ClientInfo;
   /** Task message → report message. Afterwards the update of that round can be uploaded. */
   train(task: Uint8Array, options?: { onStep?(step: ClientStep): void; signal?: AbortSignal }): Promise<Uint8Array>;
-  /** The update message of the round. @throws PhoenixError ERR_PHOENIX_MESSAGE if the client has none */
+  /** The update message of the round; asked again, the same one. @throws PhoenixError ERR_PHOENIX_MESSAGE if the client has none */
   upload(round: number): Promise<Uint8Array>;
   /** The round is over: an update that was not asked for is dropped. */
   finish(round: number): Promise<void>;
@@ -66,6 +69,21 @@ export function createClient(options: ClientOptions): Client {
     return session.evalLoss(images, { indices: evalIndices, classes, batch: EVAL_BATCH, key: evalKey, weights: session.params }, signal);
   }
 
+  const damaged = (key: string, vector: Vector, bytes: Uint8Array | undefined) =>
+    new PhoenixError(
+      'ERR_PHOENIX_RUN',
+      `The kept state ${id}/${key} should have ${4 * vector.length} bytes, but has ${bytes?.length ?? 'none'}: it is damaged or of another model.`,
+    );
+
+  /** Sets a vector from the Store, if there is such an entry. */
+  async function restore(key: string, into: Vector): Promise<boolean> {
+    const bytes = await store.get(`${id}/${key}`);
+    if (!bytes) return false;
+    if (bytes.length !== 4 * into.length) throw damaged(key, into, bytes);
+    await setBytes(bytes, into);
+    return true;
+  }
+
   /** Puts the moments that the fit asks for into the Session; returns the steps that they have behind them. */
   async function restoreMoments(optimizer: Fit['optimizer']): Promise<number> {
     const step = optimizer === 'keep' ? await store.get(`${id}/adam-step`) : undefined;
@@ -78,14 +96,7 @@ export function createClient(options: ClientOptions): Client {
       ['adam-m', session.adamM],
       ['adam-v', session.adamV],
     ] as const) {
-      const bytes = await store.get(`${id}/${key}`);
-      if (bytes?.length !== 4 * moment.length) {
-        throw new PhoenixError(
-          'ERR_PHOENIX_RUN',
-          `The kept optimizer state ${id}/${key} should have ${4 * moment.length} bytes, but has ${bytes?.length ?? 'none'}: it is damaged or of another model.`,
-        );
-      }
-      await setBytes(bytes, moment);
+      if (!(await restore(key, moment))) throw damaged(key, moment, undefined);
     }
     return Number(new TextDecoder().decode(step));
   }
@@ -96,6 +107,26 @@ export function createClient(options: ClientOptions): Client {
     await store.set(`${id}/adam-m`, await session.adamM.toBytes(0, session.adamM.length));
     await store.set(`${id}/adam-v`, await session.adamV.toBytes(0, session.adamV.length));
     await store.set(`${id}/adam-step`, new TextEncoder().encode(String(adamStep)));
+  }
+
+  /**
+   * The update message. A lossy compression sends delta + residual, so that the sum of all that is sent follows the sum of the deltas: error
+   * feedback, Seide et al. 2014; Karimireddy et al. 2019, alg. 1. The residual counts once the update is asked for (see upload).
+   */
+  async function makeUpdate(round: number, delta: Vector, compress: string | undefined): Promise<Uint8Array> {
+    await store.delete(`${id}/residual-next`);
+    if (compress === undefined || compress === 'none') return encodeUpdate({ client: id, round, delta });
+    const residual = createVector(delta.length);
+    try {
+      if (await restore('residual', residual)) await delta.axpy(residual, 1);
+      const update = await encodeUpdate({ client: id, round, delta, compress });
+      await decodeUpdate(update, { client: id, round, into: residual });
+      await residual.subtract(delta, residual);
+      await store.set(`${id}/residual-next`, await residual.toBytes(0, residual.length));
+      return update;
+    } finally {
+      residual.dispose();
+    }
   }
 
   return {
@@ -142,7 +173,7 @@ export function createClient(options: ClientOptions): Client {
         };
         const answer = encodeMessage({ kind: 'report', version: 1, report });
         if (fit.optimizer === 'keep') await keepMoments(trained.adamStep);
-        await store.set(`${id}/delta`, await encodeUpdate({ client: id, round, delta }));
+        await store.set(`${id}/delta`, await makeUpdate(round, delta, fit.compress));
         return answer;
       } finally {
         before.dispose();
@@ -158,10 +189,16 @@ export function createClient(options: ClientOptions): Client {
           `Client ${id} was asked for its update of round ${round}, but has ${made === undefined ? 'none' : `that of round ${made}`}.`,
         );
       }
+      const residual = await store.get(`${id}/residual-next`);
+      if (residual) {
+        await store.set(`${id}/residual`, residual);
+        await store.delete(`${id}/residual-next`);
+      }
       return update;
     },
 
     async finish() {
+      await store.delete(`${id}/residual-next`);
       await store.delete(`${id}/delta`);
     },
   };

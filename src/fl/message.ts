@@ -37,6 +37,7 @@ const fit = z
     minSnrGamma: notNegative,
     mu: notNegative,
     optimizer: z.enum(['reset', 'keep']),
+    compress: z.string().max(40).optional(),
     globalStep: count,
   })
   .refine((value) => (value.epochs === undefined) !== (value.localImages === undefined), 'exactly one of epochs and localImages is set');
@@ -55,13 +56,14 @@ const report = z.strictObject({
   seconds: notNegative,
 });
 
-/** How the values of a vector are written in a payload, and how many there are. */
-const vector = { codec: z.enum(['float32']), count: positive };
+/** How the values of a vector are written in a payload (see vector.ts), and how many there are. */
+const parameters = { codec: z.enum(['float32']), count: positive };
+const delta = { codec: z.enum(['float32', 'bf16', 'int8', 'topk']), count: positive };
 
 const headers = {
-  task: z.strictObject({ kind: z.literal('task'), version: z.literal(1), round: positive, fit, ...vector }),
+  task: z.strictObject({ kind: z.literal('task'), version: z.literal(1), round: positive, fit, ...parameters }),
   report: z.strictObject({ kind: z.literal('report'), version: z.literal(1), report }),
-  update: z.strictObject({ kind: z.literal('update'), version: z.literal(1), client: clientId, round: positive, ...vector }),
+  update: z.strictObject({ kind: z.literal('update'), version: z.literal(1), client: clientId, round: positive, ...delta }),
 };
 
 export type MessageKind = keyof typeof headers;

@@ -16,6 +16,8 @@ export type ClientInfo = { id: ClientId; examples: number };
 export type Fit = Omit<LocalFit, 'emaDecay'> & {
   /** Whether Adam's moments start at zero each round or are kept by the client. */
   optimizer: 'reset' | 'keep';
+  /** How updates are compressed: none, bf16, int8 or topk:SHARE (see vector.ts). @default 'none' */
+  compress?: string;
 };
 
 export type Task = { round: number; fit: Fit; params: Vector };
@@ -82,7 +84,7 @@ export type Transport = {
   close(): Promise<void>;
 };
 
-/** Where what belongs to a client is kept between calls: unsent delta, optimizer moments. Keys are `<client>/<what>`. */
+/** Where what belongs to a client is kept between calls: unsent delta, what compression left out, optimizer moments. Keys are `<client>/<what>`. */
 export type Store = {
   get(key: string): Promise<Uint8Array | undefined>;
   set(key: string, bytes: Uint8Array): Promise<void>;

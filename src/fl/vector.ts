@@ -7,31 +7,103 @@ import type { ClientId, Fit, Task } from './types.ts';
 /** Makes a vector of zeros; the host's native memory unless a caller brings vectors of its own. */
 export type CreateVector = (length: number) => Vector;
 
-/** Bytes that cross between JavaScript and a vector at once: a model of 143 MB must not hold up the event loop. A multiple of 4. */
-const PIECE_BYTES = 2 ** 21;
+/**
+ * Values that cross between JavaScript and a vector at once: a model of 143 MB must not hold up the event loop. A multiple of 1024, so that
+ * the blocks of int8 stay whole.
+ */
+const PIECE = 2 ** 19;
 
 /** How the values of a vector become the bytes of a payload; the name travels in the header. */
-const codecs = {
-  float32: { payloadBytes: (count: number) => 4 * count, encode: getBytes, decode: setBytes },
+type Codec = {
+  /** Fewest and most bytes that `count` values take. */
+  bytes(count: number): { least: number; most: number };
+  /** Asks for room once its size is known, and fills it. `share` of the values: for topk. */
+  encode(vector: Vector, share: number, room: (bytes: number) => Uint8Array): Promise<void>;
+  decode(payload: Uint8Array, into: Vector): Promise<void>;
 };
 
-async function getBytes(vector: Vector, into: Uint8Array): Promise<void> {
-  for (let at = 0; at < into.length; at += PIECE_BYTES) {
-    into.set(await vector.toBytes(at / 4, Math.min(PIECE_BYTES, into.length - at) / 4), at);
-  }
+/** A codec whose size does not depend on the values, so that it works piece by piece. */
+function codecOfPieces(
+  payloadBytes: (count: number) => number,
+  get: (from: Vector, offset: number, count: number) => Promise<Uint8Array>,
+  set: (into: Vector, bytes: Uint8Array, offset: number, count: number) => Promise<void>,
+): Codec {
+  return {
+    bytes: (count) => ({ least: payloadBytes(count), most: payloadBytes(count) }),
+    async encode(vector, _share, room) {
+      const payload = room(payloadBytes(vector.length));
+      for (let at = 0; at < vector.length; at += PIECE) {
+        payload.set(await get(vector, at, Math.min(PIECE, vector.length - at)), payloadBytes(at));
+      }
+    },
+    async decode(payload, into) {
+      for (let at = 0; at < into.length; at += PIECE) {
+        const count = Math.min(PIECE, into.length - at);
+        await set(into, payload.subarray(payloadBytes(at), payloadBytes(at + count)), at, count);
+      }
+    },
+  };
+}
+
+const TOPK_HEADER = 16;
+
+const codecs: Record<MessageHeader<'update'>['codec'], Codec> = {
+  float32: codecOfPieces(
+    (count) => 4 * count,
+    (from, offset, count) => from.toBytes(offset, count),
+    (into, bytes, offset) => into.fromBytes(bytes, offset),
+  ),
+  bf16: codecOfPieces(
+    (count) => 2 * count,
+    (from, offset, count) => from.encode('bf16', offset, count),
+    (into, bytes, offset, count) => into.decode('bf16', bytes, offset, count),
+  ),
+  int8: codecOfPieces(
+    (count) => count + 4 * Math.ceil(count / 1024),
+    (from, offset, count) => from.encode('int8', offset, count),
+    (into, bytes, offset, count) => into.decode('int8', bytes, offset, count),
+  ),
+  topk: {
+    bytes: (count) => ({ least: TOPK_HEADER + 3, most: TOPK_HEADER + 2 * count + Math.ceil(count / 8) }),
+    async encode(vector, share, room) {
+      const bytes = await vector.encodeLargest(Math.max(1, Math.round(share * vector.length)));
+      room(bytes.length).set(bytes);
+    },
+    decode: (payload, into) => into.decodeLargest(payload),
+  },
+};
+
+/** The compressions by name, with what each does to an update; `phoenix federate --help` shows these. */
+export const compressions = {
+  none: 'float32',
+  bf16: 'bfloat16, half the bytes',
+  int8: 'blocks of 1024 signed bytes with a scale each, a quarter',
+  'topk:SHARE': 'only this share of the values, the largest, with their places',
+} as const;
+
+/**
+ * The codec of a compression, and the share of the values that topk sends.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT naming the valid ones
+ */
+export function parseCompression(text: string): { codec: MessageHeader<'update'>['codec']; share: number } {
+  if (text === 'none') return { codec: 'float32', share: 1 };
+  if (text === 'bf16' || text === 'int8') return { codec: text, share: 1 };
+  const [name, number = '', ...more] = text.split(':');
+  const share = /^[\d.]+(e-?\d+)?$/.test(number) ? Number(number) : NaN;
+  if (name === 'topk' && more.length === 0 && share > 0 && share <= 1) return { codec: 'topk', share };
+  throw new PhoenixError(
+    'ERR_PHOENIX_ARGUMENT',
+    `A compression is one of ${Object.keys(compressions).join(', ')} with a SHARE above 0 and at most 1, not ${JSON.stringify(text)}.`,
+  );
 }
 
 /** Sets a whole vector from its float32 bytes. */
-export async function setBytes(bytes: Uint8Array, into: Vector): Promise<void> {
-  for (let at = 0; at < bytes.length; at += PIECE_BYTES) await into.fromBytes(bytes.subarray(at, at + PIECE_BYTES), at / 4);
-}
+export const setBytes = (bytes: Uint8Array, into: Vector): Promise<void> => codecs.float32.decode(bytes, into);
 
 /** The message of a task: the parameters as float32, 4 bytes each. */
 export async function encodeTask({ round, fit, params }: Task): Promise<Uint8Array> {
   const header = { kind: 'task', version: 1, round, fit, codec: 'float32', count: params.length } as const;
-  const { message, payload } = beginMessage(header, codecs.float32.payloadBytes(params.length));
-  await codecs.float32.encode(params, payload);
-  return message;
+  return encodeVector(header, params, 1);
 }
 
 /**
@@ -44,16 +116,33 @@ export async function decodeTask(bytes: Uint8Array, into: Vector): Promise<{ rou
   return { round: header.round, fit: header.fit };
 }
 
-/** The message of a client's update: delta = after - before. */
-export async function encodeUpdate({ client, round, delta }: { client: ClientId; round: number; delta: Vector }): Promise<Uint8Array> {
-  const header = { kind: 'update', version: 1, client, round, codec: 'float32', count: delta.length } as const;
-  const { message, payload } = beginMessage(header, codecs.float32.payloadBytes(delta.length));
-  await codecs.float32.encode(delta, payload);
-  return message;
+export type Update = {
+  client: ClientId;
+  round: number;
+  /** after - before, and with a lossy compression what earlier updates left out. */
+  delta: Vector;
+  /** @default 'none' */
+  compress?: string;
+};
+
+/** The message of a client's update. */
+export async function encodeUpdate({ client, round, delta, compress = 'none' }: Update): Promise<Uint8Array> {
+  const { codec, share } = parseCompression(compress);
+  return encodeVector({ kind: 'update', version: 1, client, round, codec, count: delta.length }, delta, share);
+}
+
+async function encodeVector(header: MessageHeader<'task' | 'update'>, vector: Vector, share: number): Promise<Uint8Array> {
+  let whole = new Uint8Array(0);
+  await codecs[header.codec].encode(vector, share, (bytes) => {
+    const { message, payload } = beginMessage(header, bytes);
+    whole = message as Uint8Array<ArrayBuffer>;
+    return payload;
+  });
+  return whole;
 }
 
 /**
- * Reads the update that `client` made in `round`; the delta goes into `into`.
+ * Reads the update that `client` made in `round`; the delta goes into `into`, which holds nothing of use after an error.
  * @throws PhoenixError ERR_PHOENIX_MESSAGE if it does not decode, is of another client, round or model size, or holds a NaN or infinity
  */
 export async function decodeUpdate(
@@ -73,7 +162,7 @@ export async function decodeUpdate(
   }
 }
 
-const largestPayload = (vector: Vector) => Math.max(...Object.values(codecs).map((codec) => codec.payloadBytes(vector.length)));
+const largestPayload = (vector: Vector) => Math.max(...Object.values(codecs).map((codec) => codec.bytes(vector.length).most));
 
 async function decodePayload(header: Pick<MessageHeader<'update'>, 'codec' | 'count'>, payload: Uint8Array, into: Vector): Promise<void> {
   const codec = codecs[header.codec];
@@ -83,13 +172,21 @@ async function decodePayload(header: Pick<MessageHeader<'update'>, 'codec' | 'co
       `A vector of ${into.length} parameters was expected, but one of ${header.count} came: is it a model of another configuration?`,
     );
   }
-  if (payload.length !== codec.payloadBytes(header.count)) {
+  const { least, most } = codec.bytes(header.count);
+  if (payload.length < least || payload.length > most) {
     throw new PhoenixError(
       'ERR_PHOENIX_MESSAGE',
-      `${header.count} values as ${header.codec} take ${codec.payloadBytes(header.count)} bytes, but ${payload.length} came.`,
+      `${header.count} values as ${header.codec} take ${least === most ? least : `${least} to ${most}`} bytes, but ${payload.length} came.`,
     );
   }
-  await codec.decode(payload, into);
+  try {
+    await codec.decode(payload, into);
+  } catch (error) {
+    if (!(error instanceof PhoenixError) || error.code !== 'ERR_PHOENIX_SHAPE') throw error;
+    throw new PhoenixError('ERR_PHOENIX_MESSAGE', `${header.count} values as ${header.codec} do not decode: ${error.message}.`, {
+      cause: error,
+    });
+  }
 }
 
 /** Adds up Σ w·x one vector at a time, so that only the sum is held. */

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "kernels/check.h"
+#include "kernels/device.h"
 #include "kernels/philox.h"
 #include "kernels/simd.h"
 #include "op_table.h"
@@ -287,6 +288,13 @@ Context& vector_context() {
   return context;
 }
 
+// Values [offset, offset + count) of a Buffer.
+std::vector<real> on_host(const Buffer& buffer, size_t offset, size_t count) {
+  std::vector<real> values(count);
+  device_get(values.data(), buffer.data + offset, count * sizeof(real));
+  return values;
+}
+
 // A Buffer with its lock, shared by all handles to it (a Session's `params` among them).
 struct SharedVector {
   BufferPtr buffer;
@@ -397,7 +405,7 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
   }
   Napi::Value fill(const Napi::CallbackInfo& info) {
     double value = number(info.Env(), info[0], "value");
-    return change(info, {}, [value](Buffer& y) { std::fill(y.data, y.data + y.count, real(value)); });
+    return change(info, {}, [value](Buffer& y) { device_fill(y.data, real(value), y.count); });
   }
   Napi::Value subtract(const Napi::CallbackInfo& info) {
     auto a = same_length(info, 0, "a"), b = same_length(info, 1, "b");
@@ -412,9 +420,8 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     auto from = same_length(info, 0, "from");
     double count = number(info.Env(), info[2], "count", 0);
     size_t offset = range(info, number(info.Env(), info[1], "offset", 0), count);
-    return change(info, {from}, [from, offset, count](Buffer& y) {
-      std::memmove(y.data + offset, from->buffer->data + offset, size_t(count) * sizeof(real));
-    });
+    return change(info, {from},
+                  [from, offset, count](Buffer& y) { device_copy(y.data + offset, from->buffer->data + offset, size_t(count)); });
   }
   Napi::Value dot(const Napi::CallbackInfo& info) {
     auto other = same_length(info, 0, "other");
@@ -473,7 +480,10 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     auto block = std::make_shared<std::vector<float>>();
     return Job::start(
         info.Env(), std::move(locks), {},
-        [block, buffer = shared_->buffer, offset, n](Job&) { block->assign(buffer->data + offset, buffer->data + offset + n); },
+        [block, buffer = shared_->buffer, offset, n](Job&) {
+          std::vector<real> values = on_host(*buffer, offset, n);
+          block->assign(values.begin(), values.end());
+        },
         [block, n](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, n * sizeof(float)); });
   }
 
@@ -589,20 +599,22 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
       raise(info.Env(), kShape, "fromBytes: expected whole float32 values, got " + std::to_string(bytes->size()) + " bytes");
     size_t n = bytes->size() / sizeof(float), offset = range(info, number(info.Env(), info[1], "offset", 0), double(n));
     return change(info, {}, [bytes, n, offset](Buffer& y) {
+      std::vector<real> values(n);
       for (size_t i = 0; i < n; i++) {
         float value;
         std::memcpy(&value, bytes->data() + 4 * i, 4);
-        y.data[offset + i] = real(value);
+        values[i] = real(value);
       }
+      device_put(y.data + offset, values.data(), n * sizeof(real));
     });
   }
 
   // One tensor of a checkpoint: where it lies in the vector and in the file, and how (K,C,R·S) is permuted.
   struct Entry {
     size_t offset, count, byte_offset, k, c, taps;
-    size_t in_vector(size_t i) const {  // file position i → position in the vector
+    size_t in_range(size_t i) const {  // file position i → position in the vector, from offset
       size_t tap = i % taps, channel = i / taps % c, out = i / taps / c;
-      return offset + (out * taps + tap) * c + channel;
+      return (out * taps + tap) * c + channel;
     }
   };
   std::vector<Entry> entries(const Napi::CallbackInfo& info, Napi::Value value, size_t bytes, size_t item) {
@@ -662,8 +674,11 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     if (!item) raise(env, kArgument, "importTensors: expected F64, F32, F16 or BF16, got " + dtype);
     auto list = entries(info, info[2], bytes->size(), item);
     return change(info, {}, [bytes, dtype, item, list](Buffer& y) {
-      for (const Entry& e : list)
-        for (size_t i = 0; i < e.count; i++) y.data[e.in_vector(i)] = real(decode(bytes->data() + e.byte_offset + i * item, dtype));
+      for (const Entry& e : list) {
+        std::vector<real> values(e.count);
+        for (size_t i = 0; i < e.count; i++) values[e.in_range(i)] = real(decode(bytes->data() + e.byte_offset + i * item, dtype));
+        device_put(y.data + e.offset, values.data(), e.count * sizeof(real));
+      }
     });
   }
 
@@ -681,8 +696,10 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
         env, std::move(locks), {},
         [block, buffer = shared_->buffer, list, bytes](Job&) {
           block->assign(bytes / sizeof(float), 0.0f);
-          for (const Entry& e : list)
-            for (size_t i = 0; i < e.count; i++) (*block)[e.byte_offset / sizeof(float) + i] = float(buffer->data[e.in_vector(i)]);
+          for (const Entry& e : list) {
+            std::vector<real> values = on_host(*buffer, e.offset, e.count);
+            for (size_t i = 0; i < e.count; i++) (*block)[e.byte_offset / sizeof(float) + i] = float(values[e.in_range(i)]);
+          }
         },
         [block, bytes](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, bytes); });
   }
@@ -1132,7 +1149,7 @@ Napi::Value op(const Napi::CallbackInfo& info) {
     }
     Context context(int(call.number("threads", 1)));
     run_op(name, call, context);
-    call.check_guards();
+    call.collect();
     Napi::Object result = Napi::Object::New(env), out = Napi::Object::New(env);
     for (const auto& [tensor, view] : call.tensors()) {
       auto data = Napi::Float64Array::New(env, view.size());

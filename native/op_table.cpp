@@ -3,8 +3,10 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <utility>
 
 #include "kernels/check.h"
+#include "kernels/device.h"
 #include "kernels/philox.h"
 
 namespace phx {
@@ -90,7 +92,7 @@ const std::map<std::string, Op>& table() {
        }},
       {"noise_batch",
        [](Context& x, OpCall& c) {
-         Tensor source = T(images), picks = T(indices), bars = T(alpha_bar);
+         Tensor source = c.host("images"), picks = c.host("indices"), bars = c.host("alpha_bar");
          std::vector<uint8_t> images(source.data, source.data + source.size());
          std::vector<int32_t> indices(picks.data, picks.data + picks.size());
          std::vector<double> alpha_bar(bars.data, bars.data + bars.size());
@@ -113,11 +115,25 @@ void OpCall::add(const std::string& name, const double* values, size_t count, co
   block.assign((t.rows() - 1) * t.ld + t.c + 2 * kGuardWords, kGuard);
   t.data = block.data() + kGuardWords;
   for (size_t i = 0; i < t.size(); i++) t.row(i / t.c)[i % t.c] = count ? real(values[i]) : std::numeric_limits<real>::quiet_NaN();
+  real*& place = places_[name];
+  device_release(std::exchange(place, nullptr));
+  place = device_allocate(block.size());
+  device_put(place, block.data(), block.size() * sizeof(real));
   tensors_[name] = t;
   given_[name] = count > 0;
 }
 
+OpCall::~OpCall() {
+  for (const auto& [name, place] : places_) device_release(place);
+}
+
 Tensor OpCall::tensor(const std::string& name) const {
+  Tensor t = host(name);
+  if (t) t.data = places_.at(name) + kGuardWords;
+  return t;
+}
+
+Tensor OpCall::host(const std::string& name) const {
   auto found = tensors_.find(name);
   return found == tensors_.end() ? Tensor{} : found->second;
 }
@@ -132,8 +148,9 @@ double OpCall::number(const std::string& name, double otherwise) const {
   return found == attributes.end() ? otherwise : found->second;
 }
 
-void OpCall::check_guards() const {
-  for (const auto& [name, block] : blocks_) {
+void OpCall::collect() {
+  for (auto& [name, block] : blocks_) {
+    device_get(block.data(), places_.at(name), block.size() * sizeof(real));
     for (size_t i = 0; i < kGuardWords; i++)
       if (block[i] != kGuard || block[block.size() - 1 - i] != kGuard)
         throw std::runtime_error("the op wrote outside tensor '" + name + "' (" + (block[i] != kGuard ? "before" : "after") + " it)");

@@ -8,22 +8,26 @@
 
 namespace phx {
 
-// A call's tensors by argument name. Each buffer lies between guard words that `check_guards` inspects after the op.
+// A call's tensors by argument name, on the device, each between guard words. `collect` brings them back to the host and inspects the guards.
 class OpCall {
  public:
   std::map<std::string, double> attributes;
 
   // Takes values (or none: then the buffer is filled with NaN, to show what the op leaves unwritten).
   void add(const std::string& name, const double* values, size_t count, const int shape[4]);
+  ~OpCall();
   Tensor tensor(const std::string& name) const;  // empty if the call has no such argument
+  Tensor host(const std::string& name) const;    // the same tensor's values as given, on the host
   Grad grad(const std::string& name) const;      // accumulates if the call gave values
   double number(const std::string& name, double otherwise) const;
-  const std::map<std::string, Tensor>& tensors() const { return tensors_; }
   // Throws std::runtime_error naming the tensor whose surroundings were written to.
-  void check_guards() const;
+  void collect();
+  // The tensors on the host: as given, and after `collect` as the op left them.
+  const std::map<std::string, Tensor>& tensors() const { return tensors_; }
 
  private:
-  std::map<std::string, std::vector<real>> blocks_;
+  std::map<std::string, std::vector<real>> blocks_;  // on the host
+  std::map<std::string, real*> places_;              // the same blocks on the device
   std::map<std::string, Tensor> tensors_;
   std::map<std::string, bool> given_;
 };

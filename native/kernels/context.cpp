@@ -1,19 +1,16 @@
 #include "context.h"
 
-#include <cstdlib>
-#include <new>
+#include "device.h"
 
 namespace phx {
 
-Context::~Context() { std::free(block_); }
+Context::~Context() { device_release(block_); }
 
 real* Context::scratch(size_t count) {
   if (count > capacity_) {
-    std::free(block_);
+    device_release(block_);
     block_ = nullptr, capacity_ = 0;
-    size_t bytes = (count * sizeof(real) + 63) / 64 * 64;
-    block_ = static_cast<real*>(std::aligned_alloc(64, bytes));
-    if (!block_) throw std::bad_alloc();
+    block_ = device_allocate(count);
     capacity_ = count;
   }
   return block_;

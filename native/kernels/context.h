@@ -15,7 +15,7 @@ class Context {
 
   int threads() const { return threads_; }
 
-  // At least `count` reals, 64-byte aligned, contents undefined, shared by all threads of the op; grows, never shrinks: a
+  // At least `count` reals of device memory, 64-byte aligned, contents undefined, shared by all threads of the op; grows, never shrinks: a
   // second step of equal shape does not allocate. A second call may move the block: an op calls it once for each of its phases.
   real* scratch(size_t count);
 

@@ -1,9 +1,9 @@
 #include "arena.h"
 
 #include <cstdint>
-#include <cstdlib>
-#include <new>
 #include <stdexcept>
+
+#include "../kernels/device.h"
 
 namespace phx {
 
@@ -11,7 +11,7 @@ namespace {
 constexpr size_t kStep = 64 / sizeof(float);  // a multiple of 64 bytes in either precision
 }
 
-Arena::~Arena() { std::free(block_); }
+Arena::~Arena() { device_release(block_); }
 
 // A dry arena hands out addresses that nothing may touch.
 real* Arena::base() const { return block_ ? block_ : reinterpret_cast<real*>(uintptr_t(1) << 20); }
@@ -32,10 +32,9 @@ void Arena::give_back(real* place) { used_.erase(size_t(place - base())); }
 
 void Arena::commit(size_t count) {
   reset();
-  std::free(block_);
+  device_release(block_);
   block_ = nullptr, capacity_ = 0;
-  block_ = static_cast<real*>(std::aligned_alloc(64, (count * sizeof(real) + 63) / 64 * 64));
-  if (!block_) throw std::bad_alloc();
+  block_ = device_allocate(count);
   capacity_ = count;
 }
 

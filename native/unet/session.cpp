@@ -2,28 +2,25 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <new>
 
 #include "../kernels/check.h"
+#include "../kernels/device.h"
 #include "../kernels/philox.h"
 
 namespace phx {
 
 namespace {
 
-real* allocate(size_t count) {
-  size_t bytes = (std::max<size_t>(count, 1) * sizeof(real) + 63) / 64 * 64;
-  void* block = std::aligned_alloc(64, bytes);
-  if (!block) throw std::bad_alloc();
-  std::memset(block, 0, bytes);
-  return static_cast<real*>(block);
+// The values of a contiguous tensor.
+std::vector<real> values_of(const Tensor& t) {
+  std::vector<real> values(t.size());
+  device_get(values.data(), t.data, values.size() * sizeof(real));
+  return values;
 }
 
 double mean(const Tensor& t) {
   double sum = 0;
-  for (size_t i = 0; i < t.size(); i++) sum += t.data[i];
+  for (real value : values_of(t)) sum += value;
   return sum / double(t.size());
 }
 
@@ -32,16 +29,17 @@ BufferPtr lazily(BufferPtr& buffer, size_t count) {
   return buffer;
 }
 
-// Puts values into the first elements of t (a real array, whatever the caller's type).
+// Puts values into the contiguous tensor t (of reals, whatever the caller's type).
 template <class T>
 void assign(Tensor t, const T* values) {
-  for (size_t i = 0; i < t.size(); i++) t.data[i] = real(values[i]);
+  std::vector<real> staged(values, values + t.size());
+  device_put(t.data, staged.data(), staged.size() * sizeof(real));
 }
 
 }  // namespace
 
-Buffer::Buffer(size_t count) : data(allocate(count)), count(count) {}
-Buffer::~Buffer() { std::free(data); }
+Buffer::Buffer(size_t count) : data(device_allocate(count)), count(count) { device_fill(data, 0, count); }
+Buffer::~Buffer() { device_release(data); }
 
 Session::Session(UNetConfig config, NoiseSchedule noise, int threads)
     : net_(std::move(config)), noise_(std::move(noise)), context_(threads), params_(std::make_shared<Buffer>(net_.parameter_count())) {
@@ -63,7 +61,6 @@ void Session::init(uint64_t key) {
   uint32_t index = 0;
   for (const NamedParameter& p : net_.parameters()) {
     index++;
-    real* w = params_->data + p.at.offset;
     auto ends = [&](const char* suffix) { return p.name.ends_with(suffix); };
     double bound = 0, fixed = 0;
     if (p.shape.size() == 1) {
@@ -73,8 +70,10 @@ void Session::init(uint64_t key) {
       bool last = ends(".conv2.weight") || ends(".to_out.0.weight") || p.name == "conv_out.weight";
       bound = std::sqrt(3 / fan_avg) * (last ? 1e-5 : 1);
     }
-    for (size_t i = 0; i < p.at.count(); i++)
+    std::vector<real> w(p.at.count());
+    for (size_t i = 0; i < w.size(); i++)
       w[i] = real(bound ? bound * (2 * ((philox(key, uint32_t(i), index, 0, Purpose::init).w[0] + 0.5) / 4294967296.0) - 1) : fixed);
+    device_put(params_->data + p.at.offset, w.data(), w.size() * sizeof(real));
   }
 }
 
@@ -123,7 +122,9 @@ void Session::reserve(int batch, bool training, bool with_loss) {
 }
 
 void Session::fill_classes(Tensor classes, const std::vector<int32_t>& of_images, const int32_t* indices) const {
-  for (size_t i = 0; i < classes.size(); i++) classes.data[i] = net_.config().classes ? real(of_images[indices[i]]) : 0;
+  std::vector<int32_t> values(classes.size());
+  for (size_t i = 0; i < values.size(); i++) values[i] = net_.config().classes ? of_images[indices[i]] : 0;
+  assign(classes, values.data());
 }
 
 void Session::check_images(const Images& images, const std::vector<int32_t>& indices, const std::vector<int32_t>& classes) const {
@@ -148,9 +149,9 @@ Session::TrainResult Session::train(const Images& images, const TrainOptions& o,
   check_images(images, o.indices, o.classes);
   lazily(gradient_, params_->count), adam_m(), adam_v();
   size_t count = params_->count;
-  if (o.ema_decay > 0 && o.global_step == 0) std::memcpy(ema()->data, params_->data, count * sizeof(real));
+  if (o.ema_decay > 0 && o.global_step == 0) device_copy(ema()->data, params_->data, count);
   if (o.adam_step == 0)
-    for (const BufferPtr& moment : {m_, v_}) std::memset(moment->data, 0, count * sizeof(real));
+    for (const BufferPtr& moment : {m_, v_}) device_fill(moment->data, 0, count);
   reserve(o.batch, true, true);
 
   TrainResult result;
@@ -224,9 +225,9 @@ std::vector<float> Session::sample(const SampleOptions& o, const std::atomic<boo
   for (int first = 0; first < o.count; first += o.batch) {
     int n = std::min(o.batch, o.count - first);
     size_t values = size_t(n) * image_size();
-    std::vector<real> state(2 * values);
-    Tensor x = tensor(state.data(), n, c.height, c.width, c.in_channels),
-           x0_prev = tensor(state.data() + values, n, c.height, c.width, c.in_channels);
+    Buffer state(2 * values);
+    Tensor x = tensor(state.data, n, c.height, c.width, c.in_channels),
+           x0_prev = tensor(state.data + values, n, c.height, c.width, c.in_channels);
     normal_fill(context_, x, o.key, o.first_image + uint32_t(first));
     reserve(n, false, false);
     for (size_t row = 0; row < rows; row++) {
@@ -245,14 +246,16 @@ std::vector<float> Session::sample(const SampleOptions& o, const std::atomic<boo
       pass(
           arena_, n, o.weights->data, nullptr, false, {}, stop,
           [&](const Batch& b) {
-            std::memcpy(b.x.data, x.data, values * sizeof(real));
-            for (int i = 0; i < n; i++) b.t.data[i] = real(r[0]), b.classes.data[i] = c.classes ? real(o.classes[first + i]) : 0;
+            device_copy(b.x.data, x.data, values);
+            device_fill(b.t.data, real(r[0]), size_t(n));
+            if (c.classes) assign(b.classes, o.classes.data() + first);
           },
           [&](const Batch&, Tensor output) { sampler_step(context_, x, x0_prev, output, step); });
       if (o.on_progress) o.on_progress(double(++done) / double(all));
     }
     if (!all_finite(context_, x.data, values)) throw NotFinite{"the samples contain NaN or infinite values: the parameters are damaged"};
-    for (size_t i = 0; i < values; i++) images[size_t(first) * image_size() + i] = float(std::clamp(x.data[i], real(-1), real(1)));
+    std::vector<real> drawn = values_of(x);
+    for (size_t i = 0; i < values; i++) images[size_t(first) * image_size() + i] = float(std::clamp(drawn[i], real(-1), real(1)));
   }
   return images;
 }
@@ -272,7 +275,10 @@ std::vector<double> Session::forward(const std::vector<double>& x, const std::ve
         assign(b.x, x.data()), assign(b.t, t.data());
         if (net_.config().classes) assign(b.classes, classes.data());
       },
-      [&](const Batch&, Tensor y) { output.assign(y.data, y.data + y.size()); });
+      [&](const Batch&, Tensor y) {
+        std::vector<real> values = values_of(y);
+        output.assign(values.begin(), values.end());
+      });
   return output;
 }
 
@@ -290,11 +296,12 @@ Session::GradientResult Session::gradient(const std::vector<double>& x, const st
       [&](const Batch& b) {
         assign(b.x, x.data()), assign(b.t, t.data()), assign(b.target, target.data());
         if (c.classes) assign(b.classes, classes.data());
-        for (int i = 0; i < n; i++) b.weight.data[i] = 1;
+        device_fill(b.weight.data, 1, size_t(n));
       },
       [&](const Batch& b, Tensor y) {
         result.loss = mean(b.loss);
-        result.output.assign(y.data, y.data + y.size());
+        std::vector<real> values = values_of(y);
+        result.output.assign(values.begin(), values.end());
       });
   return result;
 }

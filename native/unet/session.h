@@ -12,7 +12,7 @@
 
 namespace phx {
 
-// A block of parameters in the backend's memory, shared by the Session and whoever holds a handle to it.
+// A block of parameters in the device's memory, shared by the Session and whoever holds a handle to it.
 class Buffer {
  public:
   explicit Buffer(size_t count);  // zeros; throws std::bad_alloc

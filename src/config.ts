@@ -246,6 +246,23 @@ const table = [
     help: 'images between two checkpoints',
   }),
   option({ key: 'strategy', commands: ['federate'], kind: strategyKind, default: 'fedavg', help: 'how the clients are weighed' }),
+  option({
+    key: 'hostile',
+    commands: ['federate'],
+    kind: integer(0, 100_000),
+    default: undefined,
+    defaultText: 'a fifth of those that arrive',
+    unit: 'clients',
+    help: 'hostile or broken clients that trimmed-mean, krum and multi-krum are to stand',
+  }),
+  option({
+    key: 'normBound',
+    commands: ['federate'],
+    kind: above0(1e30),
+    default: undefined,
+    defaultText: 'none',
+    help: 'refuse updates of a larger norm',
+  }),
   option({ key: 'fraction', commands: ['federate'], kind: above0(1), default: 1, help: 'share of the clients that train in a round' }),
 
   option({

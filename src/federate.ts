@@ -38,7 +38,10 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
   const { onStart, onStep, onRound, onMessage, signal, fault } = events;
   const settings = parseOptions('federate', options);
   const { seed, rounds, fraction, resume, keep } = settings;
-  const strategy = typeof settings.strategy === 'string' ? strategies[settings.strategy as keyof typeof strategies]() : settings.strategy;
+  const strategy =
+    typeof settings.strategy === 'string'
+      ? strategies[settings.strategy as keyof typeof strategies]({ hostile: settings.hostile })
+      : settings.strategy;
   const serverStep = serverStepOf(settings);
 
   const prepared = await prepare(settings);
@@ -97,6 +100,8 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
       fraction,
       serverStep,
       emaDecay,
+      normBound: settings.normBound,
+      store: run.store,
       onStep: onStep && ((step) => onStep(progress(step))),
       onRound: async (after, record) => {
         const { round, globalStep, images, params, ema, serverMoments } = after;

@@ -1,5 +1,5 @@
 /**
- * One round, from top to bottom: select → train → weigh → upload and add up → server step. State goes in and comes out; until the server
+ * One round, from top to bottom: select → train → weigh → upload and add up (or combine) → server step. State goes in and comes out; until the server
  * step nothing of it has changed, so a round that fails or is aborted leaves it as it was.
  */
 import { createVector as nativeVector, type Vector } from '../bindings/vector.ts';
@@ -8,9 +8,11 @@ import { PhoenixError } from '../errors.ts';
 import { failureOf } from './failure.ts';
 import { selectClients } from './select.ts';
 import { applyServerStep, checkServerStep, type ServerStep, serverSteps } from './server-step.ts';
+import { memoryStore } from './store.ts';
 import { checkWeights } from './strategies/contract.ts';
-import type { ClientStep, Failure, FederationState, Fit, Report, RoundRecord, Strategy, Transport, Weights } from './types.ts';
-import { type CreateVector, decodeUpdate, type WeightedSum, weightedSum } from './vector.ts';
+import type { ClientStep, Failure, FederationState, Fit, Report, RoundRecord, Store, Strategy, Transport, Weights } from './types.ts';
+import { collectUpdates } from './updates.ts';
+import { type CreateVector, decodeUpdate, weightedSum } from './vector.ts';
 
 /** What a round works with besides the state. */
 export type RoundIo = {
@@ -24,6 +26,10 @@ export type RoundIo = {
   serverStep?: ServerStep;
   /** Largest decay a step of the server's EMA, in [0,1); 0 = the EMA is the parameters. @default 0.9999 */
   emaDecay?: number;
+  /** Largest ‖δ‖₂ of an update; one above it is refused. @default no bound */
+  normBound?: number;
+  /** Keeps the updates of a round for a strategy with `combine`. @default memory */
+  store?: Store;
   /** @default native vectors */
   createVector?: CreateVector;
   onStep?(step: ClientStep): void;
@@ -36,18 +42,10 @@ export type RoundIo = {
  * strategy, what the host throws (a full disk, say); an abort rejects with `signal.reason`
  */
 export async function runRound(state: FederationState, io: RoundIo): Promise<{ state: FederationState; record: RoundRecord }> {
-  const {
-    transport,
-    strategy,
-    seed,
-    fraction = 1,
-    serverStep = serverSteps.add,
-    emaDecay = 0.9999,
-    createVector = nativeVector,
-    signal,
-  } = io;
+  const { transport, strategy, seed, fraction = 1, serverStep = serverSteps.add, emaDecay = 0.9999, normBound = Infinity, signal } = io;
   checkServerStep(serverStep, state.serverMoments);
   if (!(emaDecay >= 0 && emaDecay < 1)) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `emaDecay must be in [0,1), not ${emaDecay}.`);
+  if (!(normBound > 0)) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `normBound must be above 0, not ${normBound}.`);
   const round = state.round + 1;
   const started = performance.now();
   const before = transport.traffic();
@@ -58,12 +56,12 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
   const weighed = strategy.weigh(reports, state.strategy);
   checkWeights(strategy.name, reports, weighed.weights);
 
-  const sum = weightedSum(state.params.length, createVector);
+  const weights = inOrder(selected, weighed.weights).filter(({ weight }) => weight > 0);
+  const length = state.params.length;
+  const { mean, shares, notes } = await (strategy.combine
+    ? combine(strategy, weights, round, length, failures, io)
+    : addUp(weights, round, length, failures, io));
   try {
-    const delta = createVector(state.params.length);
-    const arrived = await addUp(inOrder(selected, weighed.weights), round, sum, delta, failures, io).finally(() => delta.dispose());
-    if (arrived.size === 0) throw nobodyCameThrough(round, failures);
-    const mean = await sum.mean();
     if (!(await mean.isFinite()))
       throw new PhoenixError(
         'ERR_PHOENIX_NOT_FINITE',
@@ -72,7 +70,7 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
     await transport.finish(selected, round);
     signal?.throwIfAborted();
 
-    const share = (client: string) => (arrived.get(client) ?? 0) / sum.weight();
+    const share = (client: string) => shares.get(client) ?? 0;
     const steps = Math.max(1, Math.round(reports.reduce((total, report) => total + share(report.client) * report.steps, 0)));
     await applyServerStep(serverStep, state.params, mean, state.serverMoments);
     await state.ema.interpolate(state.params, 1 - emaDecayOver(state.globalStep, steps, emaDecay));
@@ -90,14 +88,14 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
       seconds: (performance.now() - started) / 1000,
       clients: reports.map((report) => ({ ...report, weight: share(report.client) })),
       failures,
-      notes: weighed.notes ?? [],
+      notes: [...(weighed.notes ?? []), ...notes],
     };
     return {
       state: { ...state, round, globalStep: state.globalStep + steps, images: state.images + images, strategy: weighed.state },
       record,
     };
   } finally {
-    sum.dispose();
+    mean.dispose();
   }
 }
 
@@ -125,29 +123,90 @@ async function train(
   return { reports: inOrder(selected, reports), failures: inOrder(selected, failures) };
 }
 
-/** Adds w·δ of each client to `sum`, holding one δ at a time; who is lost goes to `failures`. Returns the weights of those that arrived. */
-async function addUp(
+/** The update of a round, what each client's share in it is (sum 1), and notes for the log. */
+type Mean = { mean: Vector; shares: Map<string, number>; notes: string[] };
+
+/** Σ w·δ / Σ w over what arrives, holding one δ at a time. */
+async function addUp(weights: Weights, round: number, length: number, failures: Failure[], io: RoundIo): Promise<Mean> {
+  const sum = weightedSum(length, io.createVector);
+  const arrived: Weights = [];
+  try {
+    await receive(weights, round, length, failures, io, async (client, weight, delta) => {
+      await sum.add(delta, weight);
+      arrived.push({ client, weight });
+    });
+    const shares = new Map(arrived.map(({ client, weight }) => [client, weight / sum.weight()]));
+    return { mean: await sum.mean(), shares, notes: [] };
+  } catch (error) {
+    sum.dispose();
+    throw error;
+  }
+}
+
+/** What the strategy makes of all updates. */
+async function combine(
+  strategy: Strategy,
   weights: Weights,
   round: number,
-  sum: WeightedSum,
-  delta: Vector,
+  length: number,
   failures: Failure[],
   io: RoundIo,
-): Promise<Map<string, number>> {
-  const arrived = new Map<string, number>();
-  for (const { client, weight } of weights) {
-    if (weight === 0) continue;
-    try {
-      const update = await io.transport.upload(client, round, io.signal);
-      await decodeUpdate(update, { client, round, into: delta });
-    } catch (error) {
-      failures.push(failureOf(error, { client, round, stage: 'upload' }, io.signal));
-      continue;
-    }
-    await sum.add(delta, weight);
-    arrived.set(client, weight);
+): Promise<Mean> {
+  const updates = collectUpdates(length, weights.length, io.store ?? memoryStore(), io.createVector ?? nativeVector);
+  try {
+    await receive(weights, round, length, failures, io, updates.add);
+    const combined = await strategy.combine!(updates);
+    const counted = 'weights' in combined ? combined.weights : updates.weights;
+    checkWeights(
+      strategy.name,
+      updates.clients.map((client) => ({ client })),
+      counted.map((weight, i) => ({ client: updates.clients[i]!, weight: 'weights' in combined ? weight : weight / total(counted) })),
+    );
+    const shares = new Map(updates.clients.map((client, i) => [client, counted[i]! / total(counted)]));
+    const mean = 'mean' in combined ? combined.mean : await updates.weightedMean(combined.weights);
+    return { mean, shares, notes: combined.notes ?? [] };
+  } finally {
+    await updates.drop();
   }
-  return arrived;
+}
+
+const total = (values: number[]) => values.reduce((sum, value) => sum + value, 0);
+
+/** Asks each client for its update and hands it to `take`; who is lost or refused goes to `failures`. @throws PhoenixError if all are */
+async function receive(
+  weights: Weights,
+  round: number,
+  length: number,
+  failures: Failure[],
+  io: RoundIo,
+  take: (client: string, weight: number, delta: Vector) => Promise<void>,
+): Promise<void> {
+  const { transport, normBound = Infinity, createVector = nativeVector, signal } = io;
+  let arrived = 0;
+  const delta = createVector(length);
+  try {
+    for (const { client, weight } of weights) {
+      try {
+        const update = await transport.upload(client, round, signal);
+        await decodeUpdate(update, { client, round, into: delta });
+        const norm = Math.sqrt(await delta.dot(delta));
+        if (norm > normBound) {
+          throw new PhoenixError(
+            'ERR_PHOENIX_MESSAGE',
+            `The update of client ${client} in round ${round} has the norm ${norm.toPrecision(4)}, of at most ${normBound}: it was refused.`,
+          );
+        }
+      } catch (error) {
+        failures.push(failureOf(error, { client, round, stage: 'upload' }, signal));
+        continue;
+      }
+      await take(client, weight, delta);
+      arrived++;
+    }
+  } finally {
+    delta.dispose();
+  }
+  if (arrived === 0) throw nobodyCameThrough(round, failures);
 }
 
 const inOrder = <T extends { client: string }>(ids: string[], items: T[]): T[] =>

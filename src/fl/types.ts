@@ -58,7 +58,23 @@ export type Strategy<State = unknown> = {
   fit?(fit: Fit, client: ClientInfo, state: State): Fit;
   /** Weights ≥ 0 that sum to 1, from reports alone; the order of reports does not matter. `notes` go to the log. */
   weigh(reports: Report[], state: State): { weights: Weights; state: State; notes?: string[] };
+  /** Takes the place of the weighted mean of the updates that arrived. It needs all of them at once, so no secure aggregation. */
+  combine?(updates: Updates): Promise<Combined>;
 };
+
+/** The updates of a round that arrived, in the order of selection, for a strategy that combines them. */
+export type Updates = {
+  clients: ClientId[];
+  /** The weights that the strategy gave them, above 0. */
+  weights: number[];
+  /** ‖δ_i - δ_j‖², n·n values. */
+  squaredDistances(): Promise<Float64Array>;
+  /** The mean of each coordinate without its `trim` lowest and highest values, 2·trim < n. */
+  trimmedMean(trim: number): Promise<Vector>;
+};
+
+/** Weights ≥ 0 of the updates with the sum 1, or the combined update itself, which the round then owns. `notes` go to the log. */
+export type Combined = ({ weights: number[] } | { mean: Vector }) & { notes?: string[] };
 
 /** Progress of one client's training. */
 export type ClientStep = StepProgress & { client: ClientId; round: number };

@@ -97,8 +97,17 @@ export function parseCompression(text: string): { codec: MessageHeader<'update'>
   );
 }
 
-/** Sets a whole vector from its float32 bytes. */
-export const setBytes = (bytes: Uint8Array, into: Vector): Promise<void> => codecs.float32.decode(bytes, into);
+/** The float32 bytes of [offset, offset+count). */
+export async function getBytes(from: Vector, offset = 0, count = from.length): Promise<Uint8Array> {
+  const bytes = new Uint8Array(4 * count);
+  for (let at = 0; at < count; at += PIECE) bytes.set(await from.toBytes(offset + at, Math.min(PIECE, count - at)), 4 * at);
+  return bytes;
+}
+
+/** Sets [offset, offset + bytes.length/4) of a vector from float32 bytes. */
+export async function setBytes(bytes: Uint8Array, into: Vector, offset = 0): Promise<void> {
+  for (let at = 0; at < bytes.length; at += 4 * PIECE) await into.fromBytes(bytes.subarray(at, at + 4 * PIECE), offset + at / 4);
+}
 
 /** The message of a task: the parameters as float32, 4 bytes each. */
 export async function encodeTask({ round, fit, params }: Task): Promise<Uint8Array> {

@@ -11,7 +11,7 @@ const TOLERANCE = 1e-9;
  * One weight for each report, finite, ≥ 0, with the sum 1 to 1e-9.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT naming the strategy and what does not hold
  */
-export function checkWeights(name: string, reports: Report[], weights: Weights): void {
+export function checkWeights(name: string, reports: Pick<Report, 'client'>[], weights: Weights): void {
   const refuse = (why: string): never => {
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `Strategy ${name}: ${why}.`);
   };

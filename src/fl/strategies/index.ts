@@ -1,7 +1,21 @@
 /** The strategies by name; the choices of the command line are these. */
 import type { Strategy } from '../types.ts';
 import { fedavg } from './fedavg.ts';
+import { geometricMedian, krum, median, multiKrum, trimmedMean } from './robust.ts';
 
-export const strategies = { fedavg } satisfies Record<string, () => Strategy>;
+/** What strategies may be told; each reads what it knows. */
+export type StrategyOptions = {
+  /** Hostile clients that a robust rule is to stand. @default a fifth of those that arrived */
+  hostile?: number;
+};
+
+export const strategies = {
+  fedavg,
+  median,
+  'trimmed-mean': trimmedMean,
+  krum,
+  'multi-krum': multiKrum,
+  'geometric-median': geometricMedian,
+} satisfies Record<string, (options?: StrategyOptions) => Strategy>;
 
 export type StrategyName = keyof typeof strategies;

@@ -148,14 +148,16 @@ void convolve_many(Context& ctx, const Output& to, const Tensor& x, int zoom, co
 }
 
 // Few tiles, where U is the larger part: all of V first, then each thread takes panels of output channels and makes U for one panel and
-// kDepth input channels at a time, in L2 (36·64·32 floats = 295 KB); U as a whole is never written.
+// kDepth input channels at a time, in L2 (36·64·32 floats = 295 KB); U as a whole is never written. Where panels are fewer than threads,
+// each panel's tiles are cut too, and every cut makes the panel's U for itself: sooner done than waiting for it.
 void convolve_few(Context& ctx, const Output& to, const Tensor& x, int zoom, const Tiles& tiles, const Filter& f) {
   constexpr int kDepth = 64;
   const GemmLeaves& leaves = gemm_leaves();
   int nr = leaves.nr, c = x.c, k = to.y.c, ldv = padded(c), panels = (k + nr - 1) / nr;
-  size_t v_stride = size_t(tiles.count) * ldv + 16, u_stride = size_t(kDepth) * nr + 16, m_stride = size_t(tiles.count) * nr + 16;
-  size_t share = (u_stride + m_stride) * kFrequencies + size_t(9) * kFilterRows * nr, zeros_size = padded(c),
-         threads = std::min(ctx.threads(), panels);
+  int cuts = std::min(tiles.count, (ctx.threads() + panels - 1) / panels), most = (tiles.count + cuts - 1) / cuts;
+  size_t v_stride = size_t(tiles.count) * ldv + 16, u_stride = size_t(kDepth) * nr + 16, m_stride = size_t(most) * nr + 16;
+  size_t share = (u_stride + m_stride) * kFrequencies + size_t(9) * kFilterRows * nr, zeros_size = padded(c), tasks = size_t(panels) * cuts,
+         threads = std::min(size_t(ctx.threads()), tasks);
   real* zeros = ctx.scratch(zeros_size + v_stride * kFrequencies + share * threads);
   real *v = zeros + zeros_size, *shares = v + v_stride * kFrequencies;
   std::memset(zeros, 0, zeros_size * sizeof(real));
@@ -165,14 +167,16 @@ void convolve_few(Context& ctx, const Output& to, const Tensor& x, int zoom, con
   parallel_for(ctx, threads, [&](size_t begin, size_t end) {
     for (size_t thread = begin; thread < end; thread++) {
       real *u = shares + thread * share, *m = u + u_stride * kFrequencies, *taps = m + m_stride * kFrequencies;
-      for (int j = int(panels * thread / threads); j < int(panels * (thread + 1) / threads); j++) {
+      for (size_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
+        int j = int(task / cuts), first = int(tiles.count * (task % cuts) / cuts), last = int(tiles.count * (task % cuts + 1) / cuts);
         for (int d = 0; d < c; d += kDepth) {
           int depth = std::min(kDepth, c - d);
           transform_filter(f, j, d, depth, u, u_stride, taps);
           for (int e = 0; e < kFrequencies; e++)
-            leaves.panel(tiles.count, nr, depth, v + e * v_stride + d, ldv, 1, u + e * u_stride, m + e * m_stride, nr, d > 0);
+            leaves.panel(last - first, nr, depth, v + e * v_stride + size_t(first) * ldv + d, ldv, 1, u + e * u_stride, m + e * m_stride,
+                         nr, d > 0);
         }
-        transform_output(some_channels(to, j * nr, std::min(nr, k - j * nr)), tiles, 0, tiles.count, m, nr, m_stride);
+        transform_output(some_channels(to, j * nr, std::min(nr, k - j * nr)), tiles, first, last, m, nr, m_stride);
       }
     }
   });
@@ -219,7 +223,7 @@ void winograd_weight_gradient(Context& ctx, Tensor dw, Tensor dy, Tensor x, int 
   };
   if (at_once) {
     transform(0, block);
-    size_t cuts = (k + kRows - 1) / kRows, tasks = panels * cuts;
+    size_t cuts = std::min(size_t(k), std::max(size_t(k + kRows - 1) / kRows, (threads + panels - 1) / panels)), tasks = panels * cuts;
     parallel_for(ctx, threads, [&](size_t begin, size_t end) {
       for (size_t thread = begin; thread < end; thread++) {
         real* part = u + thread * u_stride * kFrequencies;

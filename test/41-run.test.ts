@@ -55,6 +55,17 @@ async function reference(dir: string, rounds: number): Promise<{ points: string[
   return { points, files: await contents(dir) };
 }
 
+test('folders are made as deep as asked for; a place that takes none is an error, not a wait', async (t) => {
+  const base = await temporary(t);
+  const options = { resume: false, keep: 1, initial: {}, mayChange: [] };
+  const run = await startRun(join(base, 'a/b/c'), fakeConfig, options);
+  await run.close();
+  t.true(existsSync(join(base, 'a/b/c/state.json')));
+  if (existsSync('/proc/self'))
+    await refused(t, 'ERR_PHOENIX_IO', /\/proc\/phoenix/, () => startRun('/proc/phoenix/run', fakeConfig, options));
+  else t.log('SKIPPED: no /proc on this machine');
+});
+
 test('a run killed at any operation on the disk, and killed again, ends with the same bytes', async (t) => {
   const base = await temporary(t);
   const rounds = 2;

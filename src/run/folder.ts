@@ -67,6 +67,8 @@ export type RunView = {
   checkpoint?: string;
   /** The plain state of the last commit. */
   state: unknown;
+  /** Path of each entry of the Store, by key. */
+  stored: Record<string, string>;
 };
 
 export type StartOptions = {
@@ -178,17 +180,32 @@ export async function openRun(dir: string): Promise<RunView> {
   return io(dir, async () => {
     if (!(await list(dir))?.includes('state.json'))
       throw new PhoenixError('ERR_PHOENIX_RUN', `${dir} is no run folder: it has no state.json.`);
-    const { round, files, state } = await readJson(join(dir, 'state.json'), stateSchema);
+    const { round, files, store, state } = await readJson(join(dir, 'state.json'), stateSchema);
     const config = await readJson(join(dir, 'config.json'), configSchema);
     const name = fileName('checkpoint', round);
-    return { dir, config, round, checkpoint: files[name] && join(dir, name), state };
+    const stored = Object.fromEntries(Object.entries(store).map(([key, { file }]) => [key, join(dir, 'store', file)]));
+    return { dir, config, round, checkpoint: files[name] && join(dir, name), state, stored };
   });
+}
+
+/** Makes a folder and those it lies in. (mkdir's `recursive` never ends where the parent is there and still answers ENOENT, as in /proc.) */
+async function makeFolder(dir: string): Promise<void> {
+  const path = resolve(dir);
+  try {
+    await mkdir(path);
+  } catch (error) {
+    if (hasCode(error, 'EEXIST')) return;
+    const parent = dirname(path);
+    if (!hasCode(error, 'ENOENT') || (await list(parent)) !== undefined) throw error;
+    await makeFolder(parent);
+    await makeFolder(path);
+  }
 }
 
 /** Makes the first folder of `base`-1, `base`-2, … that is not there yet. @throws PhoenixError ERR_PHOENIX_IO */
 export async function freshFolder(base: string): Promise<string> {
   return io(base, async () => {
-    await mkdir(dirname(base), { recursive: true });
+    await makeFolder(dirname(base));
     for (let n = 1; ; n++) {
       try {
         await mkdir(`${base}-${n}`);
@@ -213,7 +230,7 @@ export async function startRun(dir: string, config: RunConfig, options: StartOpt
     const point = async (name: string) => options.fault?.(name);
     await checkContents(dir, options.resume);
     await point('mkdir');
-    await mkdir(dir, { recursive: true });
+    await makeFolder(dir);
     await point('lock');
     const unlock = await takeLock(dir);
     let fresh = false;
@@ -227,7 +244,7 @@ export async function startRun(dir: string, config: RunConfig, options: StartOpt
       await point('truncate log.jsonl');
       await truncate(join(dir, 'log.jsonl'), committed.log);
       await point('mkdir store');
-      await mkdir(join(dir, 'store'), { recursive: true });
+      await makeFolder(join(dir, 'store'));
       await sweep(dir, committed, options.keep, point);
       return writer(dir, committed, warnings, options.keep, unlock, point);
     } catch (error) {

@@ -12,7 +12,9 @@ import { PhoenixError } from '../../errors.ts';
 import type { Reader, Size } from './reader.ts';
 import { mapAhead } from './stream.ts';
 
-const extensions = ['.png', '.jpg', '.jpeg', '.webp', '.avif', '.gif', '.tif', '.tiff', '.bmp'];
+const extensions = ['.png', '.jpg', '.jpeg', '.webp', '.avif', '.gif', '.tif', '.tiff'];
+/** Images that sharp does not decode: an error names them, since passing them over would train on a part of the data unnoticed. */
+const undecodable = ['.bmp', '.heic', '.heif', '.jp2', '.jxl', '.pgm', '.ppm'];
 /** Images decoded at a time. */
 const AHEAD = 4;
 const MAX_NAMED = 10;
@@ -58,7 +60,7 @@ async function visible(path: string): Promise<Entries> {
     if (entry.name.startsWith('.')) continue;
     const kind = entry.isSymbolicLink() ? await stat(join(path, entry.name)).catch(() => undefined) : entry;
     if (kind?.isDirectory()) found.folders.push(entry.name);
-    else if (extensions.includes(extname(entry.name).toLowerCase())) found.images.push(entry.name);
+    else if ([...extensions, ...undecodable].includes(extname(entry.name).toLowerCase())) found.images.push(entry.name);
   }
   found.images.sort();
   found.folders.sort();

@@ -8,6 +8,7 @@ import { schedulers } from './ddpm/schedulers/index.ts';
 import { presets } from './ddpm/unet.ts';
 import { PhoenixError } from './errors.ts';
 import { parsePartition } from './fl/partition/index.ts';
+import { parsePersonal, personalPresets } from './fl/personal.ts';
 import { serverSteps } from './fl/server-step.ts';
 import { strategies } from './fl/strategies/index.ts';
 import type { Strategy } from './fl/types.ts';
@@ -152,6 +153,19 @@ const compressionKind: Kind<string> = {
   placeholder: 'name[:x]',
 };
 
+/** Its own error names the presets. */
+const personalKind: Kind<string> = {
+  schema: z.string().superRefine((value, context) => {
+    try {
+      parsePersonal(value);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: (error as Error).message });
+    }
+  }),
+  valid: 'none, a preset or patterns',
+  placeholder: 'patterns',
+};
+
 const both = ['federate', 'train'] as const;
 const all = ['federate', 'train', 'sample'] as const;
 
@@ -246,6 +260,13 @@ const table = [
     help: 'images between two checkpoints',
   }),
   option({ key: 'strategy', commands: ['federate'], kind: strategyKind, default: 'fedavg', help: 'how the clients are weighed' }),
+  option({
+    key: 'personal',
+    commands: ['federate'],
+    kind: personalKind,
+    default: 'none',
+    help: `layers that each client keeps to itself: none, ${names(personalPresets).join(', ')}, or patterns over parameter names, as "up_blocks.last.*,conv_out.*"`,
+  }),
   option({
     key: 'hostile',
     commands: ['federate'],
@@ -458,6 +479,14 @@ const table = [
     help: 'class to draw, for a class-conditional model',
   }),
   option({
+    key: 'client',
+    commands: ['sample'],
+    kind: text('id'),
+    default: undefined,
+    defaultText: 'none',
+    help: 'for a run with personal layers: the client whose layers the model gets',
+  }),
+  option({
     key: 'grid',
     commands: ['sample'],
     kind: text('file.png'),
@@ -576,7 +605,7 @@ function parseOption(entry: Entry, raw: unknown): unknown {
   const parsed = (entry.kind.schema as z.ZodType).safeParse(raw);
   if (parsed.success) return parsed.data;
   const custom = parsed.error.issues.find(
-    (issue) => issue.code === 'custom' && (entry.kind === partitionKind || entry.kind === compressionKind),
+    (issue) => issue.code === 'custom' && [partitionKind, compressionKind, personalKind].some((kind) => kind === entry.kind),
   );
   throw new PhoenixError(
     'ERR_PHOENIX_ARGUMENT',

@@ -12,6 +12,7 @@ import type { RunEvents, RunResult } from './events.ts';
 import { createClient } from './fl/client.ts';
 import { initialState, runFederation } from './fl/federation.ts';
 import { classHistogram, holdOut, parsePartition, partitioner } from './fl/partition/index.ts';
+import { type ParameterSplit, parsePersonal, splitParameters } from './fl/personal.ts';
 import { serverSteps } from './fl/server-step.ts';
 import { strategies } from './fl/strategies/index.ts';
 import { memoryTransport } from './fl/transports/memory.ts';
@@ -20,6 +21,7 @@ import { describeRun, drawGrid, gridDue, mayChange, prepare } from './prepare.ts
 import { writeReport } from './report/report.ts';
 import { freshFolder, type Run, startRun } from './run/folder.ts';
 import { readVectors, writeVectors } from './run/vector-file.ts';
+import { formatBytes } from './units.ts';
 
 /** The plain part of the state, in state.json. */
 const plainState = z.object({ globalStep: z.int().min(0), images: z.int().min(0), warmupSteps: z.int().min(0), strategy: z.unknown() });
@@ -53,10 +55,13 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
   signal?.throwIfAborted();
 
   using session = createSession({ unet: unet, noise, device: settings.device, threads: settings.threads || undefined });
+  const personal = parsePersonal(settings.personal);
+  const split = personal && splitParameters(session.parameters, personal);
   using images = await createImages(dataset);
   const config = describeRun('federate', { ...settings, strategy: strategy.name }, prepared, session, {
     length: { ...length, optimizer: settings.optimizer },
     serverStep,
+    personal: split && { patterns: personal, parameters: split.names, values: split.personalCount },
     clients: shares.map(({ id, train, heldOut, histogram }) => ({ id, examples: train.length, heldOut: heldOut.length, histogram })),
   });
   const state = await initialState({ session, seed, strategy, serverStep });
@@ -71,6 +76,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
     await using run = await startRun(dir, config, { resume, keep, initial, mayChange: mayChange('federate'), fault });
     const plain = plainState.parse(run.state);
     for (const text of run.warnings) onMessage?.({ level: 'warning', text });
+    if (split) onMessage?.({ level: 'info', text: explainSplit(split, session.parameterCount) });
     if (run.round > 0) onMessage?.({ level: 'info', text: `Continuing ${dir} after round ${run.round}.` });
     const begun: FederationState = await restore({ ...state, round: run.round, ...plain }, run, session.parameters);
 
@@ -94,7 +100,15 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
     await runFederation(begun, {
       transport,
       strategy,
-      fit: { ...prepared.fit, ...length, warmupSteps: plain.warmupSteps, optimizer: settings.optimizer, compress: settings.compress },
+      fit: {
+        ...prepared.fit,
+        ...length,
+        warmupSteps: plain.warmupSteps,
+        optimizer: settings.optimizer,
+        compress: settings.compress,
+        personal,
+      },
+      parameters: session.parameters,
       rounds,
       seed,
       fraction,
@@ -105,10 +119,16 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
       onStep: onStep && ((step) => onStep(progress(step))),
       onRound: async (after, record) => {
         const { round, globalStep, images, params, ema, serverMoments } = after;
-        const metadata = { round: String(round), steps: String(globalStep), images: String(images) };
+        const metadata = {
+          round: String(round),
+          steps: String(globalStep),
+          images: String(images),
+          ...(personal && { personal: JSON.stringify(personal) }),
+        };
         await run.stage('checkpoint', (path) => saveCheckpoint(path, { params, ema, table: session.parameters, unet, noise, metadata }));
         if (serverMoments.length > 0) await run.stage('moments', (path) => writeVectors(path, serverMoments));
-        if (gridDue(round, rounds, settings.sampleEvery)) {
+        // The server's own personal layers are untrained: a grid would show nothing.
+        if (!split && gridDue(round, rounds, settings.sampleEvery)) {
           await run.stage('samples', (path) => drawGrid(path, settings, prepared, session, ema, signal));
         }
         await run.commit({ globalStep, images, warmupSteps: plain.warmupSteps, strategy: after.strategy }, record);
@@ -122,6 +142,12 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
   } finally {
     for (const vector of [state.params, state.ema, ...state.serverMoments]) vector.dispose();
   }
+}
+
+function explainSplit({ personalCount, names }: ParameterSplit, count: number): string {
+  const share = ((100 * personalCount) / count).toFixed(1);
+  const bytes = formatBytes(4 * personalCount);
+  return `${names.length} personal layers with ${share} % of the parameters stay with each client: ${bytes} less each way, before compression. Draw with: phoenix sample DIR --client ID.`;
 }
 
 /** The published values of the kind, with what the options say otherwise. */

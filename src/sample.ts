@@ -1,12 +1,17 @@
 /** Drawing images from a trained model: a checkpoint, the newest one of a run folder, or a diffusers folder. */
-import { rename, rm, stat, writeFile } from 'node:fs/promises';
+import { readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { z } from 'zod';
+import type { ParameterEntry } from './bindings/native.ts';
+import { createVector, type Vector } from './bindings/vector.ts';
 import { parseOptions, type SampleOptions } from './config.ts';
-import { readCheckpoint } from './ddpm/checkpoint.ts';
+import { type Checkpoint, readCheckpoint } from './ddpm/checkpoint.ts';
 import { noise } from './ddpm/noise.ts';
 import { drawSamples, toPixels } from './ddpm/sample.ts';
 import { createSession } from './ddpm/session.ts';
 import { PhoenixError } from './errors.ts';
+import { splitParameters } from './fl/personal.ts';
+import { setBytes } from './fl/vector.ts';
 import { imageGrid } from './image-grid.ts';
 import { streamKey } from './rng.ts';
 import { io, openRun } from './run/folder.ts';
@@ -41,8 +46,10 @@ export type Samples = {
 export async function sample(options: SampleOptions, { onProgress, signal }: SampleEvents = {}): Promise<Samples> {
   const settings = parseOptions('sample', options);
   const { n: count, grid } = settings;
-  const path = await findCheckpoint(settings.source);
+  const { path, stored } = await findCheckpoint(settings.source);
   const checkpoint = await readCheckpoint(path);
+  const patterns = personalOf(checkpoint);
+  const personal = ownLayers(patterns, stored, settings.client);
   const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
   const schedule = noise(checkpoint.noise);
   const classes = classesOf(count, numClasses, settings.class);
@@ -55,6 +62,9 @@ export async function sample(options: SampleOptions, { onProgress, signal }: Sam
     threads: settings.threads || undefined,
   });
   await checkpoint.load(session.params, session.ema, session.parameters);
+  if (patterns && personal !== undefined) {
+    for (const vector of [session.params, session.ema]) await setPersonal(vector, session.parameters, patterns, personal);
+  }
   const weights = checkpoint.hasEma && !settings.raw ? 'ema' : 'raw';
   const values = await drawSamples({
     session,
@@ -78,21 +88,72 @@ export async function sample(options: SampleOptions, { onProgress, signal }: Sam
   return { pixels, count, height, width, channels, classes, checkpoint: path, weights, grid };
 }
 
-/** The newest checkpoint of a run folder; what is no run folder is the checkpoint itself. */
-async function findCheckpoint(source: string): Promise<string> {
+/** The newest checkpoint of a run folder and what it keeps for clients; what is no run folder is the checkpoint itself. */
+async function findCheckpoint(source: string): Promise<{ path: string; stored: Record<string, string> }> {
   const isRun = await stat(join(source, 'state.json')).then(
     () => true,
     () => false,
   );
-  if (!isRun) return source;
-  const { checkpoint } = await openRun(source);
+  if (!isRun) return { path: source, stored: {} };
+  const { checkpoint, stored } = await openRun(source);
   if (checkpoint === undefined) {
     throw new PhoenixError(
       'ERR_PHOENIX_RUN',
       `${source} has no checkpoint yet: its first round is not done. Wait for it, or resume the run.`,
     );
   }
-  return checkpoint;
+  return { path: checkpoint, stored };
+}
+
+/** The patterns of the parameters that a federation left to its clients. */
+function personalOf({ metadata }: Checkpoint): string[] | undefined {
+  if (metadata.personal === undefined) return undefined;
+  const parsed = z.array(z.string().min(1).max(200)).min(1).max(64).safeParse(jsonOf(metadata.personal));
+  if (parsed.success) return parsed.data;
+  throw new PhoenixError('ERR_PHOENIX_CHECKPOINT', 'The checkpoint is damaged: its list of personal layers is no list of patterns.');
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Path of the layers of the client that was asked for. @throws PhoenixError unless the model has personal layers iff a client was named */
+function ownLayers(patterns: string[] | undefined, stored: Record<string, string>, client: string | undefined): string | undefined {
+  if (!patterns) {
+    if (client === undefined) return undefined;
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option client is ${client}, but this model has no personal layers: leave it out.`);
+  }
+  const own = client === undefined ? undefined : stored[`${client}/personal`];
+  if (own !== undefined) return own;
+  const known = Object.keys(stored).filter((key) => key.endsWith('/personal'));
+  const ids = known.slice(0, 10).map((key) => key.slice(0, -'/personal'.length));
+  throw new PhoenixError(
+    'ERR_PHOENIX_ARGUMENT',
+    `This model has personal layers (${patterns.join(', ')}), which only its clients have trained: name the run folder and a client (--client ID). ${
+      ids.length > 0 ? `Clients that have trained: ${ids.join(', ')}${known.length > ids.length ? ', …' : ''}.` : 'There are none here.'
+    }`,
+  );
+}
+
+/** Puts a client's layers into a whole model. */
+async function setPersonal(into: Vector, parameters: ParameterEntry[], patterns: string[], path: string): Promise<void> {
+  const split = splitParameters(parameters, patterns);
+  const bytes = await io(path, () => readFile(path));
+  const own = createVector(split.personalCount);
+  try {
+    if (bytes.length !== 4 * own.length) {
+      throw new PhoenixError('ERR_PHOENIX_RUN', `${path} is damaged: it has ${bytes.length} bytes instead of ${4 * own.length}.`);
+    }
+    await setBytes(bytes, own);
+    if (!(await own.isFinite())) throw new PhoenixError('ERR_PHOENIX_RUN', `${path} is damaged: it holds NaN or infinite values.`);
+    await into.scatter(own, split.personal);
+  } finally {
+    own.dispose();
+  }
 }
 
 /** The class asked for, or all in turn; undefined for a model without classes. */

@@ -8,8 +8,9 @@ import { trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { streamKey } from '../rng.ts';
 import { clientId, decodeMessage, encodeMessage } from './message.ts';
+import { type ParameterSplit, splitParameters } from './personal.ts';
 import type { ClientId, ClientInfo, ClientStep, Fit, Report, Store } from './types.ts';
-import { type CreateVector, decodeTask, decodeUpdate, encodeUpdate, setBytes } from './vector.ts';
+import { type CreateVector, decodeTask, decodeUpdate, encodeUpdate, getBytes, setBytes } from './vector.ts';
 
 /** Most held-out images that a round is judged by. */
 const EVAL_IMAGES = 128;
@@ -30,7 +31,8 @@ export type ClientOptions = {
   classes?: Int32Array;
   /**
    * Keeps `<id>/delta`, the encoded update not sent yet; with `optimizer: 'keep'` `<id>/adam-m`, `-v` and `-step`; with a lossy compression
-   * `<id>/residual`, what the updates sent so far left out, and `<id>/residual-next`, the same once this round's update is sent too.
+   * `<id>/residual`, what the updates sent so far left out, and `<id>/residual-next`, the same once this round's update is sent too; with personal layers
+   * `<id>/personal`, their float32 values in the order of the vector.
    */
   store: Store;
   seed: number | bigint;
@@ -84,6 +86,39 @@ export function createClient(options: ClientOptions): Client {
     return true;
   }
 
+  async function part(of: Vector, ranges: Float64Array, count: number): Promise<Vector> {
+    const vector = createVector(count);
+    await vector.gather(of, ranges);
+    return vector;
+  }
+
+  /** Puts the task's parameters into the Session, around the client's own personal ones; at first these are as the federation began. */
+  async function receiveTask(task: Uint8Array): Promise<{ round: number; fit: Fit; split?: ParameterSplit }> {
+    const { personal } = decodeMessage(task, { kind: 'task', payloadBytes: 4 * session.parameterCount }).header.fit;
+    const split = personal && splitParameters(session.parameters, personal);
+    const received = createVector(split?.sharedCount ?? session.parameterCount);
+    const own = split && createVector(split.personalCount);
+    try {
+      const { round, fit } = await decodeTask(task, received);
+      if (!split || !own) await session.params.copy(received, 0, received.length);
+      else {
+        const kept = await restore('personal', own);
+        if (!kept) await session.init(streamKey(seed, 'init'));
+        await session.params.scatter(received, split.shared);
+        if (kept) await session.params.scatter(own, split.personal);
+      }
+      return { round, fit, split };
+    } finally {
+      received.dispose();
+      own?.dispose();
+    }
+  }
+
+  async function keepPersonal({ personal, personalCount }: ParameterSplit): Promise<void> {
+    const own = await part(session.params, personal, personalCount);
+    await store.set(`${id}/personal`, await getBytes(own)).finally(() => own.dispose());
+  }
+
   /** Puts the moments that the fit asks for into the Session; returns the steps that they have behind them. */
   async function restoreMoments(optimizer: Fit['optimizer']): Promise<number> {
     const step = optimizer === 'keep' ? await store.get(`${id}/adam-step`) : undefined;
@@ -135,8 +170,8 @@ export function createClient(options: ClientOptions): Client {
     async train(task, { onStep, signal } = {}) {
       const before = createVector(session.parameterCount);
       try {
-        const { round, fit } = await decodeTask(task, before);
-        await session.params.copy(before, 0, before.length);
+        const { round, fit, split } = await receiveTask(task);
+        await before.copy(session.params, 0, before.length);
         const adamStep = await restoreMoments(fit.optimizer);
         const evalLoss = await heldOutLoss(signal);
         const started = performance.now();
@@ -154,8 +189,8 @@ export function createClient(options: ClientOptions): Client {
         });
         const seconds = (performance.now() - started) / 1000;
         const evalLossLocal = await heldOutLoss(signal);
-        const delta = before;
-        await delta.subtract(session.params, before);
+        await before.subtract(session.params, before);
+        const delta = split ? await part(before, split.shared, split.sharedCount) : before;
         const { steps, images: drawn, loss } = trained;
         const deltaNorm = Math.sqrt(await delta.dot(delta));
         const report: Report = {
@@ -173,7 +208,8 @@ export function createClient(options: ClientOptions): Client {
         };
         const answer = encodeMessage({ kind: 'report', version: 1, report });
         if (fit.optimizer === 'keep') await keepMoments(trained.adamStep);
-        await store.set(`${id}/delta`, await makeUpdate(round, delta, fit.compress));
+        if (split) await keepPersonal(split);
+        await store.set(`${id}/delta`, await makeUpdate(round, delta, fit.compress).finally(() => delta.dispose()));
         return answer;
       } finally {
         before.dispose();

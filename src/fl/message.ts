@@ -38,6 +38,7 @@ const fit = z
     mu: notNegative,
     optimizer: z.enum(['reset', 'keep']),
     compress: z.string().max(40).optional(),
+    personal: z.array(z.string().min(1).max(200)).min(1).max(64).optional(),
     globalStep: count,
   })
   .refine((value) => (value.epochs === undefined) !== (value.localImages === undefined), 'exactly one of epochs and localImages is set');

@@ -2,10 +2,12 @@
  * One round, from top to bottom: select → train → weigh → upload and add up (or combine) → server step. State goes in and comes out; until the server
  * step nothing of it has changed, so a round that fails or is aborted leaves it as it was.
  */
+import type { ParameterEntry } from '../bindings/native.ts';
 import { createVector as nativeVector, type Vector } from '../bindings/vector.ts';
 import { emaDecayOver } from '../ddpm/unet.ts';
 import { PhoenixError } from '../errors.ts';
 import { failureOf } from './failure.ts';
+import { splitParameters } from './personal.ts';
 import { selectClients } from './select.ts';
 import { applyServerStep, checkServerStep, type ServerStep, serverSteps } from './server-step.ts';
 import { memoryStore } from './store.ts';
@@ -26,6 +28,8 @@ export type RoundIo = {
   serverStep?: ServerStep;
   /** Largest decay a step of the server's EMA, in [0,1); 0 = the EMA is the parameters. @default 0.9999 */
   emaDecay?: number;
+  /** The model's parameters by name; needed iff `fit.personal` is set. */
+  parameters?: ParameterEntry[];
   /** Largest ‖δ‖₂ of an update; one above it is refused. @default no bound */
   normBound?: number;
   /** Keeps the updates of a round for a strategy with `combine`. @default memory */
@@ -42,7 +46,17 @@ export type RoundIo = {
  * strategy, what the host throws (a full disk, say); an abort rejects with `signal.reason`
  */
 export async function runRound(state: FederationState, io: RoundIo): Promise<{ state: FederationState; record: RoundRecord }> {
-  const { transport, strategy, seed, fraction = 1, serverStep = serverSteps.add, emaDecay = 0.9999, normBound = Infinity, signal } = io;
+  const {
+    transport,
+    strategy,
+    seed,
+    fraction = 1,
+    serverStep = serverSteps.add,
+    emaDecay = 0.9999,
+    normBound = Infinity,
+    createVector = nativeVector,
+    signal,
+  } = io;
   checkServerStep(serverStep, state.serverMoments);
   if (!(emaDecay >= 0 && emaDecay < 1)) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `emaDecay must be in [0,1), not ${emaDecay}.`);
   if (!(normBound > 0)) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `normBound must be above 0, not ${normBound}.`);
@@ -50,14 +64,17 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
   const started = performance.now();
   const before = transport.traffic();
 
+  const split = io.fit.personal && splitParameters(io.parameters ?? [], io.fit.personal);
   const selected = selectClients(transport.clients, fraction, seed, round).map((client) => client.id);
-  const { reports, failures } = await train(selected, round, state, io);
+  const params = split ? createVector(split.sharedCount) : state.params;
+  if (split) await params.gather(state.params, split.shared);
+  const { reports, failures } = await train(selected, round, state, params, io).finally(() => split && params.dispose());
   if (reports.length === 0) throw nobodyCameThrough(round, failures);
   const weighed = strategy.weigh(reports, state.strategy);
   checkWeights(strategy.name, reports, weighed.weights);
 
   const weights = inOrder(selected, weighed.weights).filter(({ weight }) => weight > 0);
-  const length = state.params.length;
+  const length = split?.sharedCount ?? state.params.length;
   const { mean, shares, notes } = await (strategy.combine
     ? combine(strategy, weights, round, length, failures, io)
     : addUp(weights, round, length, failures, io));
@@ -72,7 +89,13 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
 
     const share = (client: string) => shares.get(client) ?? 0;
     const steps = Math.max(1, Math.round(reports.reduce((total, report) => total + share(report.client) * report.steps, 0)));
-    await applyServerStep(serverStep, state.params, mean, state.serverMoments);
+    const update = split ? createVector(state.params.length) : mean;
+    try {
+      if (split) await update.scatter(mean, split.shared);
+      await applyServerStep(serverStep, state.params, update, state.serverMoments);
+    } finally {
+      if (split) update.dispose();
+    }
     await state.ema.interpolate(state.params, 1 - emaDecayOver(state.globalStep, steps, emaDecay));
 
     const after = transport.traffic();
@@ -104,15 +127,15 @@ async function train(
   selected: string[],
   round: number,
   state: FederationState,
+  params: Vector,
   io: RoundIo,
 ): Promise<{ reports: Report[]; failures: Failure[] }> {
   const { transport, strategy, onStep, signal } = io;
   const fit: Fit = { ...io.fit, globalStep: state.globalStep };
-  const outcomes = transport.train(
-    selected,
-    (client) => ({ round, fit: strategy.fit?.(fit, client, state.strategy) ?? fit, params: state.params }),
-    { onStep, signal },
-  );
+  const outcomes = transport.train(selected, (client) => ({ round, fit: strategy.fit?.(fit, client, state.strategy) ?? fit, params }), {
+    onStep,
+    signal,
+  });
   const reports: Report[] = [];
   const failures: Failure[] = [];
   for await (const outcome of outcomes) {

@@ -18,8 +18,11 @@ export type Fit = Omit<LocalFit, 'emaDecay'> & {
   optimizer: 'reset' | 'keep';
   /** How updates are compressed: none, bf16, int8 or topk:SHARE (see vector.ts). @default 'none' */
   compress?: string;
+  /** Patterns of the parameters that each client keeps to itself (see personal.ts): tasks and updates hold the others only. @default none */
+  personal?: string[];
 };
 
+/** `params`: the parameters that travel. */
 export type Task = { round: number; fit: Fit; params: Vector };
 
 /** What a client says of its training. Small, JSON, and all that a strategy sees. */
@@ -100,7 +103,7 @@ export type Transport = {
   close(): Promise<void>;
 };
 
-/** Where what belongs to a client is kept between calls: unsent delta, what compression left out, optimizer moments. Keys are `<client>/<what>`. */
+/** Where what belongs to a client is kept between calls: unsent delta, what compression left out, personal layers, optimizer moments. Keys are `<client>/<what>`. */
 export type Store = {
   get(key: string): Promise<Uint8Array | undefined>;
   set(key: string, bytes: Uint8Array): Promise<void>;

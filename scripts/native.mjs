@@ -27,7 +27,7 @@ const fingerprint = () => {
 const requireTools = async () => {
   const missing = [];
   if (!(await which('cmake', { nothrow: true }))) missing.push('CMake 3.20 or newer');
-  const compilers = process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++'];
+  const compilers = process.env.CXX ? [process.env.CXX.split(' ')[0]] : ['c++', 'g++', 'clang++'];
   if (!(await Promise.all(compilers.map((name) => which(name, { nothrow: true })))).some(Boolean))
     missing.push('a C++20 compiler (GCC 11 or Clang 14, or newer)');
   if (!(await which('ninja', { nothrow: true })) && !(await which('make', { nothrow: true }))) missing.push('ninja or make');

@@ -12,6 +12,8 @@ namespace phx {
 
 // 64-byte aligned, contents undefined.
 real* device_allocate(size_t count);
+// The same, zeros; called on the JS thread, so it must not take longer for a large block than for a small one.
+real* device_allocate_zeros(size_t count);
 void device_release(real*);  // null is allowed
 
 void device_put(void* to, const void* from_host, size_t bytes);

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
 
 #include "../kernels/check.h"
 #include "../kernels/device.h"
@@ -16,6 +19,13 @@ std::vector<real> values_of(const Tensor& t) {
   std::vector<real> values(t.size());
   device_get(values.data(), t.data, values.size() * sizeof(real));
   return values;
+}
+
+// Zeros, made at once: a large block is the system's fresh pages.
+uint8_t* allocate_bytes(size_t count) {
+  void* block = std::calloc(std::max<size_t>(count, 1), 1);
+  if (!block) throw std::bad_alloc();
+  return static_cast<uint8_t*>(block);
 }
 
 double mean(const Tensor& t) {
@@ -38,8 +48,16 @@ void assign(Tensor t, const T* values) {
 
 }  // namespace
 
-Buffer::Buffer(size_t count) : data(device_allocate(count)), count(count) { device_fill(data, 0, count); }
+Buffer::Buffer(size_t count) : data(device_allocate_zeros(count)), count(count) {}
 Buffer::~Buffer() { device_release(data); }
+
+Images::Images(size_t count, int height, int width, int channels)
+    : count(count),
+      height(height),
+      width(width),
+      channels(channels),
+      bytes(count * height * width * channels),
+      pixels(allocate_bytes(bytes), std::free) {}
 
 Session::Session(UNetConfig config, NoiseSchedule noise, int threads)
     : net_(std::move(config)), noise_(std::move(noise)), context_(threads), params_(std::make_shared<Buffer>(net_.parameter_count())) {
@@ -164,7 +182,7 @@ Session::TrainResult Session::train(const Images& images, const TrainOptions& o,
     pass(
         arena_, o.batch, params_->data, gradient_->data, true, {0, o.key, 0, step}, stop,
         [&](const Batch& b) {
-          noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels.data(), indices, noise_.alpha_bar.data(), noise);
+          noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels.get(), indices, noise_.alpha_bar.data(), noise);
           fill_classes(b.classes, o.classes, indices);
         },
         [&](const Batch& b, Tensor) { loss = mean(b.loss); });
@@ -197,7 +215,7 @@ double Session::eval_loss(const Images& images, const EvalOptions& o, const std:
     pass(
         arena_, n, o.weights->data, nullptr, true, {}, stop,
         [&](const Batch& b) {
-          noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels.data(), o.indices.data() + first, noise_.alpha_bar.data(),
+          noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels.get(), o.indices.data() + first, noise_.alpha_bar.data(),
                       noise);
           fill_classes(b.classes, o.classes, o.indices.data() + first);
         },
@@ -221,9 +239,9 @@ std::vector<float> Session::sample(const SampleOptions& o, const std::atomic<boo
     check(k >= 0 && k < c.classes, "sample", "classes below " + std::to_string(c.classes) + ", got " + std::to_string(k));
 
   std::vector<float> images(size_t(o.count) * image_size());
-  size_t done = 0, all = rows * ((o.count + o.batch - 1) / o.batch);
-  for (int first = 0; first < o.count; first += o.batch) {
-    int n = std::min(o.batch, o.count - first);
+  size_t done = 0, all = rows * ((size_t(o.count) + o.batch - 1) / o.batch);
+  for (int first = 0, n; first < o.count; first += n) {
+    n = std::min(o.batch, o.count - first);
     size_t values = size_t(n) * image_size();
     Buffer state(2 * values);
     Tensor x = tensor(state.data, n, c.height, c.width, c.in_channels),
@@ -266,6 +284,7 @@ std::vector<double> Session::forward(const std::vector<double>& x, const std::ve
                                      BufferPtr weights) {
   int n = int(t.size());
   check(n > 0 && x.size() == size_t(n) * image_size(), "forward", "x of as many images as t has times");
+  check(weights->count == params_->count, "forward", "weights of as many values as the model has parameters");
   check(!net_.config().classes || classes.size() == t.size(), "forward", "one class an image");
   std::vector<double> output;
   reserve(n, false, false);
@@ -288,6 +307,7 @@ Session::GradientResult Session::gradient(const std::vector<double>& x, const st
   const UNetConfig& c = net_.config();
   check(n > 0 && x.size() == size_t(n) * image_size() && target.size() == size_t(n) * c.height * c.width * c.out_channels, "gradient",
         "x and target of as many images as t has times");
+  check(weights->count == params_->count, "gradient", "weights of as many values as the model has parameters");
   check(!c.classes || classes.size() == t.size(), "gradient", "one class an image");
   GradientResult result{0, {}, std::make_shared<Buffer>(params_->count)};
   reserve(n, true, true);

@@ -2,6 +2,7 @@
 // train, evaluate the loss, draw samples. One thread uses a Session at a time.
 #pragma once
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -26,9 +27,11 @@ using BufferPtr = std::shared_ptr<Buffer>;
 
 // A resident set of images, (count, height, width, channels) u8.
 struct Images {
-  std::vector<uint8_t> pixels;
-  size_t count;
-  int height, width, channels;
+  Images(size_t count, int height, int width, int channels);  // zeros; throws std::bad_alloc
+  const size_t count;
+  const int height, width, channels;
+  const size_t bytes;
+  const std::unique_ptr<uint8_t[], void (*)(void*)> pixels;
 };
 
 struct NoiseSchedule {
@@ -125,7 +128,7 @@ class Session {
   void reserve(int batch, bool training, bool with_loss);
   void fill_classes(Tensor classes, const std::vector<int32_t>& of_images, const int32_t* indices) const;
   void check_images(const Images&, const std::vector<int32_t>& indices, const std::vector<int32_t>& classes) const;
-  int image_size() const { return net_.config().height * net_.config().width * net_.config().in_channels; }
+  size_t image_size() const { return size_t(net_.config().height) * net_.config().width * net_.config().in_channels; }
 
   UNet net_;
   NoiseSchedule noise_;

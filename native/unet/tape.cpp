@@ -1,6 +1,9 @@
 #include "tape.h"
 
+#include <cstdint>
 #include <utility>
+
+#include "../kernels/check.h"
 
 namespace phx {
 
@@ -32,8 +35,11 @@ Tape::Tape(Context& context, Arena& arena, const real* weights, real* gradients,
 
 Var Tape::input(Tensor tensor) { return std::make_shared<Value>(arena_, tensor, false, false); }
 
-Var Tape::output(int n, int h, int w, int c) {
-  return std::make_shared<Value>(arena_, tensor(arena_.take(size_t(n) * h * w * c), n, h, w, c), true, recording());
+Var Tape::output(int n, int h, int w, int64_t c) {
+  // Ops count pixels and channels in int.
+  check(double(n) * h * w <= INT32_MAX && c <= INT32_MAX, "unet",
+        "fewer than 2^31 pixels a batch and scores a head; got " + std::to_string(n) + " images");
+  return std::make_shared<Value>(arena_, tensor(arena_.take(size_t(n) * h * w * c), n, h, w, int(c)), true, recording());
 }
 
 Tensor Tape::weight(Parameter p) const { return tensor(const_cast<real*>(weights_) + p.offset, p.n, p.h, p.w, p.c); }
@@ -110,7 +116,7 @@ Var Tape::group_norm(Var x0, Var x1, Parameter w, Parameter b, GroupNorm a) {
 
 Var Tape::attention(Var qkv, int heads) {
   const Tensor& in = qkv->tensor;
-  Var o = output(in.n, in.h, in.w, in.c / 3), lse = output(in.n, 1, 1, heads * in.h * in.w);
+  Var o = output(in.n, in.h, in.w, in.c / 3), lse = output(in.n, 1, 1, int64_t(heads) * in.h * in.w);
   run([&] { attention_forward(context_, o->tensor, lse->tensor, in, heads); });
   record([=, this] {
     Grad dqkv = qkv->gradient_in();

@@ -6,6 +6,7 @@
 // and how much memory a step needs follow from the program text. On a dry arena no op runs: that is how memory is planned.
 #pragma once
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -76,7 +77,7 @@ class Tape {
   Context& context() { return context_; }
 
  private:
-  Var output(int n, int h, int w, int c);
+  Var output(int n, int h, int w, int64_t c);
   Tensor weight(Parameter p) const;
   Tensor gradient(Parameter p) const;
   void record(std::function<void()> backward);

@@ -47,23 +47,18 @@ export type NativeSessionOptions = {
 };
 
 /** Runs a native call under an AbortSignal: the promise rejects with the signal's reason, within one op of the model. */
-const abortable = async <T>(
-  native: Addon,
-  signal: AbortSignal | undefined,
-  call: (abort: NativeAbort | undefined) => Promise<T>,
-): Promise<T> => {
-  if (!signal) return call(undefined);
-  signal.throwIfAborted();
+const abortable = async <T>(native: Addon, signal: AbortSignal | undefined, call: (abort: NativeAbort) => Promise<T>): Promise<T> => {
+  signal?.throwIfAborted();
   const abort = native.createAbort();
   const onAbort = () => abort.abort();
-  signal.addEventListener('abort', onAbort, { once: true });
+  signal?.addEventListener('abort', onAbort, { once: true });
   try {
     return await call(abort);
   } catch (error) {
-    if ((error as { code?: string }).code === 'ERR_PHOENIX_ABORTED') throw signal.reason;
+    if ((error as { code?: string }).code === 'ERR_PHOENIX_ABORTED' && signal?.aborted) throw signal.reason;
     throw error;
   } finally {
-    signal.removeEventListener('abort', onAbort);
+    signal?.removeEventListener('abort', onAbort);
   }
 };
 
@@ -118,10 +113,13 @@ export const sessionOn = (native: Addon, options: NativeSessionOptions): Session
             onProgress?.(done);
           } catch (error) {
             thrown ??= { error };
-            abort?.abort();
+            abort.abort();
           }
         };
-        const images = await session.sample(onProgress ? { ...sample, onProgress: guarded } : sample, abort);
+        const drawn = session.sample(onProgress ? { ...sample, onProgress: guarded } : sample, abort);
+        const images = await drawn.catch((error) => {
+          throw thrown ? thrown.error : error;
+        });
         if (thrown) throw thrown.error;
         return images;
       }),

@@ -11,13 +11,14 @@
 #include <limits>
 #include <mutex>
 #include <set>
-#include <system_error>
 #include <thread>
 
 #include "kernels/check.h"
 #include "kernels/device.h"
 #include "kernels/philox.h"
 #include "kernels/simd.h"
+#include "metrics/metrics.h"
+#include "metrics/network.h"
 #include "op_table.h"
 #include "unet/session.h"
 
@@ -28,7 +29,6 @@ constexpr const char* kArgument = "ERR_PHOENIX_ARGUMENT";
 constexpr const char* kShape = "ERR_PHOENIX_SHAPE";
 constexpr const char* kDisposed = "ERR_PHOENIX_DISPOSED";
 constexpr const char* kBusy = "ERR_PHOENIX_BUSY";
-constexpr double kBelowOne = 1 - 1e-12;
 constexpr const char* kAborted = "ERR_PHOENIX_ABORTED";  // session.ts puts the signal's own reason in its place
 
 class Job;
@@ -137,13 +137,7 @@ class Job {
       throw;
     }
     data_of(env).jobs.insert(job);
-    try {
-      job->thread_ = std::thread([job] { job->run(); });
-    } catch (const std::system_error& e) {
-      job->locks_.release();
-      job->channel_.Release();  // whose end deletes the job
-      raise(env, "ERR_PHOENIX_MEMORY", std::string("no thread could be started for this call (") + e.what() + "); end other calls first");
-    }
+    job->thread_ = std::thread([job] { job->run(); });
     return promise;
   }
 
@@ -181,7 +175,6 @@ class Job {
     } catch (...) {
       error_ = std::current_exception();
     }
-    work_ = {};                  // what only this call still used is freed here, not on the JS thread
     Channel channel = channel_;  // the job may be gone once the channel is released
     channel.BlockingCall(static_cast<double*>(nullptr));
     channel.Release();
@@ -190,13 +183,14 @@ class Job {
   void settle(Napi::Env env) {
     Napi::HandleScope scope(env);
     locks_.release();
+    if (error_) {
+      deferred_.Reject(error_of(env, error_));
+      return;
+    }
     try {
-      if (error_) std::rethrow_exception(error_);
       deferred_.Resolve(finish_ ? finish_(env) : env.Undefined());
     } catch (const Napi::Error& e) {
       deferred_.Reject(e.Value());
-    } catch (...) {
-      deferred_.Reject(error_of(env, std::current_exception()));
     }
   }
 
@@ -265,27 +259,20 @@ std::vector<double> doubles(Napi::Env env, Napi::Value value, const char* name) 
 template <class Array, class T>
 Napi::Value adopt(Napi::Env env, std::shared_ptr<std::vector<T>> block, size_t length) {
   size_t bytes = block->size() * sizeof(T);
-  auto owner = std::make_unique<std::shared_ptr<std::vector<T>>>(block);
-  auto buffer = Napi::ArrayBuffer::New(
-      env, block->data(), bytes,
-      [](Napi::Env env, void*, std::shared_ptr<std::vector<T>>* owner) {
-        Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t((*owner)->size() * sizeof(T)));
-        delete owner;
-      },
-      owner.get());
-  owner.release();  // the buffer's from here on
-  Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(bytes));
-  return Array::New(env, length, buffer, 0);
-}
-
-// Lets go of a block, on a thread of its own if it is large: the system takes back 143 MB in about 10 ms.
-template <class T>
-void let_go_of(std::shared_ptr<T> block, size_t bytes) {
-  if (bytes < size_t(64) << 20) return;
+  auto* owner = new std::shared_ptr<std::vector<T>>(block);
   try {
-    std::thread([block = std::move(block)]() mutable { block.reset(); }).detach();
-  } catch (const std::system_error&) {
-    // No thread: the block went with the closure.
+    Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(bytes));
+    auto buffer = Napi::ArrayBuffer::New(
+        env, block->data(), bytes,
+        [](Napi::Env env, void*, std::shared_ptr<std::vector<T>>* owner) {
+          Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t((*owner)->size() * sizeof(T)));
+          delete owner;
+        },
+        owner);
+    return Array::New(env, length, buffer, 0);
+  } catch (...) {
+    delete owner;
+    throw;
   }
 }
 
@@ -314,16 +301,6 @@ std::vector<real> on_host(const Buffer& buffer, size_t offset, size_t count) {
 struct SharedVector {
   BufferPtr buffer;
   std::shared_ptr<Lock> lock = std::make_shared<Lock>();
-  int holders = 0;  // handles and Sessions
-
-  size_t bytes() const { return buffer->count * sizeof(real); }
-  // The garbage collector knows of the memory once, however many handles there are.
-  void hold(Napi::BasicEnv env) {
-    if (holders++ == 0) Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(bytes()));
-  }
-  void let_go(Napi::BasicEnv env) {
-    if (--holders == 0) Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(bytes()));
-  }
 };
 
 class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
@@ -358,9 +335,11 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
   explicit VectorHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<VectorHandle>(info) {
     if (!info[0].IsExternal()) raise(info.Env(), kArgument, "a Vector is made by createVector(length)");
     shared_ = *info[0].As<Napi::External<std::shared_ptr<SharedVector>>>().Data();
-    shared_->hold(info.Env());
+    account(info.Env(), 1);
   }
-  void Finalize(Napi::BasicEnv env) override { let_go(env); }
+  void Finalize(Napi::BasicEnv env) override {
+    if (shared_) account(env, -1);
+  }
 
   static Napi::Object wrap(Napi::Env env, std::shared_ptr<SharedVector> shared) {
     return data_of(env).vector_class.New({Napi::External<std::shared_ptr<SharedVector>>::New(env, &shared)});
@@ -374,12 +353,14 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
   }
   void let_go(Napi::BasicEnv env) {
     if (!shared_) return;
-    shared_->let_go(env);
-    size_t bytes = shared_->bytes();
-    let_go_of(std::move(shared_), bytes);
+    account(env, -1);
+    shared_.reset();
   }
 
  private:
+  void account(Napi::BasicEnv env, int sign) {
+    Napi::MemoryManagement::AdjustExternalMemory(env, sign * int64_t(shared_->buffer->count * sizeof(real)));
+  }
   SharedVector& self(Napi::Env env) {
     if (!shared_) raise(env, kDisposed, "this Vector was disposed of");
     return *shared_;
@@ -739,15 +720,14 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
   }
   explicit ImagesHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ImagesHandle>(info) {
     Napi::Env env = info.Env();
-    size_t count = size_t(whole(env, info[0], "count", 1, 2000000000));
+    size_t count = size_t(number(env, info[0], "count", 1, 2e9));
     int h = whole(env, info[1], "height", 1, 65536), w = whole(env, info[2], "width", 1, 65536),
         c = whole(env, info[3], "channels", 1, 1024);
-    if (double(count) * h * w * c > 1e15) raise(env, "ERR_PHOENIX_MEMORY", "not enough memory for that many images");
     guarded(env, [&] {
-      images_ = std::make_shared<Images>(count, h, w, c);
+      images_ = std::make_shared<Images>(Images{std::vector<uint8_t>(count * h * w * c), count, h, w, c});
       return 0;
     });
-    Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(images_->bytes));
+    Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(images_->pixels.size()));
   }
   void Finalize(Napi::BasicEnv env) override { let_go(env); }
 
@@ -764,13 +744,12 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
  private:
   void let_go(Napi::BasicEnv env) {
     if (!images_) return;
-    size_t bytes = images_->bytes;
-    Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(bytes));
-    let_go_of(std::move(images_), bytes);
+    Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(images_->pixels.size()));
+    images_.reset();
   }
   ImagesHandle& self(const Napi::CallbackInfo& info) { return get(info.Env(), info.This()); }
   Napi::Value count(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(self(info).images_->count)); }
-  Napi::Value bytes(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(self(info).images_->bytes)); }
+  Napi::Value bytes(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(self(info).images_->pixels.size())); }
   // Copies bytes to byte position `offset`, at once: callers write in pieces.
   Napi::Value write(const Napi::CallbackInfo& info) {
     Napi::Env env = info.Env();
@@ -778,13 +757,13 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
     if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
       raise(env, kArgument, "pixels: expected a Uint8Array");
     auto pixels = info[0].As<Napi::Uint8Array>();
-    double offset = number(env, info[1], "offset", 0, 1e15);
-    if (offset + double(pixels.ByteLength()) > double(images_->bytes))
+    double offset = number(env, info[1], "offset", 0);
+    if (offset + double(pixels.ByteLength()) > double(images_->pixels.size()))
       raise(env, kShape,
             "pixels: " + std::to_string(pixels.ByteLength()) + " bytes at " + std::to_string(size_t(offset)) + " do not fit into " +
-                std::to_string(images_->bytes));
+                std::to_string(images_->pixels.size()));
     if (lock_->readers) raise(env, kBusy, "these Images are in use by a running call; await that call first");
-    std::memcpy(images_->pixels.get() + size_t(offset), pixels.Data(), pixels.ByteLength());
+    std::memcpy(images_->pixels.data() + size_t(offset), pixels.Data(), pixels.ByteLength());
     return env.Undefined();
   }
   Napi::Value dispose(const Napi::CallbackInfo& info) {
@@ -874,7 +853,6 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
       params_ = std::make_shared<SharedVector>(SharedVector{session_->params()});
       return 0;
     });
-    params_->hold(env);
     account(env);
   }
   void Finalize(Napi::BasicEnv env) override { let_go(env); }
@@ -884,24 +862,16 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     if (!session_) raise(info.Env(), kDisposed, "this Session was disposed of; create a new one");
     return *session_;
   }
-  // Tells the garbage collector of what the Session holds besides its shared vectors. Not while a job runs, which may change it.
+  // What the garbage collector should know of: all but the parameters that handles account for themselves.
   void account(Napi::BasicEnv env) {
-    optimizer_bytes_ = session_ ? session_->optimizer_bytes() : 0;
-    activation_bytes_ = session_ ? session_->activation_bytes() : 0;
-    int64_t bytes = int64_t(optimizer_bytes_ + activation_bytes_);
-    for (const auto& vector : {ema_, m_, v_})
-      if (vector) bytes -= int64_t(vector->bytes());
+    int64_t bytes =
+        session_ ? int64_t(session_->activation_bytes() + session_->optimizer_bytes() + session_->params()->count * sizeof(real)) : 0;
     if (bytes != accounted_) Napi::MemoryManagement::AdjustExternalMemory(env, bytes - accounted_);
     accounted_ = bytes;
   }
   void let_go(Napi::BasicEnv env) {
-    if (!session_) return;
-    size_t bytes = params_->bytes() + optimizer_bytes_ + activation_bytes_;
-    for (auto* vector : {&params_, &ema_, &m_, &v_}) {
-      if (*vector) (*vector)->let_go(env);
-      vector->reset();
-    }
-    let_go_of(std::move(session_), bytes);
+    session_.reset();
+    params_.reset(), ema_.reset(), m_.reset(), v_.reset();
     account(env);
   }
   Locks locked(const Napi::CallbackInfo& info) {
@@ -939,17 +909,15 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     }
     return result;
   }
-  std::shared_ptr<SharedVector> lazily(Napi::Env env, std::shared_ptr<SharedVector>& vector, BufferPtr (Session::*make)()) {
-    if (vector) return vector;
-    vector = std::make_shared<SharedVector>(SharedVector{((*session_).*make)()});
-    vector->hold(env);
+  std::shared_ptr<SharedVector> lazily(std::shared_ptr<SharedVector>& vector, BufferPtr (Session::*make)()) {
+    if (!vector) vector = std::make_shared<SharedVector>(SharedVector{((*session_).*make)()});
     return vector;
   }
   // The vectors of a Session share its lock where they are made, so that making one cannot race with a running job.
   Napi::Value vector(const Napi::CallbackInfo& info, std::shared_ptr<SharedVector>& vector, BufferPtr (Session::*make)()) {
     self(info);
     if (!vector && lock_->writer) raise(info.Env(), kBusy, "the Session is in use by a running call; await that call first");
-    return guarded(info.Env(), [&] { return VectorHandle::wrap(info.Env(), lazily(info.Env(), vector, make)); });
+    return guarded(info.Env(), [&] { return VectorHandle::wrap(info.Env(), lazily(vector, make)); });
   }
   Napi::Value params(const Napi::CallbackInfo& info) {
     self(info);
@@ -980,13 +948,13 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     t.key = key(env, o.Get("key"));
     t.first_step = uint32_t(number(o, "firstStep", 0, 4294967295.0 - t.steps));
     t.lr = number(o, "lr", 0), t.warmup = number(o, "warmup", 0);
-    t.beta1 = number(o, "beta1", 0, kBelowOne), t.beta2 = number(o, "beta2", 0, kBelowOne), t.eps = number(o, "eps", 0);
+    t.beta1 = number(o, "beta1", 0, 1), t.beta2 = number(o, "beta2", 0, 1), t.eps = number(o, "eps", 0);
     t.weight_decay = number(o, "weightDecay", 0), t.clip = number(o, "clip", 0), t.ema_decay = number(o, "emaDecay", 0, 1);
     t.global_step = step_count(o, "globalStep"), t.adam_step = step_count(o, "adamStep");
     t.mu = number(o, "mu", 0);
     guarded(env, [&] {
-      lazily(env, m_, &Session::adam_m), lazily(env, v_, &Session::adam_v);
-      if (t.ema_decay > 0) lazily(env, ema_, &Session::ema);
+      lazily(m_, &Session::adam_m), lazily(v_, &Session::adam_v);
+      if (t.ema_decay > 0) lazily(ema_, &Session::ema);
       return 0;
     });
     locks.write(env, params_->lock, "the Session's parameters");
@@ -1095,12 +1063,11 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
   }
 
   Napi::Value memory(const Napi::CallbackInfo& info) {
-    self(info);
-    if (!lock_->writer) account(info.Env());  // while a call runs: as it was before
+    Session& session = self(info);
     Napi::Object value = Napi::Object::New(info.Env());
-    value.Set("parameters", double(params_->bytes()));
-    value.Set("optimizer", double(optimizer_bytes_));
-    value.Set("activations", double(activation_bytes_));
+    value.Set("parameters", double(session.params()->count * sizeof(real)));
+    value.Set("optimizer", double(session.optimizer_bytes()));
+    value.Set("activations", double(session.activation_bytes()));
     return value;
   }
   Napi::Value dispose(const Napi::CallbackInfo& info) {
@@ -1111,7 +1078,6 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
   std::shared_ptr<Session> session_;
   std::shared_ptr<Lock> lock_ = std::make_shared<Lock>();
   std::shared_ptr<SharedVector> params_, ema_, m_, v_;
-  size_t optimizer_bytes_ = 0, activation_bytes_ = 0;
   int64_t accounted_ = 0;
 };
 
@@ -1139,10 +1105,9 @@ Napi::Value set_error_class(const Napi::CallbackInfo& info) {
 
 Napi::Value create_vector(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  double length = number(env, info[0], "length", 1, 1e12);
-  if (length != std::floor(length)) raise(env, kArgument, "length: expected a whole number, got " + std::to_string(length));
-  return guarded(
-      env, [&] { return VectorHandle::wrap(env, std::make_shared<SharedVector>(SharedVector{std::make_shared<Buffer>(size_t(length))})); });
+  size_t length = size_t(number(env, info[0], "length", 1, 1e12));
+  return guarded(env,
+                 [&] { return VectorHandle::wrap(env, std::make_shared<SharedVector>(SharedVector{std::make_shared<Buffer>(length)})); });
 }
 
 template <Napi::FunctionReference EnvData::*handle>
@@ -1211,8 +1176,176 @@ Napi::Value op(const Napi::CallbackInfo& info) {
   });
 }
 
+// ---- metrics
+
+// Numbers of either width, as doubles. Copied, as all arguments are.
+std::vector<double> any_reals(Napi::Env env, Napi::Value value, const char* name) {
+  if (value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == napi_float32_array) {
+    auto array = value.As<Napi::Float32Array>();
+    return std::vector<double>(array.Data(), array.Data() + array.ElementLength());
+  }
+  return doubles(env, value, name);
+}
+Features features(const Napi::CallbackInfo& info, size_t i) {
+  Napi::Env env = info.Env();
+  Napi::Object o = object(info, i, "features");
+  Features x{any_reals(env, o.Get("data"), "data"), size_t(whole(o, "rows", 1)), size_t(whole(o, "columns", 1, 65536))};
+  if (x.data.size() != x.rows * x.columns)
+    raise(env, kShape, "features: expected " + std::to_string(x.rows * x.columns) + " values, got " + std::to_string(x.data.size()));
+  return x;
+}
+Moments moments_of(const Napi::CallbackInfo& info, size_t i) {
+  Napi::Object o = object(info, i, "moments");
+  return {doubles(info.Env(), o.Get("mean"), "mean"), doubles(info.Env(), o.Get("covariance"), "covariance")};
+}
+Napi::Value int_array(Napi::Env env, const std::vector<int32_t>& from) {
+  auto array = Napi::Int32Array::New(env, from.size());
+  std::copy(from.begin(), from.end(), array.Data());
+  return array;
+}
+
+// A job that computes a result on some threads of the pool; `threads` is the last argument of every metric.
+template <class Result>
+Napi::Value measure(const Napi::CallbackInfo& info, std::function<Result(Context&)> work,
+                    std::function<Napi::Value(Napi::Env, const Result&)> finish) {
+  int threads = whole(info.Env(), info[info.Length() - 1], "threads", 1, 1024);
+  auto result = std::make_shared<Result>();
+  return Job::start(
+      info.Env(), {}, {},
+      [work, result, threads](Job&) {
+        Context context(threads);
+        *result = work(context);
+      },
+      [finish, result](Napi::Env env) { return finish(env, *result); });
+}
+
+Napi::Value moments_metric(const Napi::CallbackInfo& info) {
+  return measure<Moments>(
+      info, [x = features(info, 0)](Context& ctx) { return moments(ctx, x); },
+      [](Napi::Env env, const Moments& m) {
+        Napi::Object value = Napi::Object::New(env);
+        value.Set("mean", float_array(env, m.mean));
+        value.Set("covariance", float_array(env, m.covariance));
+        return value;
+      });
+}
+
+Napi::Value frechet_metric(const Napi::CallbackInfo& info) {
+  return measure<double>(
+      info, [a = moments_of(info, 0), b = moments_of(info, 1)](Context& ctx) { return frechet_distance(ctx, a, b); },
+      [](Napi::Env env, const double& distance) { return Napi::Number::New(env, distance); });
+}
+
+Napi::Value neighbours_metric(const Napi::CallbackInfo& info) {
+  int k = whole(info.Env(), info[2], "k", 1);
+  bool self = info[1].IsUndefined();
+  return measure<Neighbours>(
+      info,
+      [x = features(info, 0), y = self ? Features{} : features(info, 1), k, self](Context& ctx) {
+        return neighbours(ctx, x, self ? x : y, k, self);
+      },
+      [](Napi::Env env, const Neighbours& nearest) {
+        Napi::Object value = Napi::Object::New(env);
+        value.Set("squared", float_array(env, nearest.squared));
+        value.Set("index", int_array(env, nearest.index));
+        return value;
+      });
+}
+
+Napi::Value ball_counts_metric(const Napi::CallbackInfo& info) {
+  return measure<std::vector<int32_t>>(
+      info,
+      [x = features(info, 0), centres = features(info, 1), radii = doubles(info.Env(), info[2], "squaredRadii"),
+       strict = info[3].ToBoolean().Value()](Context& ctx) { return ball_counts(ctx, x, centres, radii, strict); },
+      int_array);
+}
+
+Napi::Value kernel_distances_metric(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  return measure<std::vector<double>>(
+      info,
+      [x = features(info, 0), y = features(info, 1), x_rows = ints(env, info[2], "xRows"), y_rows = ints(env, info[3], "yRows"),
+       size = size_t(whole(env, info[4], "size", 2))](Context& ctx) { return kernel_distances(ctx, x, y, x_rows, y_rows, size); },
+      float_array);
+}
+
+Napi::Value kmeans_metric(const Napi::CallbackInfo& info) {
+  return measure<Clusters>(
+      info,
+      [x = features(info, 0), uniforms = doubles(info.Env(), info[1], "uniforms"),
+       iterations = whole(info.Env(), info[2], "iterations", 1)](Context& ctx) { return kmeans(ctx, x, uniforms, iterations); },
+      [](Napi::Env env, const Clusters& clusters) {
+        Napi::Object value = Napi::Object::New(env);
+        value.Set("centres", float_array(env, clusters.centres.data));
+        value.Set("assignment", int_array(env, clusters.assignment));
+        value.Set("inertia", clusters.inertia);
+        value.Set("iterations", clusters.iterations);
+        return value;
+      });
+}
+
+using SharedNetwork = std::shared_ptr<const Network>;
+
+Napi::Value create_network(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Napi::Object o = object(info, 0, "network");
+  auto floats = [&](const char* name) { return values<float, Napi::Float32Array>(env, o.Get(name), name, napi_float32_array); };
+  auto net = std::make_shared<Network>();
+  net->height = whole(o, "height", 1, 4096), net->width = whole(o, "width", 1, 4096), net->channels = whole(o, "channels", 1, 1024);
+  net->classes = whole(o, "classes", 0, 1 << 20);
+  net->scale = floats("scale"), net->shift = floats("shift");
+  std::vector<float> weights = floats("weights");
+  net->weights.assign(weights.begin(), weights.end());
+  std::vector<int32_t> layers = ints(env, o.Get("layers"), "layers");
+  if (layers.size() % 3) raise(env, kArgument, "layers: expected channels, stride and residual of each layer");
+  for (size_t i = 0; i < layers.size(); i += 3) {
+    if (layers[i] < 1 || layers[i] > 65536 || (layers[i + 1] != 1 && layers[i + 1] != 2))
+      raise(env, kArgument, "layers: expected 1 to 65536 channels and a stride of 1 or 2");
+    net->layers.push_back({layers[i], layers[i + 1], layers[i + 2] != 0});
+  }
+  return guarded(env, [&]() -> Napi::Value {
+    check_network(*net);
+    int64_t bytes = int64_t(net->weights.size() * sizeof(real));
+    Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
+    return Napi::External<SharedNetwork>::New(env, new SharedNetwork(net), [bytes](Napi::BasicEnv env, SharedNetwork* owned) {
+      Napi::MemoryManagement::AdjustExternalMemory(env, -bytes);
+      delete owned;
+    });
+  });
+}
+
+Napi::Value run_network_metric(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  if (!info[0].IsExternal()) raise(env, kArgument, "network: expected the result of createNetwork()");
+  SharedNetwork net = *info[0].As<Napi::External<SharedNetwork>>().Data();
+  auto pixels = values<uint8_t, Napi::Uint8Array>(env, info[1], "pixels", napi_uint8_array);
+  size_t image = size_t(net->height) * net->width * net->channels, count = pixels.size() / image;
+  if (count < 1 || count > 65536 || count * image != pixels.size())
+    raise(env, kShape, "pixels: expected 1 to 65536 images of " + std::to_string(image) + " bytes, got " + std::to_string(pixels.size()));
+  struct Outputs {
+    std::vector<float> features, logits;
+  };
+  return measure<Outputs>(
+      info,
+      [net, pixels = std::move(pixels), count](Context& ctx) {
+        Outputs out{std::vector<float>(count * net->features()), std::vector<float>(count * net->classes)};
+        run_network(ctx, *net, pixels.data(), int(count), out.features.data(), out.logits.data());
+        return out;
+      },
+      [](Napi::Env env, const Outputs& out) {
+        auto copied = [env](const std::vector<float>& from) {
+          auto array = Napi::Float32Array::New(env, from.size());
+          std::copy(from.begin(), from.end(), array.Data());
+          return array;
+        };
+        Napi::Object value = Napi::Object::New(env);
+        value.Set("features", copied(out.features));
+        value.Set("logits", copied(out.logits));
+        return value;
+      });
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
-  isa();  // reads the environment: now, while no other thread may change it
   auto* data = new EnvData;
   env.SetInstanceData(data);
   env.AddCleanupHook([data] {
@@ -1230,6 +1363,14 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("createAbort", Napi::Function::New<create<&EnvData::abort_class>>(env));
   exports.Set("philox", Napi::Function::New<philox_words>(env));
   exports.Set("op", Napi::Function::New<op>(env));
+  exports.Set("moments", Napi::Function::New<moments_metric>(env));
+  exports.Set("frechetDistance", Napi::Function::New<frechet_metric>(env));
+  exports.Set("neighbours", Napi::Function::New<neighbours_metric>(env));
+  exports.Set("ballCounts", Napi::Function::New<ball_counts_metric>(env));
+  exports.Set("kernelDistances", Napi::Function::New<kernel_distances_metric>(env));
+  exports.Set("kmeans", Napi::Function::New<kmeans_metric>(env));
+  exports.Set("createNetwork", Napi::Function::New<create_network>(env));
+  exports.Set("runNetwork", Napi::Function::New<run_network_metric>(env));
   return exports;
 }
 

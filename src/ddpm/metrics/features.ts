@@ -1,0 +1,82 @@
+/** What every metric takes: a matrix of features, one sample a row, and the threads to use. Numbers must be finite. */
+import { availableParallelism } from 'node:os';
+import { PhoenixError } from '../../errors.ts';
+
+export type Features = {
+  /** rows·columns values, row by row. */
+  data: Float32Array | Float64Array;
+  rows: number;
+  columns: number;
+};
+
+export type MetricOptions = {
+  /** Threads of the native pool; results do not depend on it. @default all cores */
+  threads?: number;
+};
+
+/**
+ * Features from rows of `columns` values.
+ * @throws PhoenixError ERR_PHOENIX_SHAPE when the values do not fill whole rows, at least one
+ */
+export const featureMatrix = (data: Float32Array | Float64Array, columns: number): Features => {
+  const rows = data.length / columns;
+  if (!(Number.isInteger(columns) && columns >= 1 && Number.isInteger(rows) && rows >= 1))
+    throw new PhoenixError(
+      'ERR_PHOENIX_SHAPE',
+      `features: expected whole rows of ${columns} values, at least one, got ${data.length} values`,
+    );
+  return { data, rows, columns };
+};
+
+/** The rows of `x` that are named, in that order. @throws PhoenixError ERR_PHOENIX_ARGUMENT for a row that is not there */
+export const pickRows = (x: Features, rows: ArrayLike<number>): Features => {
+  const data = new Float64Array(rows.length * x.columns);
+  for (let i = 0; i < rows.length; i++) {
+    const row = rows[i]!;
+    if (!(Number.isInteger(row) && row >= 0 && row < x.rows))
+      throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `features: row ${row} was asked for; there are ${x.rows}`);
+    data.set(x.data.subarray(row * x.columns, (row + 1) * x.columns), i * x.columns);
+  }
+  return featureMatrix(data, x.columns);
+};
+
+/**
+ * The threads to use, after a check of what natives trust: sizes that fit together and finite values.
+ * @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE, ERR_PHOENIX_ARGUMENT for a number of threads outside of 1..1024
+ */
+export const checkFeatures = (all: Record<string, Features>, { threads = availableParallelism() }: MetricOptions = {}): number => {
+  if (!(Number.isInteger(threads) && threads >= 1 && threads <= 1024))
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `threads: expected a whole number in 1..1024, got ${threads}`);
+  const [first] = Object.entries(all);
+  for (const [name, { data, rows, columns }] of Object.entries(all)) {
+    if (data.length !== rows * columns || rows < 1 || columns < 1)
+      throw new PhoenixError('ERR_PHOENIX_SHAPE', `${name}: expected ${rows}·${columns} values, got ${data.length}`);
+    if (columns !== first![1].columns)
+      throw new PhoenixError(
+        'ERR_PHOENIX_SHAPE',
+        `${name} has ${columns} features a sample and ${first![0]} ${first![1].columns}: take both from one network`,
+      );
+    const bad = data.findIndex((value) => !Number.isFinite(value));
+    if (bad >= 0)
+      throw new PhoenixError('ERR_PHOENIX_NOT_FINITE', `${name}: sample ${Math.floor(bad / columns)} has the feature ${data[bad]}`);
+  }
+  return threads;
+};
+
+/** An integer option in its range. @throws PhoenixError ERR_PHOENIX_ARGUMENT */
+export const checkInteger = (name: string, value: number, least: number, most: number): void => {
+  if (Number.isInteger(value) && value >= least && value <= most) return;
+  throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${name}: expected a whole number in ${least}..${most}, got ${value}`);
+};
+
+const meanOf = (values: ArrayLike<number>): number => {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i]!;
+  return sum / values.length;
+};
+
+/** Mean and standard deviation with divisor n. */
+export const spread = (values: ArrayLike<number>): { mean: number; std: number } => {
+  const mean = meanOf(values);
+  return { mean, std: Math.sqrt(meanOf(Array.from(values, (value) => (value - mean) ** 2))) };
+};

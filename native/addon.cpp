@@ -11,6 +11,7 @@
 #include <limits>
 #include <mutex>
 #include <set>
+#include <system_error>
 #include <thread>
 
 #include "kernels/check.h"
@@ -29,6 +30,7 @@ constexpr const char* kArgument = "ERR_PHOENIX_ARGUMENT";
 constexpr const char* kShape = "ERR_PHOENIX_SHAPE";
 constexpr const char* kDisposed = "ERR_PHOENIX_DISPOSED";
 constexpr const char* kBusy = "ERR_PHOENIX_BUSY";
+constexpr double kBelowOne = 1 - 1e-12;
 constexpr const char* kAborted = "ERR_PHOENIX_ABORTED";  // session.ts puts the signal's own reason in its place
 
 class Job;
@@ -137,7 +139,13 @@ class Job {
       throw;
     }
     data_of(env).jobs.insert(job);
-    job->thread_ = std::thread([job] { job->run(); });
+    try {
+      job->thread_ = std::thread([job] { job->run(); });
+    } catch (const std::system_error& e) {
+      job->locks_.release();
+      job->channel_.Release();  // whose end deletes the job
+      raise(env, "ERR_PHOENIX_MEMORY", std::string("no thread could be started for this call (") + e.what() + "); end other calls first");
+    }
     return promise;
   }
 
@@ -175,6 +183,7 @@ class Job {
     } catch (...) {
       error_ = std::current_exception();
     }
+    work_ = {};                  // what only this call still used is freed here, not on the JS thread
     Channel channel = channel_;  // the job may be gone once the channel is released
     channel.BlockingCall(static_cast<double*>(nullptr));
     channel.Release();
@@ -183,14 +192,13 @@ class Job {
   void settle(Napi::Env env) {
     Napi::HandleScope scope(env);
     locks_.release();
-    if (error_) {
-      deferred_.Reject(error_of(env, error_));
-      return;
-    }
     try {
+      if (error_) std::rethrow_exception(error_);
       deferred_.Resolve(finish_ ? finish_(env) : env.Undefined());
     } catch (const Napi::Error& e) {
       deferred_.Reject(e.Value());
+    } catch (...) {
+      deferred_.Reject(error_of(env, std::current_exception()));
     }
   }
 
@@ -259,20 +267,27 @@ std::vector<double> doubles(Napi::Env env, Napi::Value value, const char* name) 
 template <class Array, class T>
 Napi::Value adopt(Napi::Env env, std::shared_ptr<std::vector<T>> block, size_t length) {
   size_t bytes = block->size() * sizeof(T);
-  auto* owner = new std::shared_ptr<std::vector<T>>(block);
+  auto owner = std::make_unique<std::shared_ptr<std::vector<T>>>(block);
+  auto buffer = Napi::ArrayBuffer::New(
+      env, block->data(), bytes,
+      [](Napi::Env env, void*, std::shared_ptr<std::vector<T>>* owner) {
+        Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t((*owner)->size() * sizeof(T)));
+        delete owner;
+      },
+      owner.get());
+  owner.release();  // the buffer's from here on
+  Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(bytes));
+  return Array::New(env, length, buffer, 0);
+}
+
+// Lets go of a block, on a thread of its own if it is large: the system takes back 143 MB in about 10 ms.
+template <class T>
+void let_go_of(std::shared_ptr<T> block, size_t bytes) {
+  if (bytes < size_t(64) << 20) return;
   try {
-    Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(bytes));
-    auto buffer = Napi::ArrayBuffer::New(
-        env, block->data(), bytes,
-        [](Napi::Env env, void*, std::shared_ptr<std::vector<T>>* owner) {
-          Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t((*owner)->size() * sizeof(T)));
-          delete owner;
-        },
-        owner);
-    return Array::New(env, length, buffer, 0);
-  } catch (...) {
-    delete owner;
-    throw;
+    std::thread([block = std::move(block)]() mutable { block.reset(); }).detach();
+  } catch (const std::system_error&) {
+    // No thread: the block went with the closure.
   }
 }
 
@@ -301,6 +316,16 @@ std::vector<real> on_host(const Buffer& buffer, size_t offset, size_t count) {
 struct SharedVector {
   BufferPtr buffer;
   std::shared_ptr<Lock> lock = std::make_shared<Lock>();
+  int holders = 0;  // handles and Sessions
+
+  size_t bytes() const { return buffer->count * sizeof(real); }
+  // The garbage collector knows of the memory once, however many handles there are.
+  void hold(Napi::BasicEnv env) {
+    if (holders++ == 0) Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(bytes()));
+  }
+  void let_go(Napi::BasicEnv env) {
+    if (--holders == 0) Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(bytes()));
+  }
 };
 
 class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
@@ -335,11 +360,9 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
   explicit VectorHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<VectorHandle>(info) {
     if (!info[0].IsExternal()) raise(info.Env(), kArgument, "a Vector is made by createVector(length)");
     shared_ = *info[0].As<Napi::External<std::shared_ptr<SharedVector>>>().Data();
-    account(info.Env(), 1);
+    shared_->hold(info.Env());
   }
-  void Finalize(Napi::BasicEnv env) override {
-    if (shared_) account(env, -1);
-  }
+  void Finalize(Napi::BasicEnv env) override { let_go(env); }
 
   static Napi::Object wrap(Napi::Env env, std::shared_ptr<SharedVector> shared) {
     return data_of(env).vector_class.New({Napi::External<std::shared_ptr<SharedVector>>::New(env, &shared)});
@@ -353,14 +376,12 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
   }
   void let_go(Napi::BasicEnv env) {
     if (!shared_) return;
-    account(env, -1);
-    shared_.reset();
+    shared_->let_go(env);
+    size_t bytes = shared_->bytes();
+    let_go_of(std::move(shared_), bytes);
   }
 
  private:
-  void account(Napi::BasicEnv env, int sign) {
-    Napi::MemoryManagement::AdjustExternalMemory(env, sign * int64_t(shared_->buffer->count * sizeof(real)));
-  }
   SharedVector& self(Napi::Env env) {
     if (!shared_) raise(env, kDisposed, "this Vector was disposed of");
     return *shared_;
@@ -720,14 +741,15 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
   }
   explicit ImagesHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ImagesHandle>(info) {
     Napi::Env env = info.Env();
-    size_t count = size_t(number(env, info[0], "count", 1, 2e9));
+    size_t count = size_t(whole(env, info[0], "count", 1, 2000000000));
     int h = whole(env, info[1], "height", 1, 65536), w = whole(env, info[2], "width", 1, 65536),
         c = whole(env, info[3], "channels", 1, 1024);
+    if (double(count) * h * w * c > 1e15) raise(env, "ERR_PHOENIX_MEMORY", "not enough memory for that many images");
     guarded(env, [&] {
-      images_ = std::make_shared<Images>(Images{std::vector<uint8_t>(count * h * w * c), count, h, w, c});
+      images_ = std::make_shared<Images>(count, h, w, c);
       return 0;
     });
-    Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(images_->pixels.size()));
+    Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(images_->bytes));
   }
   void Finalize(Napi::BasicEnv env) override { let_go(env); }
 
@@ -744,12 +766,13 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
  private:
   void let_go(Napi::BasicEnv env) {
     if (!images_) return;
-    Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(images_->pixels.size()));
-    images_.reset();
+    size_t bytes = images_->bytes;
+    Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(bytes));
+    let_go_of(std::move(images_), bytes);
   }
   ImagesHandle& self(const Napi::CallbackInfo& info) { return get(info.Env(), info.This()); }
   Napi::Value count(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(self(info).images_->count)); }
-  Napi::Value bytes(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(self(info).images_->pixels.size())); }
+  Napi::Value bytes(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(self(info).images_->bytes)); }
   // Copies bytes to byte position `offset`, at once: callers write in pieces.
   Napi::Value write(const Napi::CallbackInfo& info) {
     Napi::Env env = info.Env();
@@ -757,13 +780,13 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
     if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
       raise(env, kArgument, "pixels: expected a Uint8Array");
     auto pixels = info[0].As<Napi::Uint8Array>();
-    double offset = number(env, info[1], "offset", 0);
-    if (offset + double(pixels.ByteLength()) > double(images_->pixels.size()))
+    double offset = number(env, info[1], "offset", 0, 1e15);
+    if (offset + double(pixels.ByteLength()) > double(images_->bytes))
       raise(env, kShape,
             "pixels: " + std::to_string(pixels.ByteLength()) + " bytes at " + std::to_string(size_t(offset)) + " do not fit into " +
-                std::to_string(images_->pixels.size()));
+                std::to_string(images_->bytes));
     if (lock_->readers) raise(env, kBusy, "these Images are in use by a running call; await that call first");
-    std::memcpy(images_->pixels.data() + size_t(offset), pixels.Data(), pixels.ByteLength());
+    std::memcpy(images_->pixels.get() + size_t(offset), pixels.Data(), pixels.ByteLength());
     return env.Undefined();
   }
   Napi::Value dispose(const Napi::CallbackInfo& info) {
@@ -853,6 +876,7 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
       params_ = std::make_shared<SharedVector>(SharedVector{session_->params()});
       return 0;
     });
+    params_->hold(env);
     account(env);
   }
   void Finalize(Napi::BasicEnv env) override { let_go(env); }
@@ -862,16 +886,24 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     if (!session_) raise(info.Env(), kDisposed, "this Session was disposed of; create a new one");
     return *session_;
   }
-  // What the garbage collector should know of: all but the parameters that handles account for themselves.
+  // Tells the garbage collector of what the Session holds besides its shared vectors. Not while a job runs, which may change it.
   void account(Napi::BasicEnv env) {
-    int64_t bytes =
-        session_ ? int64_t(session_->activation_bytes() + session_->optimizer_bytes() + session_->params()->count * sizeof(real)) : 0;
+    optimizer_bytes_ = session_ ? session_->optimizer_bytes() : 0;
+    activation_bytes_ = session_ ? session_->activation_bytes() : 0;
+    int64_t bytes = int64_t(optimizer_bytes_ + activation_bytes_);
+    for (const auto& vector : {ema_, m_, v_})
+      if (vector) bytes -= int64_t(vector->bytes());
     if (bytes != accounted_) Napi::MemoryManagement::AdjustExternalMemory(env, bytes - accounted_);
     accounted_ = bytes;
   }
   void let_go(Napi::BasicEnv env) {
-    session_.reset();
-    params_.reset(), ema_.reset(), m_.reset(), v_.reset();
+    if (!session_) return;
+    size_t bytes = params_->bytes() + optimizer_bytes_ + activation_bytes_;
+    for (auto* vector : {&params_, &ema_, &m_, &v_}) {
+      if (*vector) (*vector)->let_go(env);
+      vector->reset();
+    }
+    let_go_of(std::move(session_), bytes);
     account(env);
   }
   Locks locked(const Napi::CallbackInfo& info) {
@@ -909,15 +941,17 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     }
     return result;
   }
-  std::shared_ptr<SharedVector> lazily(std::shared_ptr<SharedVector>& vector, BufferPtr (Session::*make)()) {
-    if (!vector) vector = std::make_shared<SharedVector>(SharedVector{((*session_).*make)()});
+  std::shared_ptr<SharedVector> lazily(Napi::Env env, std::shared_ptr<SharedVector>& vector, BufferPtr (Session::*make)()) {
+    if (vector) return vector;
+    vector = std::make_shared<SharedVector>(SharedVector{((*session_).*make)()});
+    vector->hold(env);
     return vector;
   }
   // The vectors of a Session share its lock where they are made, so that making one cannot race with a running job.
   Napi::Value vector(const Napi::CallbackInfo& info, std::shared_ptr<SharedVector>& vector, BufferPtr (Session::*make)()) {
     self(info);
     if (!vector && lock_->writer) raise(info.Env(), kBusy, "the Session is in use by a running call; await that call first");
-    return guarded(info.Env(), [&] { return VectorHandle::wrap(info.Env(), lazily(vector, make)); });
+    return guarded(info.Env(), [&] { return VectorHandle::wrap(info.Env(), lazily(info.Env(), vector, make)); });
   }
   Napi::Value params(const Napi::CallbackInfo& info) {
     self(info);
@@ -948,13 +982,13 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     t.key = key(env, o.Get("key"));
     t.first_step = uint32_t(number(o, "firstStep", 0, 4294967295.0 - t.steps));
     t.lr = number(o, "lr", 0), t.warmup = number(o, "warmup", 0);
-    t.beta1 = number(o, "beta1", 0, 1), t.beta2 = number(o, "beta2", 0, 1), t.eps = number(o, "eps", 0);
+    t.beta1 = number(o, "beta1", 0, kBelowOne), t.beta2 = number(o, "beta2", 0, kBelowOne), t.eps = number(o, "eps", 0);
     t.weight_decay = number(o, "weightDecay", 0), t.clip = number(o, "clip", 0), t.ema_decay = number(o, "emaDecay", 0, 1);
     t.global_step = step_count(o, "globalStep"), t.adam_step = step_count(o, "adamStep");
     t.mu = number(o, "mu", 0);
     guarded(env, [&] {
-      lazily(m_, &Session::adam_m), lazily(v_, &Session::adam_v);
-      if (t.ema_decay > 0) lazily(ema_, &Session::ema);
+      lazily(env, m_, &Session::adam_m), lazily(env, v_, &Session::adam_v);
+      if (t.ema_decay > 0) lazily(env, ema_, &Session::ema);
       return 0;
     });
     locks.write(env, params_->lock, "the Session's parameters");
@@ -1063,11 +1097,12 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
   }
 
   Napi::Value memory(const Napi::CallbackInfo& info) {
-    Session& session = self(info);
+    self(info);
+    if (!lock_->writer) account(info.Env());  // while a call runs: as it was before
     Napi::Object value = Napi::Object::New(info.Env());
-    value.Set("parameters", double(session.params()->count * sizeof(real)));
-    value.Set("optimizer", double(session.optimizer_bytes()));
-    value.Set("activations", double(session.activation_bytes()));
+    value.Set("parameters", double(params_->bytes()));
+    value.Set("optimizer", double(optimizer_bytes_));
+    value.Set("activations", double(activation_bytes_));
     return value;
   }
   Napi::Value dispose(const Napi::CallbackInfo& info) {
@@ -1078,6 +1113,7 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
   std::shared_ptr<Session> session_;
   std::shared_ptr<Lock> lock_ = std::make_shared<Lock>();
   std::shared_ptr<SharedVector> params_, ema_, m_, v_;
+  size_t optimizer_bytes_ = 0, activation_bytes_ = 0;
   int64_t accounted_ = 0;
 };
 
@@ -1105,9 +1141,10 @@ Napi::Value set_error_class(const Napi::CallbackInfo& info) {
 
 Napi::Value create_vector(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  size_t length = size_t(number(env, info[0], "length", 1, 1e12));
-  return guarded(env,
-                 [&] { return VectorHandle::wrap(env, std::make_shared<SharedVector>(SharedVector{std::make_shared<Buffer>(length)})); });
+  double length = number(env, info[0], "length", 1, 1e12);
+  if (length != std::floor(length)) raise(env, kArgument, "length: expected a whole number, got " + std::to_string(length));
+  return guarded(
+      env, [&] { return VectorHandle::wrap(env, std::make_shared<SharedVector>(SharedVector{std::make_shared<Buffer>(size_t(length))})); });
 }
 
 template <Napi::FunctionReference EnvData::*handle>
@@ -1346,6 +1383,7 @@ Napi::Value run_network_metric(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
+  isa();  // reads the environment: now, while no other thread may change it
   auto* data = new EnvData;
   env.SetInstanceData(data);
   env.AddCleanupHook([data] {

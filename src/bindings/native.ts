@@ -164,7 +164,7 @@ export type NativeSession = {
   readonly ema: NativeVector;
   readonly adamM: NativeVector;
   readonly adamV: NativeVector;
-  /** Fills the parameters: Kaiming-uniform as PyTorch's Conv2d and Linear, norms 1 and 0. */
+  /** Fills the parameters as Ho et al. do: uniform with variance 1/fan_avg, biases 0, norms 1 and 0, the last layer of each branch near 0. */
   init(key: bigint): Promise<void>;
   train(images: NativeImages, options: NativeTrain, abort?: NativeAbort): Promise<{ losses: Float64Array; gradNorms: Float64Array }>;
   /** Mean loss over the images at `indices` with the noise that `key` fixes, in batches of `batch`. */
@@ -184,7 +184,7 @@ export type NativeSession = {
     weights: NativeVector,
     classes?: Int32Array,
   ): Promise<{ loss: number; gradient: NativeVector; output: Float64Array }>;
-  /** Bytes held, by kind. */
+  /** Bytes held, by kind; while a call runs, as before it. */
   memory(): { parameters: number; optimizer: number; activations: number };
   dispose(): void;
 };

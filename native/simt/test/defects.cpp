@@ -1,0 +1,116 @@
+// The right kernels give right values without a report; each seeded defect is reported, and in words that name it.
+#include <cmath>
+#include <fstream>
+#include <iterator>
+#include "test.h"
+
+struct Defect {
+  const char *kernel, *finding;  // part of the report
+};
+static void expect(CUresult result, const Defect& d) {
+  check(result == CUDA_ERROR_LAUNCH_FAILED && message(result).find(d.finding) != std::string::npos,
+        std::string(d.kernel) + " should be reported as '" + d.finding + "', got: " + message(result));
+}
+static std::vector<float> ramp(size_t n) {
+  std::vector<float> x(n);
+  for (size_t i = 0; i < n; ++i) x[i] = float(int(i % 97) - 48);
+  return x;
+}
+static CUtensorMap tile_map(const Buffer& b) {
+  CUtensorMap map{};
+  const cuuint64_t dims[] = {32, 32}, strides[] = {128};
+  const cuuint32_t box[] = {32, 32}, steps[] = {1, 1};
+  succeeded(cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 2, reinterpret_cast<void*>(b.pointer), dims, strides, box, steps,
+                                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+            "tensor map");
+  return map;
+}
+
+static void test_sums(CUmodule module) {
+  const std::vector<float> x = ramp(1024);
+  float wanted = 0;
+  for (float v : x) wanted += v;
+  auto sum = [&](const char* kernel, float* result) {
+    Buffer in(x), out(std::vector<float>{0});
+    const CUresult r = run(function(module, kernel), 4, 256, 0, nullptr, in.pointer, out.pointer);
+    *result = out.read<float>()[0];
+    return r;
+  };
+  float result;
+  succeeded(sum("block_sum_0", &result), "block_sum_0");
+  check(result == wanted, "block_sum_0: the sum");
+  for (const Defect& d :
+       {Defect{"block_sum_1", "shared memory"}, Defect{"block_sum_2", "barrier"}, Defect{"block_sum_3", "shared array out of bounds"},
+        Defect{"block_sum_4", "shfl.sync"}, Defect{"block_sum_5", "another block"}})
+    expect(sum(d.kernel, &result), d);
+}
+static void test_reversal(CUmodule module) {
+  const std::vector<float> x = ramp(32);
+  auto reverse = [&](const char* kernel, std::vector<float>* y) {
+    Buffer in(x), out(32 * 4);
+    const CUresult r = run(function(module, kernel), 1, 32, 0, nullptr, in.pointer, out.pointer);
+    *y = out.read<float>();
+    return r;
+  };
+  std::vector<float> y;
+  succeeded(reverse("reverse_0", &y), "reverse_0");
+  check(y == std::vector<float>(x.rbegin(), x.rend()), "reverse_0: the order");
+  for (const Defect& d : {Defect{"reverse_6", "shared memory"}, Defect{"reverse_7", "uninitialised shared memory"},
+                          Defect{"reverse_8", "byte 128 of an allocation of 128"}, Defect{"reverse_9", "global memory race"},
+                          Defect{"reverse_10", "misaligned access"}})
+    expect(reverse(d.kernel, &y), d);
+}
+static void test_staged_copies(CUmodule module) {
+  const std::vector<float> x = ramp(512);
+  auto copy = [&](const char* kernel, std::vector<float>* y) {
+    Buffer in(x), out(512 * 4);
+    const CUresult r = run(function(module, kernel), 1, 128, 0, nullptr, in.pointer, out.pointer);
+    *y = out.read<float>();
+    return r;
+  };
+  std::vector<float> y;
+  succeeded(copy("staged_copy_0", &y), "staged_copy_0");
+  bool reversed = true;
+  for (size_t i = 0; i < 512; ++i) reversed = reversed && y[i] == x[(127 - i / 4) * 4 + i % 4];
+  check(reversed, "staged_copy_0: the order");
+  for (const Defect& d : {Defect{"staged_copy_11", "asynchronous copy still in flight"},
+                          Defect{"staged_copy_12", "asynchronous copy still in flight"}, Defect{"staged_copy_13", "shared memory"}})
+    expect(copy(d.kernel, &y), d);
+}
+static void test_tiles(CUmodule module) {
+  const std::vector<float> x = ramp(1024);
+  auto add = [&](const char* kernel, std::vector<float>* y) {
+    Buffer in(x), out(4096);
+    const CUresult r = run(function(module, kernel), 1, 128, 5120, nullptr, tile_map(in), tile_map(out));
+    *y = out.read<float>();
+    return r;
+  };
+  std::vector<float> y;
+  succeeded(add("tile_add_0", &y), "tile_add_0");
+  bool added = true;
+  for (size_t i = 0; i < 1024; ++i) added = added && y[i] == x[i] + 1;
+  check(added, "tile_add_0: the values");
+  for (const Defect& d : {Defect{"tile_add_14", "not an initialised mbarrier"}, Defect{"tile_add_15", "mbarrier"},
+                          Defect{"tile_add_16", "tile_add_16"}, Defect{"tile_add_17", "shared memory"},
+                          Defect{"tile_add_18", "without fence.proxy.async"}, Defect{"tile_add_19", "TMA stores not waited for"}})
+    expect(add(d.kernel, &y), d);
+}
+
+void test_defects(const std::string& folder) {
+  int major = 0;
+  succeeded(cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, 0), "capability");
+  auto read = [&](const char* arch) {
+    std::ifstream file(folder + "/defects_" + arch + ".ptx");
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  CUmodule module = nullptr;
+  if (major < 9) check(cuModuleLoadData(&module, read("90a").c_str()) == CUDA_ERROR_NO_BINARY_FOR_GPU, "sm_90a PTX is refused at 8.0");
+  module = load_text(read(major < 9 ? "80" : "90a"));
+  if (!module) return;
+  test_sums(module);
+  test_reversal(module);
+  test_staged_copies(module);
+  if (major >= 9) test_tiles(module);
+  succeeded(cuModuleUnload(module), "unload");
+}

@@ -1,0 +1,115 @@
+// Kernels that are right (defect 0) and the same with one seeded defect each: the self-test of the checker. Every defect must be reported.
+#include <cuda.h>
+#include <cstdint>
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+  for (int m = 16; m > 0; m >>= 1) v += __shfl_xor_sync(0xffffffffu, v, m);
+  return v;
+}
+
+// y[0] += sum of x over the grid's blocks of 256.
+template <int Defect>
+__device__ void block_sum(const float* x, float* y) {
+  __shared__ float part[8];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  float s = warp_sum(x[blockIdx.x * 256 + threadIdx.x]);
+  if (lane == 0) part[warp] = s;
+  if (Defect != 1) __syncthreads();              // 1: the barrier is missing
+  if (Defect == 2 && warp < 4) __syncthreads();  // 2: a barrier that half of the block reaches
+  if (warp) return;
+  s = lane < (Defect == 3 ? 9 : 8) ? part[lane] : 0.f;  // 3: one element too far in a shared array
+  if (Defect == 4) {
+    if (lane < 16) s = warp_sum(s);  // 4: a full mask in half a warp
+  } else {
+    s = warp_sum(s);
+  }
+  if (lane) return;
+  if (Defect == 5)
+    *y += s;  // 5: blocks race in global memory
+  else
+    atomicAdd(y, s);
+}
+// One warp reverses 32 values.
+template <int Defect>
+__device__ void reverse(const float* x, float* y) {
+  __shared__ float s[32];
+  const int lane = threadIdx.x;
+  if (Defect != 7 || lane < 31) s[lane] = x[lane + (Defect == 8 ? 1 : 0)];   // 7: uninitialised shared; 8: global overrun
+  if (Defect != 6) __syncwarp();                                             // 6: the warp's barrier is missing
+  y[Defect == 9 ? 0 : lane] = s[31 - lane];                                  // 9: threads race in global memory
+  if (Defect == 10) *reinterpret_cast<float2*>(y + 1 + lane / 32) = {0, 0};  // 10: misaligned
+}
+// 128 threads copy 128 float4 through shared memory with cp.async.
+template <int Defect>
+__device__ void staged_copy(const float4* x, float4* y) {
+  __shared__ __align__(16) float4 stage[128];
+  const int t = threadIdx.x;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(&stage[t])), "l"(x + t) : "memory");
+  asm volatile("cp.async.commit_group;" ::: "memory");
+  if (Defect != 11) asm volatile("cp.async.wait_group %0;" ::"n"(Defect == 12 ? 1 : 0) : "memory");  // 11: no wait; 12: too short a wait
+  if (Defect != 13) __syncthreads();  // 13: others' copies are read unordered
+  y[t] = stage[127 - t];
+  if (Defect == 11) asm volatile("cp.async.wait_group 0;" ::: "memory");
+}
+
+extern "C" {
+#define SUM(n) \
+  __global__ void __launch_bounds__(256) block_sum_##n(const float* x, float* y) { block_sum<n>(x, y); }
+#define REVERSE(n) \
+  __global__ void __launch_bounds__(32) reverse_##n(const float* x, float* y) { reverse<n>(x, y); }
+#define COPY(n) \
+  __global__ void __launch_bounds__(128) staged_copy_##n(const float4* x, float4* y) { staged_copy<n>(x, y); }
+SUM(0)
+SUM(1)
+SUM(2)
+SUM(3) SUM(4) SUM(5) REVERSE(0) REVERSE(6) REVERSE(7) REVERSE(8) REVERSE(9) REVERSE(10) COPY(0) COPY(11) COPY(12) COPY(13) __global__
+    void add_one(int* x) {
+  x[threadIdx.x] += 1;
+}
+}
+
+#if __CUDA_ARCH__ >= 900
+// TMA brings a 32x32 float tile, the block adds 1, TMA stores it.
+template <int Defect>
+__device__ void tile_add(const CUtensorMap* in, const CUtensorMap* out) {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  float* tile = reinterpret_cast<float*>(memory);
+  const uint32_t full = shared_address(memory + 4096), stage = shared_address(tile);
+  if (threadIdx.x == 0) {
+    if (Defect != 14) asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(full) : "memory");  // 14: never initialised
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  if (Defect != 15) __syncthreads();  // 15: waited for before it is initialised
+  if (threadIdx.x == 0) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(full), "r"(Defect == 16 ? 2048 : 4096)
+                 : "memory");  // 16: wrong count
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(stage),
+        "l"(in), "r"(full), "r"(0), "r"(0)
+        : "memory");
+  }
+  if (Defect != 17)  // 17: read before the copy arrived
+    asm volatile(
+        "{\n.reg .pred p;\nWAIT_%=:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], 0;\n@p bra DONE_%=;\nbra WAIT_%=;\nDONE_%=:\n}" ::
+            "r"(full)
+        : "memory");
+  for (int i = threadIdx.x; i < 1024; i += blockDim.x) tile[i] += 1.f;
+  if (Defect != 18) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // 18: the async proxy may miss the writes
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(out), "r"(stage), "r"(0), "r"(0)
+                 : "memory");
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+    if (Defect != 19) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");  // 19: the store is not waited for
+  }
+}
+extern "C" {
+#define TILE(n)                                                                                                                          \
+  __global__ void __launch_bounds__(128) tile_add_##n(const __grid_constant__ CUtensorMap in, const __grid_constant__ CUtensorMap out) { \
+    tile_add<n>(&in, &out);                                                                                                              \
+  }
+TILE(0) TILE(14) TILE(15) TILE(16) TILE(17) TILE(18) TILE(19)
+}
+#endif

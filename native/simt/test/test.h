@@ -1,0 +1,40 @@
+// What the emulator's tests share: checks that count, and a device as a host program sees it.
+#pragma once
+#include <cuda.h>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+void check(bool holds, const std::string& what);  // counts and prints what fails
+std::string message(CUresult result);
+bool succeeded(CUresult result, const std::string& what);
+
+struct Buffer {  // device memory
+  CUdeviceptr pointer = 0;
+  size_t bytes;
+  explicit Buffer(size_t n);
+  ~Buffer();
+  Buffer(const Buffer&) = delete;
+  template <class T>
+  Buffer(const std::vector<T>& values) : Buffer(values.size() * sizeof(T)) {
+    succeeded(cuMemcpyHtoD(pointer, values.data(), bytes), "copy to the device");
+  }
+  template <class T>
+  std::vector<T> read() const {
+    std::vector<T> values(bytes / sizeof(T));
+    succeeded(cuMemcpyDtoH(values.data(), pointer, bytes), "copy from the device");
+    return values;
+  }
+};
+CUmodule load_text(const std::string& ptx);
+CUfunction function(CUmodule module, const char* name);
+// One launch; each argument is copied into the kernel's parameter.
+template <class... A>
+CUresult run(CUfunction f, unsigned blocks, unsigned threads, unsigned shared, CUstream stream, A... arguments) {
+  void* parameters[] = {&arguments..., nullptr};
+  return cuLaunchKernel(f, blocks, 1, 1, threads, 1, 1, shared, stream, parameters, nullptr);
+}
+
+void test_opcodes();
+void test_driver();
+void test_defects(const std::string& folder);  // of the compiled kernels

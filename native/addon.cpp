@@ -1131,6 +1131,8 @@ Napi::Value info_of(const Napi::CallbackInfo& info) {
   o.Set("isas", isas);
   o.Set("build", std::string("C++ compiler ") + __VERSION__);
   o.Set("cores", double(std::max(1u, std::thread::hardware_concurrency())));
+  o.Set("usable", device_state().usable);
+  o.Set("device", device_state().text);
   return o;
 }
 

@@ -12,7 +12,7 @@ struct Words {
   uint32_t w[4];
 };
 
-inline Words philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
+constexpr Words philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
   uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
   for (int round = 0; round < 10; round++) {
     uint64_t a = uint64_t(0xD2511F53u) * c0, b = uint64_t(0xCD9E8D57u) * c2;
@@ -22,7 +22,7 @@ inline Words philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_
   }
   return {{c0, c1, c2, c3}};
 }
-inline Words philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, Purpose purpose) {
+constexpr Words philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, Purpose purpose) {
   return philox(key, c0, c1, c2, uint32_t(purpose));
 }
 

@@ -15,6 +15,10 @@ export type AddonInfo = {
   /** Compiler and version. */
   build: string;
   cores: number;
+  /** False where the addon loads but its device cannot be used (CUDA without a driver or GPU). */
+  usable: boolean;
+  /** What the device is, or why it cannot be used. */
+  device: string;
 };
 
 /** U-Net shape as native takes it: see ddpm/unet.ts for meaning and validation. */

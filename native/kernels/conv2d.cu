@@ -1,0 +1,85 @@
+// conv2d as products over neighbourhoods that are never formed: ops.h's sum, and its derivatives by gathering.
+#include "conv2d.cuh"
+
+namespace phx {
+
+struct Pixel {
+  int n, i, j;
+};
+__device__ inline Pixel pixel_of(const View& t, int m) { return {m / (t.w * t.h), m / t.w % t.h, m % t.w}; }
+
+// x at tap (r,s), channel c of output pixel p; 0 outside.
+__device__ inline float tap(const View& x, Pixel p, int r, int s, int c, Conv2d a) {
+  int h = p.i * a.stride + r - a.pad, w = p.j * a.stride + s - a.pad;
+  if (h < 0 || w < 0 || h >= x.h * a.upsample || w >= x.w * a.upsample) return 0;
+  return at(x, (size_t(p.n) * x.h + h / a.upsample) * x.w + w / a.upsample, c);
+}
+
+// A row an output pixel, a column (r,s,c) of its neighbourhood.
+struct Neighbourhoods {
+  View y, x;
+  Conv2d a;
+  __device__ Pixel row(int m) const { return pixel_of(y, m); }
+  __device__ float at(Pixel p, int k) const {
+    int rs = k / x.c;
+    return tap(x, p, rs / 3, rs % 3, k % x.c, a);
+  }
+};
+// The same with rows for columns.
+struct NeighbourhoodsAcross {
+  View y, x;
+  Conv2d a;
+  struct Column {
+    int r, s, c;
+  };
+  __device__ Column row(int m) const { return {m / x.c / 3, m / x.c % 3, m % x.c}; }
+  __device__ float at(Column t, int k) const { return tap(x, pixel_of(y, k), t.r, t.s, t.c, a); }
+};
+// A row an input pixel; the columns (u,v,r,s,k) are all ways in which an output's tap (r,s) may read one of its upsampled copies (u,v).
+struct Readers {
+  View x, dy;
+  Conv2d a;
+  __device__ Pixel row(int m) const { return pixel_of(x, m); }
+  __device__ float at(Pixel p, int k) const {
+    int rest = k / dy.c, s = rest % 3, r = rest / 3 % 3, copy = rest / 9;
+    int i = p.i * a.upsample + copy / a.upsample + a.pad - r, j = p.j * a.upsample + copy % a.upsample + a.pad - s;
+    if (i < 0 || j < 0 || i % a.stride || j % a.stride || i / a.stride >= dy.h || j / a.stride >= dy.w) return 0;
+    return phx::at(dy, (size_t(p.n) * dy.h + i / a.stride) * dy.w + j / a.stride, k % dy.c);
+  }
+};
+// A row an input channel, the columns those of Readers.
+struct ReadersWeights {
+  View w;
+  __device__ int row(int c) const { return c; }
+  __device__ float at(int c, int k) const { return phx::at(w, size_t(k % w.n) * 9 + k / w.n % 9, c); }
+};
+struct Filters {
+  View w;
+  __device__ int row(int k) const { return k; }
+  __device__ float at(int k, int rsc) const { return w.data[size_t(k) * 9 * w.c + rsc]; }
+};
+struct OutputChannels {
+  View dy;
+  __device__ int row(int k) const { return k; }
+  __device__ float at(int k, int pixel) const { return phx::at(dy, pixel, k); }
+};
+
+extern "C" __global__ void __launch_bounds__(kThreads) conv2d_forward_kernel(ConvForward f) {
+  product(f.size, Neighbourhoods{f.y, f.x, f.attributes}, Filters{f.w}, [&](int, int m, int k, float sum) {
+    sum += f.b.data[k];
+    if (f.temb.data) sum += at(f.temb, m / (f.y.h * f.y.w), k);
+    if (f.residual.data) sum += at(f.residual, m, k);
+    at(f.y, m, k) = sum;
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads) conv2d_input_gradient_kernel(ConvInputGradient g) {
+  product(g.size, Readers{g.dx.t, g.dy, g.attributes}, ReadersWeights{g.w}, [&](int, int m, int c, float sum) { write(g.dx, m, c, sum); });
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads) conv2d_weight_gradient_kernel(ConvWeightGradient g) {
+  product(g.size, OutputChannels{g.dy}, NeighbourhoodsAcross{g.dy, g.x, g.attributes},
+          [&](int range, int m, int n, float sum) { g.partial[(size_t(range) * g.size.m + m) * g.size.n + n] = sum; });
+}
+
+}  // namespace phx

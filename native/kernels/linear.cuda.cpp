@@ -1,0 +1,48 @@
+// Launchers of linear.
+#include "linear.cuh"
+
+#include "check.h"
+#include "launch.cuda.h"
+#include "ops.h"
+#include "reduce.cuda.h"
+
+namespace phx {
+namespace {
+
+const Kernel<LinearForward> linear_forward_kernel("linear_forward_kernel");
+const Kernel<LinearInputGradient> linear_input_gradient_kernel("linear_input_gradient_kernel");
+const Kernel<LinearWeightGradient> linear_weight_gradient_kernel("linear_weight_gradient_kernel");
+
+unsigned tiles(int count) { return unsigned(count + kTile - 1) / kTile; }
+Blocks grid(ProductSize size) { return {tiles(size.m), tiles(size.n), unsigned((size.k + size.k_step - 1) / size.k_step)}; }
+
+}  // namespace
+
+void linear_forward(Context&, Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
+  int columns = x0.c + (x1 ? x1.c : 0);
+  check_shape("linear_forward", "w", w, y.c, 1, 1, columns);
+  check(y.rows() == x0.rows(), "linear_forward", "as many rows in y as in x0");
+  ProductSize size{int(y.rows()), y.c, columns, columns};
+  linear_forward_kernel(grid(size), kElementThreads, {size, view(y), view(x0), view(x1), view(residual), view(w), view(b)});
+}
+
+void linear_backward(Context& ctx, Grad dx0, Grad dx1, Tensor dw, Tensor db, Tensor dy, Tensor x0, Tensor x1, Tensor w) {
+  int rows = int(dy.rows()), columns = x0.c + (x1 ? x1.c : 0);
+  check_shape("linear_backward", "w", w, dy.c, 1, 1, columns);
+  if (dx0 || dx1) {
+    ProductSize size{rows, columns, dy.c, dy.c};
+    linear_input_gradient_kernel(grid(size), kElementThreads, {size, view(dx0), view(dx1), view(dy), view(w), x0.c});
+  }
+  ProductSize size{dy.c, columns, rows, int(range_size(size_t(rows)))};
+  Blocks blocks = grid(size);
+  size_t weights = size_t(dy.c) * columns;
+  real* partial = ctx.scratch(blocks.z * (weights + size_t(dy.c)));
+  linear_weight_gradient_kernel(blocks, kElementThreads, {size, partial, view(dy), view(x0), view(x1)});
+  row_sums(matrix(dw.data, 1, int(weights)), matrix(partial, int(blocks.z), int(weights)), blocks.z);
+  if (!db) return;
+  Tensor sums = matrix(partial + blocks.z * weights, int(blocks.z), dy.c);
+  row_sums(sums, dy, size_t(size.k_step));
+  row_sums(matrix(db.data, 1, dy.c), sums, blocks.z);
+}
+
+}  // namespace phx

@@ -1,0 +1,23 @@
+// Parameters of linear's kernels.
+#pragma once
+#include "product.cuh"
+
+namespace phx {
+
+struct LinearForward {
+  ProductSize size;
+  View y, x0, x1, residual, w, b;
+};
+struct LinearInputGradient {
+  ProductSize size;
+  GradView dx0, dx1;
+  View dy, w;
+  int split;  // columns of x0
+};
+struct LinearWeightGradient {
+  ProductSize size;
+  float* partial;  // (ranges of rows, K, C)
+  View dy, x0, x1;
+};
+
+}  // namespace phx

@@ -1,0 +1,16 @@
+// Copies and fills within device memory, a thread an element.
+#include "memory.cuh"
+
+namespace phx {
+
+extern "C" __global__ void __launch_bounds__(kThreads) copy_kernel(Copy a) {
+  size_t i = thread_index();
+  if (i < a.count) a.to[i] = a.from[i];
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads) fill_kernel(Fill a) {
+  size_t i = thread_index();
+  if (i < a.count) a.to[i] = a.value;
+}
+
+}  // namespace phx

@@ -1,0 +1,31 @@
+// Parameters of the kernels over the parameter vector.
+#pragma once
+#include "cuda.cuh"
+#include "ops.h"
+
+namespace phx {
+
+constexpr size_t kSumBlock = 16384;  // values a block of threads sums
+
+// y ← f(y, x, z, a); what an op does not have is null.
+struct VectorUpdate {
+  float* y;
+  const float *x, *z;
+  float a;
+  size_t count;
+};
+struct VectorSum {
+  double* partial;  // one a block
+  const float *a, *b;
+  size_t count;
+};
+struct ServerUpdate {
+  float* p;
+  const float* delta;
+  float *m, *v;
+  size_t count;
+  ServerKind kind;
+  float lr, beta1, rest1, rest2, tau;
+};
+
+}  // namespace phx

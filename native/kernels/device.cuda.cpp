@@ -25,12 +25,12 @@ namespace {
 
 #define PHOENIX_TEXT_OF(x) #x
 #define PHOENIX_SYMBOL(x) PHOENIX_TEXT_OF(x)  // cuda.h maps some names to later versions of themselves
-#define PHOENIX_DRIVER_FUNCTIONS(X)                                                                                            \
-  X(cuInit)                                                                                                                    \
-  X(cuDriverGetVersion)                                                                                                        \
-  X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) \
-      X(cuModuleLoadData) X(cuModuleGetFunction) X(cuMemAlloc) X(cuMemFree) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuLaunchKernel)  \
-          X(cuGetErrorString)
+// clang-format off
+#define PHOENIX_DRIVER_FUNCTIONS(X)                                                                             \
+  X(cuInit) X(cuDriverGetVersion) X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceGetAttribute) \
+  X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuModuleLoadData) X(cuModuleGetFunction)                     \
+  X(cuMemAlloc) X(cuMemFree) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuLaunchKernel) X(cuGetErrorString)
+// clang-format on
 
 struct Driver {
 #define PHOENIX_MEMBER(f) decltype(&::f) f = nullptr;

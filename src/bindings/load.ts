@@ -15,16 +15,18 @@ type Loader = (options: { bindings: string; module_root: string }) => unknown;
 /** Where an addon named `phoenix-<backend>` is looked for, in order; each attempt's failure is kept as a reason. */
 const load = (backend: 'cpu' | 'ref'): Addon => {
   const reasons: Error[] = [];
+  const file = `phoenix-${backend}.node`;
   const attempt = (what: string, find: () => unknown): Addon | undefined => {
     try {
       return find() as Addon;
     } catch (error) {
-      reasons.push(new Error(`${what}: ${error instanceof Error ? error.message.split('\n')[0] : error}`));
+      const message = error instanceof Error ? error.message : String(error);
+      const why = message.startsWith('Could not locate the bindings file') ? `there is no build/Release/${file}` : message.split('\n')[0];
+      reasons.push(new Error(`${what}: ${why}`));
       return undefined;
     }
   };
   const named = process.env.PHOENIX_ADDON_DIR;
-  const file = `phoenix-${backend}.node`;
   const found =
     (named ? attempt(`PHOENIX_ADDON_DIR (${named})`, () => require(join(named, file))) : undefined) ??
     attempt('build of this package', () => (require('bindings') as Loader)({ bindings: file, module_root: packageRoot })) ??

@@ -17,5 +17,3 @@ export const strategies = {
   'multi-krum': multiKrum,
   'geometric-median': geometricMedian,
 } satisfies Record<string, (options?: StrategyOptions) => Strategy>;
-
-export type StrategyName = keyof typeof strategies;

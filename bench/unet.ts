@@ -130,7 +130,6 @@ async function benchModel(model: ModelName, batch: number, options: UNetOptions)
 async function startOurs(model: ModelName, batch: number, threads: number) {
   const { unet } = models[model];
   const { height, width, inChannels: channels } = unet;
-  const residentBefore = process.memoryUsage.rss();
   const noise = noiseOf();
   const session = createSession({ unet, noise, threads, device: 'cpu' });
   await session.init(streamKey(0, 'bench'));
@@ -176,8 +175,8 @@ async function startOurs(model: ModelName, batch: number, threads: number) {
       await jobs[job]();
       return { seconds: (performance.now() - started) / 1000 };
     },
-    /** The arena is one allocation that only grows, so resident memory is its peak. */
-    memoryBytes: () => Math.max(0, process.memoryUsage.rss() - residentBefore),
+    /** What the Session holds; its arena only grows, so this is the peak. Resident memory would count what an earlier model left behind. */
+    memoryBytes: () => Object.values(session.memory()).reduce((sum, bytes) => sum + bytes, 0) + images.bytes,
     dispose() {
       images.dispose();
       session.dispose();

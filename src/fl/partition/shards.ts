@@ -28,18 +28,37 @@ export function shards(perClient: number): Partitioner {
         throw new PhoenixError('ERR_PHOENIX_CONFIG', `${found}. Use fewer clients, fewer shards or more images (--limit).`);
       }
       const random = rng(input.seed, 'partition', 'shards');
-      const place = new Map(Array.from(random.permutation(classes), (at, i) => [present[i]!, at]));
-      // Sorting is stable, so the order within a label stays random.
-      const order = Int32Array.from(
-        Array.from(random.permutation(input.count)).sort((a, b) => place.get(labels[a]!)! - place.get(labels[b]!)!),
-      );
+      const place = random.permutation(classes);
+      const order = sortByLabel(random.permutation(input.count), labels, present, place);
       const pieces = cutEvenly(order, total);
       const hands: Int32Array[][] = Array.from({ length: clients }, () => []);
       for (let stretch = 0; stretch < perClient; stretch++) {
         const turns = random.permutation(clients);
         for (let i = 0; i < clients; i++) hands[turns[i]!]!.push(pieces[stretch * clients + i]!);
       }
-      return hands.map((hand) => Int32Array.from(hand.flatMap((piece) => Array.from(piece))).sort());
+      return hands.map((hand) => joined(hand).sort());
     },
   };
+}
+
+/** `images` with those of one label together, in the order that they had, the label present[i] at place[i]; in one pass, since images are many. */
+function sortByLabel(images: Int32Array, labels: Int32Array, present: number[], place: Int32Array): Int32Array {
+  const rank = new Map(present.map((label, i) => [label, place[i]!]));
+  const ranks = labels.map((label) => rank.get(label)!);
+  const next = new Int32Array(present.length + 1);
+  for (const r of ranks) next[r + 1]!++;
+  for (let r = 0; r < present.length; r++) next[r + 1]! += next[r]!;
+  const sorted = new Int32Array(images.length);
+  for (const image of images) sorted[next[ranks[image]!]!++] = image;
+  return sorted;
+}
+
+function joined(pieces: Int32Array[]): Int32Array {
+  const all = new Int32Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    all.set(piece, at);
+    at += piece.length;
+  }
+  return all;
 }

@@ -18,11 +18,12 @@ import {
   type SampleOptions,
   type TrainOptions,
 } from './config.ts';
-import { diagnose, formatDiagnosis, packageInfo } from './doctor.ts';
+import { diagnose, formatDiagnosis } from './doctor.ts';
 import { PhoenixError } from './errors.ts';
 import type { RunEvents, RunResult, StepEvent } from './events.ts';
 import { federate } from './federate.ts';
 import type { RoundRecord } from './fl/types.ts';
+import { packageInfo } from './package-info.ts';
 import { createProgress, type Progress } from './progress.ts';
 import { writeReport } from './report/report.ts';
 import { sample } from './sample.ts';

@@ -1,13 +1,12 @@
 /** What `phoenix doctor` finds out: what was built, what this machine has, which backend is used and why. Nothing here changes anything. */
 import { execFile } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { availableParallelism, cpus, freemem, release, totalmem } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { addon } from './bindings/load.ts';
 import type { AddonInfo } from './bindings/native.ts';
+import { packageInfo } from './package-info.ts';
 import { formatBytes } from './units.ts';
 
 export type Finding = { ok: true; version: string } | { ok: false; reason: string };
@@ -35,12 +34,6 @@ export type Diagnosis = {
   backend?: string;
   why: string;
 };
-
-/** The folder and version of this package: src/ and dist/ lie equally deep in it. */
-export function packageInfo(): { root: string; version: string } {
-  const root = fileURLToPath(new URL('..', import.meta.url));
-  return { root, version: JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).version };
-}
 
 const run = promisify(execFile);
 

@@ -1,6 +1,5 @@
 /** What a federated and a central training have in common: data, model and fit from the options, the run's configuration, sample grids. */
 import { writeFile } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import type { Session } from './bindings/session.ts';
 import type { Vector } from './bindings/vector.ts';
 import { changeableOptions, type Settings } from './config.ts';
@@ -11,6 +10,7 @@ import type { LocalFit } from './ddpm/train.ts';
 import { presets, type UNetConfig, type WarmupRule } from './ddpm/unet.ts';
 import { PhoenixError } from './errors.ts';
 import { imageGrid } from './image-grid.ts';
+import { packageInfo } from './package-info.ts';
 import { streamKey } from './rng.ts';
 import type { RunConfig } from './run/folder.ts';
 
@@ -80,7 +80,7 @@ export function describeRun(kind: 'federate' | 'train', settings: Training, prep
   const { dataset, unet, fit, emaDecay } = prepared;
   const { name, fingerprint, count, height, width, channels, classNames, siteNames } = dataset;
   const { kind: schedule, steps, betaStart, betaEnd, prediction } = prepared.noise;
-  const { version } = createRequire(import.meta.url)('../package.json') as { version: string };
+  const { version } = packageInfo();
   const { backend, real, isa, build } = session.info;
   const config = {
     schema: 1,

@@ -1,7 +1,8 @@
-// How the CUDA backend's host code starts kernels. A Kernel is a name and its parameter struct: declared once in a launcher's file, resolved with
-// all others when the module is loaded, so a missing kernel is an error there and not in the middle of a training.
+// How the CUDA backend's host code starts kernels. A Kernel is a name, its parameter struct and what it needs: declared once in a launcher's file,
+// resolved with all others when the device is opened, so a missing kernel is an error there and not in the middle of a training.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 
 namespace phx {
 
@@ -10,14 +11,25 @@ struct Blocks {
   unsigned y = 1, z = 1;
 };
 
+// What a kernel needs besides its parameters; settled when the device is opened.
+struct KernelNeeds {
+  int architecture = 80;      // 90: it is compiled for sm_90a alone, and there to be started only where available()
+  unsigned shared_bytes = 0;  // dynamic shared memory of a block; may exceed 48 KiB
+  unsigned cluster = 1;       // blocks along x that form a cluster; the grid is a multiple of it
+};
+
 // The part that does not depend on the parameters. Lives as long as the program.
 class AnyKernel {
  public:
-  explicit AnyKernel(const char* name);
+  explicit AnyKernel(const char* name, KernelNeeds needs = {});
   AnyKernel(const AnyKernel&) = delete;
   AnyKernel& operator=(const AnyKernel&) = delete;
 
+  // False where the device, or this build, is not for the kernel's architecture.
+  bool available() const;
+
   const char* const name;
+  const KernelNeeds needs;
   void* function = nullptr;  // CUfunction
   AnyKernel* const next;     // of the list of all kernels
   static AnyKernel* first;
@@ -34,6 +46,29 @@ class Kernel : public AnyKernel {
   void operator()(Blocks grid, unsigned threads, Parameters parameters) const { start(grid, threads, &parameters); }
 };
 
+// Compute capability of the device times ten (80, 90, …): what tables choose kernels by. Throws where there is no device.
+int architecture();
+// Multiprocessors of the device.
+int multiprocessors();
+
+// A tensor map of the copy engine (TMA), part of a kernel's parameter struct; the kernel takes the struct as `const __grid_constant__`.
+struct alignas(64) TensorMap {
+  unsigned char bytes[128];
+};
+// What it describes, dimensions from the innermost on: sizes in elements, the distance in bytes from one to the next of every dimension but the
+// innermost (multiples of 16), the box that one copy takes and its steps in elements. What lies outside is read as 0.
+struct TensorMapShape {
+  enum class Element { bf16, float32 } element = Element::bf16;
+  int rank = 1;  // 1 to 5
+  uint64_t sizes[5] = {};
+  uint64_t distances[4] = {};
+  uint32_t box[5] = {1, 1, 1, 1, 1};
+  uint32_t steps[5] = {1, 1, 1, 1, 1};
+  int swizzle = 0;  // bytes: 0, 32, 64 or 128
+};
+// Throws std::invalid_argument for a shape outside of the engine's limits.
+TensorMap tensor_map(const void* base, const TensorMapShape& shape);
+
 // The compiled kernels of one file, as the driver takes them; the table is made by the build.
 struct KernelImage {
   const char* name;
@@ -41,6 +76,7 @@ struct KernelImage {
 };
 extern const KernelImage kernel_images[];
 extern const size_t kernel_image_count;
+extern const bool kernel_images_hold_sm90a;
 
 constexpr unsigned kElementThreads = 256;
 // Blocks for a thread an element.

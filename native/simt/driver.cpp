@@ -60,7 +60,9 @@ static std::set<CUmodule> modules;
 static std::set<CUstream> streams;
 static std::set<CUgraphExec> executables;
 static std::map<void*, size_t> pinned;
-static int open_captures;
+static int open_captures;                         // of any mode
+static int global_captures;                       // in the global mode, which forbids unsafe calls to every thread
+static thread_local int captures_of_this_thread;  // begun here in the global or thread-local mode, and not ended
 constexpr uint32_t kDefaultShared = 48 * 1024;
 
 static CUresult failed(CUresult code, std::string message) {
@@ -98,9 +100,16 @@ static CUresult submit(CUstream s, Work work) {
   s->capture->graph->nodes.push_back(std::move(work));
   return CUDA_SUCCESS;
 }
-// Calls that a real driver forbids while a capture in the global mode is open.
+static void count_capture(CUstreamCaptureMode mode, int change) {
+  open_captures += change;
+  if (mode == CU_STREAM_CAPTURE_MODE_GLOBAL) global_captures += change;
+  if (mode != CU_STREAM_CAPTURE_MODE_RELAXED) captures_of_this_thread += change;
+}
+// Calls that a real driver forbids while a capture is open: in the global mode to all threads, in the thread-local mode to the one that began it.
 static CUresult unsafe_call(const char* name) {
-  return open_captures ? failed(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, std::string(name) + " while a stream is captured") : CUDA_SUCCESS;
+  return global_captures || captures_of_this_thread
+             ? failed(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, std::string(name) + " while a stream is captured")
+             : CUDA_SUCCESS;
 }
 
 struct ErrorText {
@@ -574,7 +583,7 @@ API cuStreamQuery(CUstream s) { return stream_idle(s); }
 API cuStreamDestroy(CUstream s) {
   return guarded([&] {
     if (!streams.erase(s)) return failed(CUDA_ERROR_INVALID_HANDLE, "not a stream");
-    if (s->capture && s->capture->origin == s) open_captures--;
+    if (s->capture && s->capture->origin == s) count_capture(s->capture->mode, -1);
     delete s;
     return CUDA_SUCCESS;
   });
@@ -640,7 +649,7 @@ API cuStreamBeginCapture(CUstream s, CUstreamCaptureMode mode) {
     if (s->capture) return failed(CUDA_ERROR_ILLEGAL_STATE, "the stream is already captured");
     s->capture = std::make_shared<Capture>(Capture{new CUgraph_st, s, mode});
     s->forked = false;
-    open_captures++;
+    count_capture(mode, 1);
     return CUDA_SUCCESS;
   });
 }
@@ -657,7 +666,7 @@ API cuStreamEndCapture(CUstream s, CUgraph* graph) {
       other->capture = nullptr;
       other->forked = false;
     }
-    open_captures--;
+    count_capture(capture->mode, -1);
     if (unjoined) {
       delete capture->graph;
       return failed(CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "a forked stream was not joined to the stream of origin before the capture ended");

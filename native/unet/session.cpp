@@ -48,7 +48,7 @@ void assign(Tensor t, const T* values) {
 
 }  // namespace
 
-Buffer::Buffer(size_t count) : data(device_allocate_zeros(count)), count(count) {}
+Buffer::Buffer(size_t count) : data(static_cast<real*>(device_allocate_zeros(count * sizeof(real)))), count(count) {}
 Buffer::~Buffer() { device_release(data); }
 
 Images::Images(size_t count, int height, int width, int channels)

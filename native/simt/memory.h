@@ -30,8 +30,8 @@ void shared_check(const void* p, size_t bytes, size_t align, const char* what, L
 // ---- the checker
 enum class Access { Read, Write, AtomicRead, AtomicWrite };
 using Clock = std::vector<uint32_t>;  // per thread, then per agent
-constexpr uint32_t kAgents = 64;      // asynchronous engines: a slot per mbarrier, then warpgroups, the last for TMA stores
-constexpr uint32_t kWarpgroupAgent = kAgents / 2, kStoreAgent = kAgents - 1;
+constexpr uint32_t kAgents = 64;      // asynchronous engines: a slot per mbarrier, then per warpgroup, then for TMA stores, by storing warp
+constexpr uint32_t kWarpgroupAgent = kAgents / 2, kStoreAgent = kWarpgroupAgent + kMaxThreads / 128, kStoreAgents = kAgents - kStoreAgent;
 
 void checker_launch(const void* parameters, size_t bytes);  // the kernel's parameters may be read
 void checker_grid();

@@ -16,6 +16,8 @@ struct Map {
   uint32_t box[5];     // im2col: channels, pixels
   int8_t lower[3], upper[3];
   uint8_t step[5];  // element strides
+  // Elements that a tile takes along a dimension: the box counts the ones that are stepped over as well.
+  uint32_t taken(int i) const { return (box[i] + step[i] - 1) / step[i]; }
 };
 static_assert(sizeof(Map) <= sizeof(CUtensorMap));
 constexpr uint32_t kMagic = 0x7E45041u;
@@ -84,6 +86,7 @@ CUresult encode_tiled(CUtensorMap* map, CUtensorMapDataType type, uint32_t rank,
     if (!box[i] || box[i] > 256) return CUDA_ERROR_INVALID_VALUE;
     m.box[i] = box[i];
   }
+  m.step[0] = 1;  // "the first element of this array is ignored"
   if (box[0] * m.element % 16 || box[0] * m.element > swizzle_span(swizzle)) return CUDA_ERROR_INVALID_VALUE;
   memcpy(map, &m, sizeof m);
   return CUDA_SUCCESS;
@@ -117,7 +120,7 @@ static Map map_of(const CUtensorMap* map, int rank, const char* what, Loc loc) {
 }
 static uint32_t box_bytes(const Map& m) {
   uint32_t bytes = m.element;
-  for (int i = 0; i < (m.im2col ? 2 : m.rank); ++i) bytes *= m.box[i];
+  for (int i = 0; i < (m.im2col ? 2 : m.rank); ++i) bytes *= m.im2col ? m.box[i] : m.taken(i);
   return bytes;
 }
 // The 16-byte chunk's place: address bits 4-6 are xored with bits 7-9, as many as the swizzle span has.
@@ -134,7 +137,7 @@ static void each_row(const Map& m, const int* c, const uint16_t* offsets, Visit 
   const uint32_t row = m.box[0] * m.element;
   if (!m.im2col) {
     uint32_t n[5] = {1, 1, 1, 1, 1}, offset = 0;
-    for (int i = 1; i < m.rank; ++i) n[i] = m.box[i];
+    for (int i = 1; i < m.rank; ++i) n[i] = m.taken(i);
     for (uint32_t i4 = 0; i4 < n[4]; ++i4)
       for (uint32_t i3 = 0; i3 < n[3]; ++i3)
         for (uint32_t i2 = 0; i2 < n[2]; ++i2)
@@ -195,7 +198,7 @@ void tma_load(void* shared, const CUtensorMap* map, uint64_t* barrier, const int
     const uint32_t first = shared_offset(shared), row_bytes = m.box[0] * m.element;
     each_row(m, place.c, place.o, [&](uint32_t offset, unsigned char* row) {
       for (uint32_t b = 0; b < row_bytes; b += m.element) {
-        const int64_t x = place.c[0] + int64_t(b / m.element) * (m.im2col ? 1 : m.step[0]);
+        const int64_t x = place.c[0] + int64_t(b / m.element);
         unsigned char* to = shared_base + swizzled(first + offset + (b & ~15u), m.swizzle) + (b & 15);
         if (row && x >= 0 && x < m.dim[0])
           memcpy(to, row + x * m.element, m.element);
@@ -213,21 +216,23 @@ struct Store {
   Map map;
   int coordinates[5];
   const unsigned char* from;
+  uint32_t tick;  // of its agent
 };
 struct StoreQueue {
   std::vector<Store> open;
   std::deque<std::vector<Store>> groups;
 };
 static std::vector<StoreQueue> stores;  // by thread
+static uint32_t store_agent() { return kStoreAgent + self->warp % kStoreAgents; }
 
 void tma_store(const CUtensorMap* map, const void* shared, const int* coordinates, int rank, Loc loc) {
-  Store s{map_of(map, rank, "TMA store", loc), {}, static_cast<const unsigned char*>(shared)};
+  Store s{map_of(map, rank, "TMA store", loc), {}, static_cast<const unsigned char*>(shared), 0};
   if (s.map.im2col) fatal("TMA store at %s: im2col stores are not emulated", to_string(loc).c_str());
   const uint32_t bytes = box_bytes(s.map);
   shared_check(shared, bytes, 128, "TMA store source", loc);
   const Clock clock = clock_snapshot(self->index);
-  agent_tick(kStoreAgent);
-  check_async(kStoreAgent, clock, shared, bytes, false, "TMA store", loc);
+  s.tick = agent_tick(store_agent());
+  check_async(store_agent(), clock, shared, bytes, false, "TMA store", loc);
   check_global(s.map, coordinates, nullptr, Access::Write, "TMA store", loc);
   std::copy(coordinates, coordinates + rank, s.coordinates);
   stores[self->index].open.push_back(s);
@@ -250,8 +255,13 @@ void tma_store_commit() {
 }
 void tma_store_wait(int pending_groups) {
   auto& groups = stores[self->index].groups;
+  Clock clock;  // the shared memory that they read is free again
   for (; int(groups.size()) > pending_groups; groups.pop_front())
-    for (const Store& s : groups.front()) carry_out(s);
+    for (const Store& s : groups.front()) {
+      carry_out(s);
+      clock_set_agent(clock, store_agent(), s.tick);
+    }
+  clock_acquire(self->index, clock);
 }
 void tma_block_begin() { stores.assign(grid.threads, {}); }
 void tma_block_end() {

@@ -113,4 +113,10 @@ void test_defects(const std::string& folder) {
   test_staged_copies(module);
   if (major >= 9) test_tiles(module);
   succeeded(cuModuleUnload(module), "unload");
+  if (major < 9) return;
+  std::ifstream file(folder + "/wgmma_product.ptx");
+  module = load_text(std::string(std::istreambuf_iterator<char>(file), {}));
+  if (!module) return;
+  test_wgmma_products(module);
+  succeeded(cuModuleUnload(module), "unload");
 }

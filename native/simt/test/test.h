@@ -38,3 +38,4 @@ CUresult run(CUfunction f, unsigned blocks, unsigned threads, unsigned shared, C
 void test_opcodes();
 void test_driver();
 void test_defects(const std::string& folder);  // of the compiled kernels
+void test_wgmma_products(CUmodule module);

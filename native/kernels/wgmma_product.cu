@@ -1,0 +1,287 @@
+// Convolutions and linear layers on Hopper's tensor cores: bf16 in, fp32 sums. A block takes tiles of 128 x N in a fixed order; one warpgroup copies
+// operands ahead into a ring of stages (TMA), two multiply 64 rows each (wgmma). Neighbourhoods are never formed: a tile of pixels is a box
+// of the image, and a tap is the same box started elsewhere; what lies outside of the image is read as 0, which is the padding.
+// Both gradients read the operands as they lie: dx takes the weights, and dw both operands, MN-major.
+#include "wgmma_product.cuh"
+
+#include "sm90.cuh"
+
+namespace phx {
+namespace {
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+using namespace sm90;
+
+constexpr int kConsumers = 2, kHalfRows = kWgmmaRows / kConsumers;
+constexpr uint32_t kBlockBytes = 64 * 128;  // 64 rows of 64 values
+
+extern __shared__ __align__(1024) unsigned char shared_memory[];
+
+struct Pixel {
+  int n, h, w;
+};
+__device__ Pixel first_pixel(const PixelTiles& t, int tile) {
+  return {tile / t.tiles_w / t.tiles_h * t.box.n, tile / t.tiles_w % t.tiles_h * t.box.h, tile % t.tiles_w * t.box.w};
+}
+
+// The ring of stages. `full` completes when both operands have arrived, `empty` when both consumers have read them.
+template <int Columns, int Stages>
+struct Ring {
+  static constexpr uint32_t kA = kWgmmaRows * 128, kB = Columns * 128, kStage = kA + kB, kBytes = kStage * Stages;
+  uint32_t base, barriers;
+  int stage = 0;
+  uint32_t phase = 0;
+
+  __device__ uint32_t a() const { return base + uint32_t(stage) * kStage; }
+  __device__ uint32_t b() const { return a() + kA; }
+  __device__ uint32_t full(int s) const { return barriers + uint32_t(s) * 8; }
+  __device__ uint32_t empty(int s) const { return barriers + uint32_t(Stages + s) * 8; }
+  __device__ void advance() {
+    if (++stage == Stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+  __device__ void init() const {
+    for (int s = 0; s < Stages; s++) {
+      mbarrier_init(full(s), 1);
+      mbarrier_init(empty(s), kConsumers);
+    }
+  }
+  // The next stage, free and expecting its bytes.
+  __device__ uint32_t begin_load() const {
+    mbarrier_wait(empty(stage), phase ^ 1);
+    mbarrier_arrive_expect(full(stage), kStage);
+    return full(stage);
+  }
+};
+
+// Sums `steps` stages. A K-major: rows of pixels; MN-major: rows of channels. One group of products stays under way while the next is issued.
+template <bool MnMajorA, bool MnMajorB, class Ring, int Size>
+__device__ void accumulate(Ring& ring, int steps, int consumer, bool elected, float (&sums)[Size]) {
+  constexpr uint32_t kStepA = (MnMajorA ? 2048 : 32) >> 4, kStepB = (MnMajorB ? 2048 : 32) >> 4;
+  int former = 0;
+  for (int step = 0; step < steps; step++) {
+    mbarrier_wait(ring.full(ring.stage), ring.phase);
+    uint64_t a = operand(ring.a() + uint32_t(consumer) * kBlockBytes, kBlockBytes), b = operand(ring.b(), kBlockBytes);
+    products_fence();
+#pragma unroll
+    for (int k = 0; k < kWgmmaDepth / 16; k++) multiply<MnMajorA, MnMajorB>(sums, a + k * kStepA, b + k * kStepB, step + k);
+    products_commit();
+    products_wait<1>();
+    if (step && elected) mbarrier_arrive(ring.empty(former));
+    former = ring.stage;
+    ring.advance();
+  }
+  products_wait<0>();
+  if (steps && elected) mbarrier_arrive(ring.empty(former));
+}
+
+// Where 64 rows of a tile lie in `out`, seen as (N·H', phases of h, W', phases of w, J): a convolution of stride 1 has one phase each way; the
+// inputs' gradient of a stride of 2 writes every other pixel of every other row.
+struct OutputPixels {
+  int w, row;
+};
+__device__ OutputPixels output_pixels(const WgmmaForward& f, Pixel p, int half) {
+  int row = p.n * f.rows_per_image + p.h;
+  return f.pixels.box.w > kHalfRows ? OutputPixels{p.w + half * kHalfRows, row}
+                                    : OutputPixels{p.w, row + half * (kHalfRows / f.pixels.box.w)};
+}
+
+template <int Columns, bool InputGradient>
+__device__ void forward(const WgmmaForward& f) {
+  constexpr int kStages = wgmma_stages(Columns, true), kBlocks = Columns / 64;
+  using Stages = Ring<Columns, kStages>;
+  uint32_t base = shared_address(shared_memory), results = base + Stages::kBytes, barriers = results + kWgmmaRows * Columns * 2;
+  Stages ring{base, barriers};
+  uint32_t residual_barriers = barriers + 2 * kStages * 8;
+  int warpgroup = int(threadIdx.x) / 128, thread = int(threadIdx.x) % 128;
+  if (threadIdx.x == 0) {
+    ring.init();
+    for (int c = 0; c < kConsumers; c++) mbarrier_init(residual_barriers + uint32_t(c) * 8, 1);
+    mbarrier_init_fence();
+  }
+  __syncthreads();
+  int tiles = f.pixels.count * f.column_tiles, steps = f.taps * (f.steps0 + f.steps1);
+
+  if (warpgroup == 0) {
+    lower_registers<24>();
+    if (thread) return;
+    for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
+      Pixel p = first_pixel(f.pixels, tile / f.column_tiles);
+      int column = tile % f.column_tiles * Columns;
+      for (int t = 0; t < f.taps; t++)
+        for (int s = 0; s < f.steps0 + f.steps1; s++) {
+          bool second = s >= f.steps0;
+          int channel = (second ? s - f.steps0 : s) * kWgmmaDepth;
+          uint32_t full = ring.begin_load();
+          load_box(ring.a(), second ? &f.in1 : &f.in0, full, channel, p.w * f.stride + f.tap[t].w, p.h * f.stride + f.tap[t].h, p.n);
+          if (second) channel += f.channels0;
+          if (InputGradient)
+            for (int j = 0; j < kBlocks; j++)
+              load_box(ring.b() + uint32_t(j) * kBlockBytes, &f.weights, full, column + 64 * j, f.tap[t].index, channel);
+          else
+            load_box(ring.b(), &f.weights, full, channel, f.tap[t].index, column);
+          ring.advance();
+        }
+    }
+    return;
+  }
+
+  raise_registers<240>();
+  int consumer = warpgroup - 1;
+  bool elected = thread == 0;
+  uint32_t staged = results + uint32_t(consumer * kBlocks) * kBlockBytes, residual_barrier = residual_barriers + uint32_t(consumer) * 8;
+  uint32_t residual_phase = 0;
+  for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
+    Pixel p = first_pixel(f.pixels, tile / f.column_tiles);
+    OutputPixels o = output_pixels(f, p, consumer);
+    int column = tile % f.column_tiles * Columns;
+    if (elected) {
+      wait_stores_read();
+      if (f.has_residual) {
+        mbarrier_arrive_expect(residual_barrier, kBlocks * kBlockBytes);
+        for (int j = 0; j < kBlocks; j++)
+          load_box(staged + uint32_t(j) * kBlockBytes, &f.residual, residual_barrier, column + 64 * j, f.phase_w, o.w, f.phase_h, o.row);
+      }
+    }
+    float sums[Columns / 2];
+    accumulate<false, InputGradient>(ring, steps, consumer, elected, sums);
+
+    if (f.has_residual) {
+      mbarrier_wait(residual_barrier, residual_phase);
+      residual_phase ^= 1;
+    }
+    named_barrier(1 + uint32_t(consumer), 128);  // the former results have been stored
+    // This thread's sums: two rows, two columns of every eight.
+    int row = thread / 32 * 16 + thread % 32 / 4, pair = thread % 4;
+    int pixels_per_image = f.pixels.box.h * f.pixels.box.w;
+    const __nv_bfloat16* temb[2] = {};
+    for (int i = 0; i < 2; i++) {
+      int image = p.n + (consumer * kHalfRows + row + 8 * i) / pixels_per_image;
+      if (f.temb && image < f.images) temb[i] = f.temb + size_t(image) * f.temb_ld;
+    }
+#pragma unroll
+    for (int j = 0; j < Columns / 8; j++) {
+      int c = column + 8 * j + 2 * pair;
+      bool inside = c < f.columns;
+      float2 bias = f.bias && inside ? *reinterpret_cast<const float2*>(f.bias + c) : float2{0, 0};
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        // 16-byte chunk j%8 of the row, in the copies' swizzle.
+        uint32_t at = uint32_t(j / 8) * kBlockBytes + uint32_t(row + 8 * i) * 128 + uint32_t((j % 8) ^ (row % 8)) * 16 + uint32_t(pair) * 4;
+        auto* place = reinterpret_cast<__nv_bfloat162*>(shared_memory + (staged - base) + at);
+        float2 sum{sums[4 * j + 2 * i] + bias.x, sums[4 * j + 2 * i + 1] + bias.y};
+        if (temb[i] && inside) {
+          float2 t = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(temb[i] + c));
+          sum.x += t.x;
+          sum.y += t.y;
+        }
+        if (f.has_residual) {
+          float2 r = __bfloat1622float2(*place);
+          sum.x += r.x;
+          sum.y += r.y;
+        }
+        *place = __float22bfloat162_rn(sum);
+      }
+    }
+    fence_async_proxy();
+    named_barrier(1 + uint32_t(consumer), 128);
+    if (elected) {
+      for (int j = 0; j < kBlocks; j++)
+        store_box(&f.out, staged + uint32_t(j) * kBlockBytes, column + 64 * j, f.phase_w, o.w, f.phase_h, o.row);
+      commit_stores();
+    }
+  }
+  if (elected) wait_stores();
+}
+
+template <int Columns>
+__device__ void weight_gradient(const WgmmaWeightGradient& g) {
+  constexpr int kStages = wgmma_stages(Columns, false), kBlocks = Columns / 64;
+  using Stages = Ring<Columns, kStages>;
+  uint32_t base = shared_address(shared_memory);
+  Stages ring{base, base + Stages::kBytes};
+  int warpgroup = int(threadIdx.x) / 128, thread = int(threadIdx.x) % 128;
+  if (threadIdx.x == 0) {
+    ring.init();
+    mbarrier_init_fence();
+  }
+  __syncthreads();
+  // Tiles of one range of pixels follow each other, for they read the same.
+  int per_range = g.row_tiles * g.taps * g.column_tiles, tiles = per_range * g.ranges;
+
+  if (warpgroup == 0) {
+    lower_registers<24>();
+    if (thread) return;
+    for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
+      int begin = tile / per_range * g.steps_per_range, end = min(begin + g.steps_per_range, g.pixels.count);
+      int column = tile % g.column_tiles * Columns, row = tile / g.column_tiles / g.taps % g.row_tiles * kWgmmaRows;
+      Tap t = g.tap[tile / g.column_tiles % g.taps];
+      for (int step = begin; step < end; step++) {
+        Pixel p = first_pixel(g.pixels, step);
+        uint32_t full = ring.begin_load();
+        for (int j = 0; j < kConsumers; j++) load_box(ring.a() + uint32_t(j) * kBlockBytes, &g.dy, full, row + 64 * j, p.w, p.h, p.n);
+        for (int j = 0; j < kBlocks; j++)
+          load_box(ring.b() + uint32_t(j) * kBlockBytes, &g.x, full, column + 64 * j, p.w * g.stride + t.w, p.h * g.stride + t.h, p.n);
+        ring.advance();
+      }
+    }
+    return;
+  }
+
+  raise_registers<240>();
+  int consumer = warpgroup - 1;
+  for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
+    int range = tile / per_range, begin = range * g.steps_per_range, end = min(begin + g.steps_per_range, g.pixels.count);
+    int column = tile % g.column_tiles * Columns, row = tile / g.column_tiles / g.taps % g.row_tiles * kWgmmaRows;
+    Tap t = g.tap[tile / g.column_tiles % g.taps];
+    float sums[Columns / 2];
+    accumulate<true, true>(ring, end - begin, consumer, thread == 0, sums);
+    int first_row = row + consumer * kHalfRows + thread / 32 * 16 + thread % 32 / 4, pair = thread % 4;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      int k = first_row + 8 * i;
+      float* out = g.partial + (size_t(range) * g.rows + k) * g.row_length + t.index * g.tap_stride + g.first_column;
+#pragma unroll
+      for (int j = 0; j < Columns / 8; j++) {
+        int c = column + 8 * j + 2 * pair;
+        if (k < g.rows && c < g.columns) *reinterpret_cast<float2*>(out + c) = {sums[4 * j + 2 * i], sums[4 * j + 2 * i + 1]};
+      }
+    }
+  }
+}
+
+#else  // other targets hold the names alone: these kernels are only started on compute capability 9.0
+
+template <int Columns, bool InputGradient>
+__device__ void forward(const WgmmaForward&) {
+  __trap();
+}
+template <int Columns>
+__device__ void weight_gradient(const WgmmaWeightGradient&) {
+  __trap();
+}
+
+#endif
+
+}  // namespace
+
+#define PHOENIX_WGMMA_KERNELS(columns)                                                          \
+  extern "C" __global__ void __launch_bounds__(kWgmmaThreads, 1)                                \
+      wgmma_forward_##columns##_kernel(const __grid_constant__ WgmmaForward f) {                \
+    forward<columns, false>(f);                                                                 \
+  }                                                                                             \
+  extern "C" __global__ void __launch_bounds__(kWgmmaThreads, 1)                                \
+      wgmma_input_gradient_##columns##_kernel(const __grid_constant__ WgmmaForward f) {         \
+    forward<columns, true>(f);                                                                  \
+  }                                                                                             \
+  extern "C" __global__ void __launch_bounds__(kWgmmaThreads, 1)                                \
+      wgmma_weight_gradient_##columns##_kernel(const __grid_constant__ WgmmaWeightGradient g) { \
+    weight_gradient<columns>(g);                                                                \
+  }
+PHOENIX_WGMMA_KERNELS(64)
+PHOENIX_WGMMA_KERNELS(128)
+PHOENIX_WGMMA_KERNELS(256)
+
+}  // namespace phx

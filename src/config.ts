@@ -4,12 +4,17 @@
  */
 import { z } from 'zod';
 import type { Dataset } from './ddpm/data/types.ts';
+import type { FeatureSource } from './ddpm/metrics/sources.ts';
 import { schedulers } from './ddpm/schedulers/index.ts';
 import { presets } from './ddpm/unet.ts';
 import { PhoenixError } from './errors.ts';
 import { parsePartition } from './fl/partition/index.ts';
 import { parsePersonal, personalPresets } from './fl/personal.ts';
+import { histogramSources, statistics } from './fl/probe.ts';
 import { serverSteps } from './fl/server-step.ts';
+import { shareSources } from './fl/sharing.ts';
+import { diversityTargets } from './fl/strategies/diversity.ts';
+import { filterKinds, parseThreshold } from './fl/strategies/filter.ts';
 import { strategies } from './fl/strategies/index.ts';
 import type { Strategy } from './fl/types.ts';
 import { compressions, parseCompression } from './fl/vector.ts';
@@ -166,6 +171,51 @@ const personalKind: Kind<string> = {
   placeholder: 'patterns',
 };
 
+const isFeatures = (value: unknown): value is FeatureSource => {
+  const features = value as FeatureSource | null;
+  return typeof features === 'object' && typeof features?.name === 'string' && typeof features.extract === 'function';
+};
+
+const featuresKind: Kind<string | FeatureSource> = {
+  schema: z.union([text('name').schema, z.custom<FeatureSource>(isFeatures)]),
+  valid: 'pixels8, the path of a feature network, or an object {name, fingerprint, extract}',
+  placeholder: 'name',
+};
+
+/** Its own error says what is valid. */
+const thresholdKind: Kind<string> = {
+  schema: z.string().superRefine((value, context) => {
+    try {
+      parseThreshold(value);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: (error as Error).message });
+    }
+  }),
+  valid: 'a threshold',
+  placeholder: 'x',
+};
+
+/** The name of an option on the command line: localImages → --local-images. */
+const flagName = (key: string) => `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+
+/**
+ * Defaults of a whole method under one name. `phoenix` is data sharing, personal layers and threshold filtering as in the Phoenix paper, with what is ours:
+ * quarantine instead of disconnection, weights by diversity, work by drift, updates in int8 with error feedback. (The server's EMA is always kept.) The paper
+ * does not say its values; these are ours.
+ */
+const methods = {
+  plain: {},
+  phoenix: {
+    shareBeta: 0.05,
+    shareAlpha: 0.5,
+    personal: 'head',
+    filter: 'quarantine',
+    strategy: 'diversity',
+    driftTarget: 0.5,
+    compress: 'int8',
+  },
+} as const;
+
 const both = ['federate', 'train'] as const;
 const all = ['federate', 'train', 'sample'] as const;
 
@@ -259,6 +309,15 @@ const table = [
     unit: 'images',
     help: 'images between two checkpoints',
   }),
+  option({
+    key: 'method',
+    commands: ['federate'],
+    kind: choice(names(methods)),
+    default: 'plain',
+    help: `plain: as the other options say; phoenix: where they say nothing, ${Object.entries(methods.phoenix)
+      .map(([key, value]) => `${flagName(key)} ${value}`)
+      .join(' ')}`,
+  }),
   option({ key: 'strategy', commands: ['federate'], kind: strategyKind, default: 'fedavg', help: 'how the clients are weighed' }),
   option({
     key: 'personal',
@@ -285,6 +344,156 @@ const table = [
     help: 'refuse updates of a larger norm',
   }),
   option({ key: 'fraction', commands: ['federate'], kind: above0(1), default: 1, help: 'share of the clients that train in a round' }),
+
+  option({
+    key: 'shareBeta',
+    commands: ['federate'],
+    kind: number(0, 1),
+    default: 0,
+    help: "size of the shared set, of all clients' images; 0 = none. A set of real images is made public by this",
+  }),
+  option({
+    key: 'shareAlpha',
+    commands: ['federate'],
+    kind: above0(1),
+    default: 0.5,
+    help: 'share of the shared set that each client receives, at random, and mixes into its own images',
+  }),
+  option({
+    key: 'shareSource',
+    commands: ['federate'],
+    kind: choice(shareSources),
+    default: 'real',
+    help: 'what the shared set is: training images set aside before the partition, alike from every class, or images drawn from the global model',
+  }),
+  option({
+    key: 'shareEvery',
+    commands: ['federate'],
+    kind: integer(1, 1_000_000),
+    default: 10,
+    unit: 'rounds',
+    help: 'a synthetic shared set is drawn, and drawn anew, after this many rounds',
+  }),
+  option({
+    key: 'diversityTarget',
+    commands: ['federate'],
+    kind: choice(diversityTargets),
+    default: 'uniform',
+    help: 'what strategy diversity wants the mixture of the clients to be: all bins alike, or as all clients that are known hold them',
+  }),
+  option({
+    key: 'diversityPull',
+    commands: ['federate'],
+    kind: number(1e-3, 1e6),
+    default: 0.5,
+    help: 'how strongly strategy diversity keeps to weights by examples (its λ)',
+  }),
+  option({
+    key: 'bins',
+    commands: ['federate'],
+    kind: integer(2, 1024),
+    default: 16,
+    unit: 'bins',
+    help: "bins of feature space that the clients' histograms count: k-means of the shared set, or of what clients first say of their images",
+  }),
+  option({
+    key: 'features',
+    commands: ['federate'],
+    kind: featuresKind,
+    default: 'pixels8',
+    help: 'what images are compared by: pixels8 (means of an 8x8 grid) or a feature network (.safetensors)',
+  }),
+  option({
+    key: 'histogramOf',
+    commands: ['federate'],
+    kind: choice(histogramSources),
+    default: 'data',
+    help: "what a client's histogram counts: its training images, or samples of its model",
+  }),
+  option({
+    key: 'histogramNoise',
+    commands: ['federate'],
+    kind: number(0, 1e6),
+    default: 0,
+    unit: 'images',
+    help: 'standard deviation of the Gaussian noise on every count of a histogram',
+  }),
+  option({
+    key: 'probeEvery',
+    commands: ['federate'],
+    kind: integer(1, 1_000_000),
+    default: 5,
+    unit: 'rounds',
+    help: 'how often a client counts its histogram and scores its model, where strategy or filter ask for it',
+  }),
+  option({
+    key: 'probeSamples',
+    commands: ['federate'],
+    kind: integer(8, 4096),
+    default: 64,
+    unit: 'images',
+    help: 'samples that a client draws from its model for this',
+  }),
+  option({
+    key: 'probeSteps',
+    commands: ['federate'],
+    kind: integer(1, 1000),
+    default: 25,
+    unit: 'steps',
+    help: 'steps of the sampler (ddim) for these',
+  }),
+  option({
+    key: 'filter',
+    commands: ['federate'],
+    kind: choice(filterKinds),
+    default: 'none',
+    help: 'clients with poor models: none are left out, they sit out until they are better, or they are disconnected for good',
+  }),
+  option({
+    key: 'filterBy',
+    commands: ['federate'],
+    kind: choice(statistics),
+    default: 'precision',
+    help: "what a model is scored by: precision or Fréchet distance of its samples to the client's own images, its loss on held-out images, or the distance to the shared set",
+  }),
+  option({
+    key: 'filterThreshold',
+    commands: ['federate'],
+    kind: thresholdKind,
+    default: '2x',
+    help: "when a score is poor: beyond a value, or worse than the clients' median by a factor, as 2x",
+  }),
+  option({
+    key: 'filterCohort',
+    commands: ['federate'],
+    kind: integer(1, 100_000),
+    default: undefined,
+    defaultText: 'half of them',
+    unit: 'clients',
+    help: 'clients that quarantine always leaves in',
+  }),
+  option({
+    key: 'driftTarget',
+    commands: ['federate'],
+    kind: above0(1),
+    default: undefined,
+    defaultText: 'none',
+    help: "adapts the clients' local images a round so that their updates' mean cosine with the mean update comes near this",
+  }),
+  option({
+    key: 'workLeast',
+    commands: ['federate'],
+    kind: above0(1),
+    default: 0.25,
+    help: 'least local images with --drift-target, as a share of --epochs or --local-images',
+  }),
+  option({
+    key: 'workMost',
+    commands: ['federate'],
+    kind: number(1, 1000),
+    default: 4,
+    help: 'most local images with --drift-target, as a multiple of --epochs or --local-images',
+  }),
 
   option({
     key: 'batch',
@@ -570,9 +779,6 @@ export type SampleOptions = Options<'sample'>;
 
 const entriesOf = (command: Command): Entry[] => table.filter((entry) => (entry.commands as readonly Command[]).includes(command));
 
-/** The name of an option on the command line: localImages → --local-images. */
-const flagName = (key: string) => `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-
 /**
  * Checks raw options (from a command line, numbers as text, or from a program) and fills in defaults. A value of undefined counts as absent.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT naming an unknown option and the valid ones, or the option, the value and what is valid;
@@ -586,7 +792,8 @@ export function parseOptions<C extends Command>(command: C, raw: Record<string, 
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${command} has no option "${key}". Valid options: ${valid}.`);
   }
   const settings: Record<string, unknown> = {};
-  for (const entry of entries) settings[entry.key] = parseOption(entry, raw[entry.key]);
+  const method: Record<string, unknown> = Object.hasOwn(methods, String(raw.method)) ? methods[raw.method as keyof typeof methods] : {};
+  for (const entry of entries) settings[entry.key] = parseOption(entry, raw[entry.key] ?? method[entry.key]);
   if (command !== 'sample') checkTogether(settings);
   return settings as Settings<C>;
 }
@@ -605,7 +812,7 @@ function parseOption(entry: Entry, raw: unknown): unknown {
   const parsed = (entry.kind.schema as z.ZodType).safeParse(raw);
   if (parsed.success) return parsed.data;
   const custom = parsed.error.issues.find(
-    (issue) => issue.code === 'custom' && [partitionKind, compressionKind, personalKind].some((kind) => kind === entry.kind),
+    (issue) => issue.code === 'custom' && [partitionKind, compressionKind, personalKind, thresholdKind].some((kind) => kind === entry.kind),
   );
   throw new PhoenixError(
     'ERR_PHOENIX_ARGUMENT',
@@ -625,6 +832,10 @@ function checkTogether(settings: Record<string, unknown>): void {
   };
   if (settings.epochs !== undefined && settings.localImages !== undefined)
     refuse('Both epochs and localImages are given: a round has one length, so leave one of them out.');
+  if (settings.shareSource === 'synthetic' && (settings.shareBeta as number) > 0 && settings.personal !== 'none')
+    refuse('shareSource synthetic draws from the global model, which personal layers leave untrained: take real images, or personal none.');
+  if (settings.filter !== 'none' && settings.filterBy === 'frechet-shared' && settings.shareBeta === 0)
+    refuse('filterBy frechet-shared needs a shared set: set shareBeta, or take another statistic.');
   if (settings.resume && settings.out === undefined) refuse('resume needs out (--out DIR): the folder of the run to continue.');
 }
 

@@ -1,9 +1,11 @@
 /** Federated training of a diffusion model over clients that each hold a part of a dataset, as a run that can be resumed. */
 import { z } from 'zod';
-import { createImages } from './bindings/session.ts';
+import { createImages, type Session } from './bindings/session.ts';
 import { type FederateOptions, parseOptions, type Settings } from './config.ts';
 import { readCheckpoint, saveCheckpoint } from './ddpm/checkpoint.ts';
 import type { Dataset } from './ddpm/data/index.ts';
+import { type FeatureSource, featureSource } from './ddpm/metrics/sources.ts';
+import { drawSamples, toPixels } from './ddpm/sample.ts';
 import { createSession } from './ddpm/session.ts';
 import { plannedSteps } from './ddpm/train.ts';
 import { warmupSteps } from './ddpm/unet.ts';
@@ -13,18 +15,44 @@ import { createClient } from './fl/client.ts';
 import { initialState, runFederation } from './fl/federation.ts';
 import { classHistogram, holdOut, parsePartition, partitioner } from './fl/partition/index.ts';
 import { type ParameterSplit, parsePersonal, splitParameters } from './fl/personal.ts';
+import type { ProbeTools } from './fl/probe.ts';
 import { serverSteps } from './fl/server-step.ts';
+import { carveShared } from './fl/sharing.ts';
+import { filtered } from './fl/strategies/filter.ts';
 import { strategies } from './fl/strategies/index.ts';
+import type { Sharing } from './fl/supplies.ts';
 import { memoryTransport } from './fl/transports/memory.ts';
-import type { ClientStep, FederationState, RoundRecord } from './fl/types.ts';
-import { describeRun, drawGrid, gridDue, mayChange, prepare } from './prepare.ts';
+import type { ClientStep, FederationState, RoundRecord, Strategy } from './fl/types.ts';
+import { describeRun, drawGrid, gridDue, mayChange, type Prepared, prepare } from './prepare.ts';
 import { writeReport } from './report/report.ts';
+import { streamKey } from './rng.ts';
 import { freshFolder, type Run, startRun } from './run/folder.ts';
 import { readVectors, writeVectors } from './run/vector-file.ts';
 import { formatBytes } from './units.ts';
 
 /** The plain part of the state, in state.json. */
-const plainState = z.object({ globalStep: z.int().min(0), images: z.int().min(0), warmupSteps: z.int().min(0), strategy: z.unknown() });
+const count = z.int().min(0);
+const sent = z.object({ version: z.int().min(1), to: z.array(z.string()) });
+const profile = z.object({
+  round: count,
+  examples: count,
+  quality: z.number().optional(),
+  vendi: z.number().optional(),
+  histogram: z.array(z.number()).optional(),
+});
+const plainState = z.object({
+  globalStep: count,
+  images: count,
+  warmupSteps: count,
+  strategy: z.unknown(),
+  profiles: z.record(z.string(), profile),
+  shared: sent.optional(),
+  bins: sent.optional(),
+  work: z.number().gt(0),
+});
+
+/** The shared set: how many images it has, how many of them each client gets, and of a real one which. */
+type Shared = { count: number; each: number; images?: Int32Array };
 
 /** One client's part of the data, as indices into it. */
 type Share = { id: string; train: Int32Array; heldOut: Int32Array; histogram?: number[] };
@@ -40,27 +68,29 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
   const { onStart, onStep, onRound, onMessage, signal, fault } = events;
   const settings = parseOptions('federate', options);
   const { seed, rounds, fraction, resume, keep } = settings;
-  const strategy =
-    typeof settings.strategy === 'string'
-      ? strategies[settings.strategy as keyof typeof strategies]({ hostile: settings.hostile })
-      : settings.strategy;
+  const strategy = strategyOf(settings);
   const serverStep = serverStepOf(settings);
 
   const prepared = await prepare(settings);
   const { dataset, classes, unet, noise, emaDecay } = prepared;
-  const shares = dealImages(settings, dataset);
+  const { shares, shared } = dealImages(settings, dataset);
   const length = settings.localImages === undefined ? { epochs: settings.epochs ?? 1 } : { localImages: settings.localImages };
-  const stepsOf = (share: Share) => plannedSteps(share.train.length, { ...length, batch: prepared.fit.batch });
+  const stepsOf = (share: Share) => plannedSteps(share.train.length + shared.each, { ...length, batch: prepared.fit.batch });
   const stepsPerRound = shares.reduce((sum, share) => sum + stepsOf(share), 0) / shares.length;
   signal?.throwIfAborted();
 
   using session = createSession({ unet: unet, noise, device: settings.device, threads: settings.threads || undefined });
   const personal = parsePersonal(settings.personal);
   const split = personal && splitParameters(session.parameters, personal);
-  using images = await createImages(dataset);
-  const config = describeRun('federate', { ...settings, strategy: strategy.name }, prepared, session, {
+  using images = await createImages({ ...dataset, room: shared.each });
+  const withRoom = classes && Int32Array.from({ length: dataset.count + shared.each }, (_, i) => classes[i] ?? 0);
+  const features = typeof settings.features === 'string' ? await featureSource(settings.features) : settings.features;
+  const described = { ...settings, strategy: strategy.name, features: features.name };
+  const config = describeRun('federate', described, prepared, session, {
     length: { ...length, optimizer: settings.optimizer },
     serverStep,
+    features: strategy.needs && { name: features.name, fingerprint: features.fingerprint },
+    sharing: shared.count > 0 ? { count: shared.count, each: shared.each, source: settings.shareSource } : undefined,
     personal: split && { patterns: personal, parameters: split.names, values: split.personalCount },
     clients: shares.map(({ id, train, heldOut, histogram }) => ({ id, examples: train.length, heldOut: heldOut.length, histogram })),
   });
@@ -72,16 +102,33 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
       images: 0,
       warmupSteps: warmupSteps(Math.round(rounds * stepsPerRound), prepared.warmup),
       strategy: state.strategy,
+      profiles: state.profiles,
+      work: state.work,
     };
     await using run = await startRun(dir, config, { resume, keep, initial, mayChange: mayChange('federate'), fault });
     const plain = plainState.parse(run.state);
     for (const text of run.warnings) onMessage?.({ level: 'warning', text });
     if (split) onMessage?.({ level: 'info', text: explainSplit(split, session.parameterCount) });
+    if (shared.count > 0) onMessage?.({ level: 'info', text: explainShared(settings, shared) });
     if (run.round > 0) onMessage?.({ level: 'info', text: `Continuing ${dir} after round ${run.round}.` });
     const begun: FederationState = await restore({ ...state, round: run.round, ...plain }, run, session.parameters);
 
     const transport = memoryTransport(
-      shares.map(({ id, train, heldOut }) => createClient({ id, session, images, train, heldOut, classes, store: run.store, seed })),
+      shares.map(({ id, train, heldOut }) =>
+        createClient({
+          id,
+          session,
+          images,
+          train,
+          heldOut,
+          classes: withRoom,
+          classCount: unet.numClasses,
+          sharedFrom: dataset.count,
+          probing: toolsOf(prepared, features),
+          store: run.store,
+          seed,
+        }),
+      ),
     );
     onStart?.({
       kind: 'federate',
@@ -109,6 +156,20 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
         personal,
       },
       parameters: session.parameters,
+      sharing: shared.count > 0 ? sharingOf(settings, prepared, session, shared) : undefined,
+      probing: strategy.needs && {
+        every: settings.probeEvery,
+        samples: settings.probeSamples,
+        steps: settings.probeSteps,
+        histogramOf: settings.histogramOf,
+        histogramNoise: settings.histogramNoise,
+        bins: settings.bins,
+        reference: begun.bins || !shared.images ? undefined : await featuresOf(prepared, features, shared.images, signal),
+      },
+      localWork:
+        settings.driftTarget === undefined
+          ? undefined
+          : { target: settings.driftTarget, least: settings.workLeast, most: settings.workMost },
       rounds,
       seed,
       fraction,
@@ -118,7 +179,8 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
       store: run.store,
       onStep: onStep && ((step) => onStep(progress(step))),
       onRound: async (after, record) => {
-        const { round, globalStep, images, params, ema, serverMoments } = after;
+        const { round, params, ema, serverMoments, ...plainly } = after;
+        const { globalStep, images } = plainly;
         const metadata = {
           round: String(round),
           steps: String(globalStep),
@@ -131,7 +193,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
         if (!split && gridDue(round, rounds, settings.sampleEvery)) {
           await run.stage('samples', (path) => drawGrid(path, settings, prepared, session, ema, signal));
         }
-        await run.commit({ globalStep, images, warmupSteps: plain.warmupSteps, strategy: after.strategy }, record);
+        await run.commit({ ...plainly, warmupSteps: plain.warmupSteps }, record);
         records.push(record);
         onRound?.(record);
       },
@@ -162,22 +224,90 @@ function serverStepOf(settings: Settings<'federate'>) {
   };
 }
 
-/** Deals the images to clients and splits a held-out tenth off each. Clients of a site partition bear the sites' names. */
-function dealImages(settings: Settings<'federate'>, dataset: Dataset): Share[] {
-  const { count, labels, sites, siteNames, classNames } = dataset;
+/** The strategy that the options name, behind the filter that they ask for. */
+function strategyOf(settings: Settings<'federate'>): Strategy {
+  const { strategy, hostile, diversityTarget: target, diversityPull: pull, filter } = settings;
+  const base = typeof strategy === 'string' ? strategies[strategy as keyof typeof strategies]({ hostile, target, pull }) : strategy;
+  if (filter === 'none') return base;
+  const { filterBy: statistic, filterThreshold: threshold, filterCohort: cohort } = settings;
+  return filtered(base, { kind: filter, statistic, threshold, cohort }) as Strategy;
+}
+
+/**
+ * Sets images aside for everybody, deals the others to clients and splits a held-out tenth off each. Clients of a site partition bear the sites' names.
+ */
+function dealImages(settings: Settings<'federate'>, dataset: Dataset): { shares: Share[]; shared: Shared } {
+  const { labels, sites, siteNames, classNames } = dataset;
+  const { seed, shareBeta, shareAlpha, shareSource } = settings;
+  const real = shareBeta > 0 && shareSource === 'real';
+  const { shared: images, rest } = carveShared(dataset, real ? shareBeta : 0, seed);
+  const size = real ? images.length : Math.round(shareBeta * dataset.count);
+  if (shareBeta > 0 && size === 0)
+    throw new PhoenixError('ERR_PHOENIX_CONFIG', `shareBeta ${shareBeta} of ${dataset.count} images is none: take more.`);
+  const shared = { count: size, each: size > 0 ? Math.max(1, Math.round(shareAlpha * size)) : 0, ...(real && { images }) };
+
   const bySite = parsePartition(settings.partition).name === 'site';
   const clients = settings.clients ?? (bySite ? undefined : 10);
-  const parts = partitioner(settings.partition).split({ count, labels, sites, clients, seed: settings.seed });
+  const ofRest = (column: Int32Array | undefined) => column && Int32Array.from(rest, (image) => column[image]!);
+  const parts = partitioner(settings.partition).split({ count: rest.length, labels: ofRest(labels), sites: ofRest(sites), clients, seed });
   const digits = String(parts.length).length;
-  return parts.map((indices, i) => {
+  const shares = parts.map((positions, i) => {
+    const indices = positions.map((position) => rest[position]!);
     const site = bySite ? siteNames?.[sites![indices[0]!]!] : undefined;
     const id = site ?? `client-${String(i + 1).padStart(digits, '0')}`;
     return {
       id,
-      ...holdOut(indices, settings.seed, id),
+      ...holdOut(indices, seed, id),
       histogram: labels && classNames.length > 0 ? classHistogram(indices, labels, classNames.length) : undefined,
     };
   });
+  return { shares, shared };
+}
+
+function explainShared({ shareSource, shareEvery }: Settings<'federate'>, { count: images, each }: Shared): string {
+  return shareSource === 'real'
+    ? `The shared set: ${images} images of the training data, set aside for everybody and public by this; each client receives ${each} of them.`
+    : `The shared set: ${images} images drawn from the global model after every ${shareEvery} rounds; each client receives ${each} of them.`;
+}
+
+const pixelsOf = ({ pixels, height, width, channels }: Dataset, positions: Int32Array): Uint8Array => {
+  const size = height * width * channels;
+  const chosen = new Uint8Array(positions.length * size);
+  positions.forEach((position, i) => {
+    chosen.set(pixels.subarray(position * size, (position + 1) * size), i * size);
+  });
+  return chosen;
+};
+
+function toolsOf({ dataset, noise }: Prepared, features: FeatureSource): ProbeTools {
+  const { height, width, channels } = dataset;
+  return { height, width, channels, noise, features, pixels: (positions) => pixelsOf(dataset, positions) };
+}
+
+async function featuresOf({ dataset }: Prepared, { extract }: FeatureSource, positions: Int32Array, signal: AbortSignal | undefined) {
+  const { height, width, channels } = dataset;
+  return extract({ pixels: pixelsOf(dataset, positions), count: positions.length, height, width, channels }, { signal });
+}
+
+function sharingOf(settings: Settings<'federate'>, prepared: Prepared, session: Session, { count: images, images: real }: Shared): Sharing {
+  const { shareAlpha: alpha, shareEvery: every, probeSteps: steps, seed } = settings;
+  const { dataset, classes, unet, noise, fit } = prepared;
+  if (real) {
+    const labels = classes && Int32Array.from(real, (image) => classes[image]!);
+    return { alpha, set: { count: images, pixels: pixelsOf(dataset, real), classes: labels } };
+  }
+  const { numClasses } = unet;
+  const drawn = numClasses > 0 ? Int32Array.from({ length: images }, (_, i) => i % numClasses) : undefined;
+  return {
+    alpha,
+    every,
+    async draw({ ema: weights }, round, signal) {
+      const key = streamKey(seed, 'shared set', round);
+      const batch = Math.min(images, fit.batch);
+      const values = await drawSamples({ session, noise, count: images, batch, steps, key, weights, classes: drawn, signal });
+      return { count: images, pixels: toPixels(values), classes: drawn };
+    },
+  };
 }
 
 /** Puts the committed round's vectors into the state's. */

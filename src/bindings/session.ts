@@ -133,15 +133,18 @@ export const sessionOn = (native: Addon, options: NativeSessionOptions): Session
 
 const PIECE_BYTES = 4 << 20;
 
-/** A resident copy of a dataset's pixels in native memory, written in pieces so that the JS thread never stalls. */
+/**
+ * A resident copy of a dataset's pixels in native memory, written in pieces so that the JS thread never stalls; with `room`, that many black
+ * images more at the end, to be written later.
+ */
 export const createImages = async (
-  dataset: { pixels: Uint8Array; count: number; height: number; width: number; channels: number },
+  dataset: { pixels: Uint8Array; count: number; height: number; width: number; channels: number; room?: number },
   native: Addon = addon(),
 ): Promise<Images> => {
-  const { pixels, count, height, width, channels } = dataset;
+  const { pixels, count, height, width, channels, room = 0 } = dataset;
   if (pixels.length !== count * height * width * channels)
     throw new PhoenixError('ERR_PHOENIX_SHAPE', `pixels: expected ${count}·${height}·${width}·${channels} bytes, got ${pixels.length}`);
-  const images = native.createImages(count, height, width, channels);
+  const images = native.createImages(count + room, height, width, channels);
   for (let at = 0; at < pixels.length; at += PIECE_BYTES) {
     images.write(pixels.subarray(at, at + PIECE_BYTES), at);
     await new Promise(setImmediate);

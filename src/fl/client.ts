@@ -8,14 +8,18 @@ import { trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { streamKey } from '../rng.ts';
 import { clientId, decodeMessage, encodeMessage } from './message.ts';
+import { decodeParcel, type ParcelLimits } from './parcel.ts';
 import { type ParameterSplit, splitParameters } from './personal.ts';
-import type { ClientId, ClientInfo, ClientStep, Fit, Report, Store } from './types.ts';
+import { answerProbe, type ProbeTools } from './probe.ts';
+import type { ClientId, ClientInfo, ClientStep, Fit, Parcel, Report, Store } from './types.ts';
 import { type CreateVector, decodeTask, decodeUpdate, encodeUpdate, getBytes, setBytes } from './vector.ts';
 
 /** Most held-out images that a round is judged by. */
 const EVAL_IMAGES = 128;
 /** Images of one evaluation pass; fixed, since the noise that an image gets depends on its place in a batch. */
 const EVAL_BATCH = 32;
+/** Bytes of shared images that are written at once, on the JS thread. */
+const PIECE_BYTES = 4 << 20;
 
 export type ClientOptions = {
   /** 1 to 128 characters, no slash; unique in the federation. */
@@ -27,12 +31,18 @@ export type ClientOptions = {
   train: Int32Array;
   /** Positions held out, for `evalLoss`; at most 128 of them, evenly spaced, are used. May be empty. */
   heldOut: Int32Array;
-  /** Class of every image of `images`, for a class-conditional model. */
+  /** Class of every image of `images`, for a class-conditional model; those of received shared images are written into it. */
   classes?: Int32Array;
+  /** Classes that the model is conditioned on; needed with `classes` to receive shared images. @default 0 */
+  classCount?: number;
+  /** Shared images received go into `images` from this position to its end, before each training. @default no room for any */
+  sharedFrom?: number;
+  /** What the client needs to answer probes. @default none: a task with a probe is refused */
+  probing?: ProbeTools;
   /**
    * Keeps `<id>/delta`, the encoded update not sent yet; with `optimizer: 'keep'` `<id>/adam-m`, `-v` and `-step`; with a lossy compression
    * `<id>/residual`, what the updates sent so far left out, and `<id>/residual-next`, the same once this round's update is sent too; with personal layers
-   * `<id>/personal`, their float32 values in the order of the vector.
+   * `<id>/personal`, their float32 values in the order of the vector; `<id>/shared` and `<id>/bins`, the parcels received.
    */
   store: Store;
   seed: number | bigint;
@@ -44,6 +54,8 @@ export type ClientOptions = {
 
 export type Client = {
   info: ClientInfo;
+  /** Takes a parcel message and keeps it. @throws PhoenixError ERR_PHOENIX_MESSAGE for one that does not fit */
+  receive(parcel: Uint8Array): Promise<void>;
   /** Task message → report message. Afterwards the update of that round can be uploaded. */
   train(task: Uint8Array, options?: { onStep?(step: ClientStep): void; signal?: AbortSignal }): Promise<Uint8Array>;
   /** The update message of the round; asked again, the same one. @throws PhoenixError ERR_PHOENIX_MESSAGE if the client has none */
@@ -54,7 +66,8 @@ export type Client = {
 
 /** @throws PhoenixError ERR_PHOENIX_ARGUMENT for an id that names no Store entry, or a client without images */
 export function createClient(options: ClientOptions): Client {
-  const { id, session, images, train, heldOut, classes, store, seed, createVector = nativeVector } = options;
+  const { id, session, images, train, heldOut, classes, classCount = 0, store, seed, createVector = nativeVector } = options;
+  const { sharedFrom = images.count, probing } = options;
   const stream = options.stream ?? ((client, round) => streamKey(seed, 'train', client, round));
   const checkedId = clientId.safeParse(id);
   if (!checkedId.success)
@@ -84,6 +97,33 @@ export function createClient(options: ClientOptions): Client {
     if (bytes.length !== 4 * into.length) throw damaged(key, into, bytes);
     await setBytes(bytes, into);
     return true;
+  }
+
+  const limits: ParcelLimits = {
+    room: images.count - sharedFrom,
+    imageBytes: images.bytes / images.count,
+    classes: classes && classCount,
+  };
+
+  /** The parcel of this version, which the client has received before; undefined if none is asked for. */
+  async function parcelOf<K extends Parcel['kind']>(kind: K, version: number | undefined): Promise<(Parcel & { kind: K }) | undefined> {
+    if (version === undefined) return undefined;
+    const bytes = await store.get(`${id}/${kind}`);
+    const parcel = bytes && decodeParcel(bytes, limits);
+    if (parcel?.kind === kind && parcel.version === version) return parcel as Parcel & { kind: K };
+    const what = kind === 'bins' ? 'bins' : 'shared images';
+    const has = parcel ? `those of round ${parcel.version}` : 'none';
+    throw new PhoenixError('ERR_PHOENIX_MESSAGE', `Client ${id} was asked to use the ${what} of round ${version}, but has ${has}.`);
+  }
+
+  /** Writes shared images behind the others; returns the positions of all that the client trains on. */
+  async function mixIn({ count, pixels, classes: labels }: Parcel & { kind: 'shared' }): Promise<Int32Array> {
+    for (let at = 0; at < pixels.length; at += PIECE_BYTES) {
+      images.write(pixels.subarray(at, at + PIECE_BYTES), sharedFrom * limits.imageBytes + at);
+      await new Promise(setImmediate);
+    }
+    if (labels) classes!.set(labels, sharedFrom);
+    return Int32Array.from({ length: train.length + count }, (_, i) => train[i] ?? sharedFrom + i - train.length);
   }
 
   async function part(of: Vector, ranges: Float64Array, count: number): Promise<Vector> {
@@ -167,10 +207,21 @@ export function createClient(options: ClientOptions): Client {
   return {
     info: { id, examples: train.length },
 
+    async receive(bytes) {
+      const { kind } = decodeParcel(bytes, limits);
+      await store.set(`${id}/${kind}`, bytes);
+    },
+
     async train(task, { onStep, signal } = {}) {
       const before = createVector(session.parameterCount);
       try {
         const { round, fit, split } = await receiveTask(task);
+        const { probe } = fit;
+        if (probe && !probing)
+          throw new PhoenixError('ERR_PHOENIX_MESSAGE', `Client ${id} was asked for more than training, which it is not set up for.`);
+        const shared = await parcelOf('shared', fit.shared);
+        const bins = await parcelOf('bins', probe?.bins);
+        const indices = shared ? await mixIn(shared) : train;
         await before.copy(session.params, 0, before.length);
         const adamStep = await restoreMoments(fit.optimizer);
         const evalLoss = await heldOutLoss(signal);
@@ -178,7 +229,7 @@ export function createClient(options: ClientOptions): Client {
         const trained = await trainLocal({
           session,
           images,
-          indices: train,
+          indices,
           classes,
           fit,
           key: stream(id, round),
@@ -189,6 +240,23 @@ export function createClient(options: ClientOptions): Client {
         });
         const seconds = (performance.now() - started) / 1000;
         const evalLossLocal = await heldOutLoss(signal);
+        const answers =
+          probe &&
+          probing &&
+          (await answerProbe(probe, {
+            client: id,
+            round,
+            seed,
+            session,
+            tools: probing,
+            train,
+            heldOut,
+            classes,
+            evalLossLocal,
+            shared,
+            bins,
+            signal,
+          }));
         await before.subtract(session.params, before);
         const delta = split ? await part(before, split.shared, split.sharedCount) : before;
         const { steps, images: drawn, loss } = trained;
@@ -196,7 +264,8 @@ export function createClient(options: ClientOptions): Client {
         const report: Report = {
           client: id,
           round,
-          examples: train.length,
+          examples: indices.length,
+          shared: shared?.count,
           images: drawn,
           steps,
           loss,
@@ -204,6 +273,7 @@ export function createClient(options: ClientOptions): Client {
           evalLossLocal,
           evalImages,
           deltaNorm,
+          ...answers,
           seconds,
         };
         const answer = encodeMessage({ kind: 'report', version: 1, report });

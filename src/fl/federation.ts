@@ -5,6 +5,7 @@ import { PhoenixError } from '../errors.ts';
 import { streamKey } from '../rng.ts';
 import { type RoundIo, runRound } from './round.ts';
 import { type ServerStep, serverSteps, startMoments } from './server-step.ts';
+import { memoryStore } from './store.ts';
 import type { FederationState, RoundRecord, Strategy } from './types.ts';
 import type { CreateVector } from './vector.ts';
 
@@ -31,7 +32,7 @@ export async function initialState(options: InitialStateOptions): Promise<Federa
   const params = await copy();
   const ema = await copy();
   const serverMoments = await startMoments(serverStep, params.length, createVector);
-  return { round: 0, globalStep: 0, images: 0, params, ema, serverMoments, strategy: strategy.init() };
+  return { round: 0, globalStep: 0, images: 0, params, ema, serverMoments, strategy: strategy.init(), profiles: {}, work: 1 };
 }
 
 export type FederationOptions = RoundIo & {
@@ -46,9 +47,10 @@ export type FederationOptions = RoundIo & {
  * or abort they are those of the last whole round.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for rounds that are no integer ≥ 0, and what runRound throws
  */
-export async function runFederation(state: FederationState, { rounds, onRound, ...io }: FederationOptions): Promise<FederationState> {
+export async function runFederation(state: FederationState, { rounds, onRound, ...options }: FederationOptions): Promise<FederationState> {
   if (!Number.isSafeInteger(rounds) || rounds < 0)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `rounds must be an integer of at least 0, not ${rounds}.`);
+  const io = { ...options, store: options.store ?? memoryStore() };
   while (state.round < rounds) {
     io.signal?.throwIfAborted();
     const next = await runRound(state, io);

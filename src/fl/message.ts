@@ -8,6 +8,11 @@ import type { ClientId, Report } from './types.ts';
 
 /** Most bytes of a header. */
 const HEADER_BYTES = 2 ** 20;
+/** Most bins of a histogram, features a sample, and points that a report holds. */
+export const MOST_BINS = 1024;
+export const MOST_DIMS = 4096;
+export const MOST_POINTS = 16;
+
 /** A client's name also names its entries of a Store. */
 export const clientId = z
   .string()
@@ -20,6 +25,15 @@ const count = z.int().min(0);
 const positive = z.int().min(1);
 const notNegative = z.number().min(0);
 const decay = z.number().min(0).lt(1);
+
+const probe = z.strictObject({
+  samples: positive.max(65_536),
+  steps: positive.max(100_000),
+  statistic: z.enum(['precision', 'loss', 'frechet-own', 'frechet-shared']).optional(),
+  vendi: z.boolean().optional(),
+  histogram: z.strictObject({ of: z.enum(['data', 'samples']), noise: notNegative }).optional(),
+  bins: positive.optional(),
+});
 
 const fit = z
   .strictObject({
@@ -39,6 +53,8 @@ const fit = z
     optimizer: z.enum(['reset', 'keep']),
     compress: z.string().max(40).optional(),
     personal: z.array(z.string().min(1).max(200)).min(1).max(64).optional(),
+    shared: positive.optional(),
+    probe: probe.optional(),
     globalStep: count,
   })
   .refine((value) => (value.epochs === undefined) !== (value.localImages === undefined), 'exactly one of epochs and localImages is set');
@@ -54,6 +70,11 @@ const report = z.strictObject({
   evalLossLocal: z.number().optional(),
   evalImages: count,
   deltaNorm: notNegative,
+  shared: positive.optional(),
+  quality: z.number().optional(),
+  vendi: notNegative.optional(),
+  histogram: z.array(notNegative).min(1).max(MOST_BINS).optional(),
+  points: z.array(z.array(z.number()).min(1).max(MOST_DIMS)).min(1).max(MOST_POINTS).optional(),
   seconds: notNegative,
 });
 
@@ -61,10 +82,18 @@ const report = z.strictObject({
 const parameters = { codec: z.enum(['float32']), count: positive };
 const delta = { codec: z.enum(['float32', 'bf16', 'int8', 'topk']), count: positive };
 
+/** Shared images and their sizes; centres of bins, rows of features. `made`: the round in which they were. */
+const images = { count: positive, imageBytes: positive, classes: z.boolean() };
+const centres = { rows: positive.max(MOST_BINS), columns: positive.max(MOST_DIMS) };
+
 const headers = {
   task: z.strictObject({ kind: z.literal('task'), version: z.literal(1), round: positive, fit, ...parameters }),
   report: z.strictObject({ kind: z.literal('report'), version: z.literal(1), report }),
   update: z.strictObject({ kind: z.literal('update'), version: z.literal(1), client: clientId, round: positive, ...delta }),
+  parcel: z.discriminatedUnion('what', [
+    z.strictObject({ kind: z.literal('parcel'), version: z.literal(1), what: z.literal('shared'), made: positive, ...images }),
+    z.strictObject({ kind: z.literal('parcel'), version: z.literal(1), what: z.literal('bins'), made: positive, ...centres }),
+  ]),
 };
 
 export type MessageKind = keyof typeof headers;

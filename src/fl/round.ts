@@ -1,5 +1,5 @@
 /**
- * One round, from top to bottom: select → train → weigh → upload and add up (or combine) → server step. State goes in and comes out; until the server
+ * One round, from top to bottom: select → supply → train → weigh → upload and add up (or combine) → server step. State goes in and comes out; until the server
  * step nothing of it has changed, so a round that fails or is aborted leaves it as it was.
  */
 import type { ParameterEntry } from '../bindings/native.ts';
@@ -7,12 +7,26 @@ import { createVector as nativeVector, type Vector } from '../bindings/vector.ts
 import { emaDecayOver } from '../ddpm/unet.ts';
 import { PhoenixError } from '../errors.ts';
 import { failureOf } from './failure.ts';
+import { adaptWork, checkLocalWork, type LocalWork, scaleWork } from './local-work.ts';
 import { splitParameters } from './personal.ts';
 import { selectClients } from './select.ts';
 import { applyServerStep, checkServerStep, type ServerStep, serverSteps } from './server-step.ts';
 import { memoryStore } from './store.ts';
 import { checkWeights } from './strategies/contract.ts';
-import type { ClientStep, Failure, FederationState, Fit, Report, RoundRecord, Store, Strategy, Transport, Weights } from './types.ts';
+import { learn, type Probing, probeDue, type Sharing, type SupplyOptions, suppliedFit, supply } from './supplies.ts';
+import type {
+  ClientInfo,
+  ClientStep,
+  Failure,
+  FederationState,
+  Fit,
+  Report,
+  RoundRecord,
+  Store,
+  Strategy,
+  Transport,
+  Weights,
+} from './types.ts';
 import { collectUpdates } from './updates.ts';
 import { type CreateVector, decodeUpdate, weightedSum } from './vector.ts';
 
@@ -32,7 +46,13 @@ export type RoundIo = {
   parameters?: ParameterEntry[];
   /** Largest ‖δ‖₂ of an update; one above it is refused. @default no bound */
   normBound?: number;
-  /** Keeps the updates of a round for a strategy with `combine`. @default memory */
+  /** What all clients get of a shared set. @default none */
+  sharing?: Sharing;
+  /** How clients are probed for what the strategy needs. @default not at all */
+  probing?: Probing;
+  /** Adapts the clients' local images to how well their updates agree. @default as the fit says */
+  localWork?: LocalWork;
+  /** Keeps the updates of a round for a strategy with `combine`, and what is handed out to clients over rounds. @default memory, for this call */
   store?: Store;
   /** @default native vectors */
   createVector?: CreateVector;
@@ -55,8 +75,11 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
     emaDecay = 0.9999,
     normBound = Infinity,
     createVector = nativeVector,
+    store = memoryStore(),
+    localWork,
     signal,
   } = io;
+  if (localWork) checkLocalWork(localWork);
   checkServerStep(serverStep, state.serverMoments);
   if (!(emaDecay >= 0 && emaDecay < 1)) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `emaDecay must be in [0,1), not ${emaDecay}.`);
   if (!(normBound > 0)) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `normBound must be above 0, not ${normBound}.`);
@@ -65,18 +88,28 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
   const before = transport.traffic();
 
   const split = io.fit.personal && splitParameters(io.parameters ?? [], io.fit.personal);
-  const selected = selectClients(transport.clients, fraction, seed, round).map((client) => client.id);
+  const selected = selectClients(present(state, io), fraction, seed, round).map((client) => client.id);
+  const supplies: SupplyOptions = { ...io, store };
+  const { supplied, failures: unsupplied } = await supply(state, selected, supplies);
   const params = split ? createVector(split.sharedCount) : state.params;
   if (split) await params.gather(state.params, split.shared);
-  const { reports, failures } = await train(selected, round, state, params, io).finally(() => split && params.dispose());
-  if (reports.length === 0) throw nobodyCameThrough(round, failures);
-  const weighed = strategy.weigh(reports, state.strategy);
+  const fitOf = (client: ClientInfo): Fit => {
+    const fit: Fit = { ...io.fit, globalStep: state.globalStep };
+    const own = strategy.fit?.(fit, client, state.strategy) ?? fit;
+    return suppliedFit(localWork ? scaleWork(own, client, state.work) : own, client.id, state, supplied, supplies);
+  };
+  const asked = selected.filter((client) => !unsupplied.some((failure) => failure.client === client));
+  const answers = await train(asked, round, fitOf, params, io).finally(() => split && params.dispose());
+  const failures = inOrder(selected, [...unsupplied, ...answers.failures]);
+  if (answers.reports.length === 0) throw nobodyCameThrough(round, failures);
+  const { reports, profiles, bins } = await learn(answers.reports, state.profiles, supplied, supplies);
+  const weighed = strategy.weigh(reports, state.strategy, profiles);
   checkWeights(strategy.name, reports, weighed.weights);
 
   const weights = inOrder(selected, weighed.weights).filter(({ weight }) => weight > 0);
   const length = split?.sharedCount ?? state.params.length;
-  const { mean, shares, notes } = await (strategy.combine
-    ? combine(strategy, weights, round, length, failures, io)
+  const { mean, shares, norms, notes } = await (strategy.combine
+    ? combine(strategy, weights, round, length, failures, { ...io, store })
     : addUp(weights, round, length, failures, io));
   try {
     if (!(await mean.isFinite()))
@@ -88,6 +121,8 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
     signal?.throwIfAborted();
 
     const share = (client: string) => shares.get(client) ?? 0;
+    const parts = total([...norms].map(([client, norm]) => share(client) * norm));
+    const coherence = parts > 0 ? Math.min(1, Math.sqrt(await mean.dot(mean)) / parts) : 1;
     const steps = Math.max(1, Math.round(reports.reduce((total, report) => total + share(report.client) * report.steps, 0)));
     const update = split ? createVector(state.params.length) : mean;
     try {
@@ -112,9 +147,23 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
       clients: reports.map((report) => ({ ...report, weight: share(report.client) })),
       failures,
       notes: [...(weighed.notes ?? []), ...notes],
+      ...(weighed.decisions?.length && { decisions: weighed.decisions }),
+      coherence,
+      work: state.work,
     };
+    const { shared } = supplied;
     return {
-      state: { ...state, round, globalStep: state.globalStep + steps, images: state.images + images, strategy: weighed.state },
+      state: {
+        ...state,
+        round,
+        globalStep: state.globalStep + steps,
+        images: state.images + images,
+        strategy: weighed.state,
+        profiles,
+        ...(shared && { shared }),
+        ...(bins && { bins }),
+        work: localWork ? adaptWork(state.work, coherence, localWork) : state.work,
+      },
       record,
     };
   } finally {
@@ -122,20 +171,22 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
   }
 }
 
+/** The clients that may be selected: all but those disconnected, or in quarantine and not due for a probe. */
+function present(state: FederationState, { transport, strategy, probing }: RoundIo): ClientInfo[] {
+  const absent = strategy.absent?.(state.strategy) ?? {};
+  const due = (id: string) => probing !== undefined && probeDue(id, state.round + 1, state.profiles, probing.every, false);
+  return transport.clients.filter(({ id }) => absent[id] === undefined || (absent[id] === 'quarantine' && due(id)));
+}
+
 /** Sends the tasks out; reports come back in the order of selection, whichever came first. */
 async function train(
   selected: string[],
   round: number,
-  state: FederationState,
+  fitOf: (client: ClientInfo) => Fit,
   params: Vector,
-  io: RoundIo,
+  { transport, onStep, signal }: RoundIo,
 ): Promise<{ reports: Report[]; failures: Failure[] }> {
-  const { transport, strategy, onStep, signal } = io;
-  const fit: Fit = { ...io.fit, globalStep: state.globalStep };
-  const outcomes = transport.train(selected, (client) => ({ round, fit: strategy.fit?.(fit, client, state.strategy) ?? fit, params }), {
-    onStep,
-    signal,
-  });
+  const outcomes = transport.train(selected, (client) => ({ round, fit: fitOf(client), params }), { onStep, signal });
   const reports: Report[] = [];
   const failures: Failure[] = [];
   for await (const outcome of outcomes) {
@@ -146,20 +197,20 @@ async function train(
   return { reports: inOrder(selected, reports), failures: inOrder(selected, failures) };
 }
 
-/** The update of a round, what each client's share in it is (sum 1), and notes for the log. */
-type Mean = { mean: Vector; shares: Map<string, number>; notes: string[] };
+/** The update of a round, what each client's share in it is (sum 1), ‖δ‖ of each as it arrived, and notes for the log. */
+type Mean = { mean: Vector; shares: Map<string, number>; norms: Map<string, number>; notes: string[] };
 
 /** Σ w·δ / Σ w over what arrives, holding one δ at a time. */
 async function addUp(weights: Weights, round: number, length: number, failures: Failure[], io: RoundIo): Promise<Mean> {
   const sum = weightedSum(length, io.createVector);
   const arrived: Weights = [];
   try {
-    await receive(weights, round, length, failures, io, async (client, weight, delta) => {
+    const norms = await receive(weights, round, length, failures, io, async (client, weight, delta) => {
       await sum.add(delta, weight);
       arrived.push({ client, weight });
     });
     const shares = new Map(arrived.map(({ client, weight }) => [client, weight / sum.weight()]));
-    return { mean: await sum.mean(), shares, notes: [] };
+    return { mean: await sum.mean(), shares, norms, notes: [] };
   } catch (error) {
     sum.dispose();
     throw error;
@@ -177,7 +228,7 @@ async function combine(
 ): Promise<Mean> {
   const updates = collectUpdates(length, weights.length, io.store ?? memoryStore(), io.createVector ?? nativeVector);
   try {
-    await receive(weights, round, length, failures, io, updates.add);
+    const norms = await receive(weights, round, length, failures, io, updates.add);
     const combined = await strategy.combine!(updates);
     const counted = 'weights' in combined ? combined.weights : updates.weights;
     checkWeights(
@@ -187,7 +238,7 @@ async function combine(
     );
     const shares = new Map(updates.clients.map((client, i) => [client, counted[i]! / total(counted)]));
     const mean = 'mean' in combined ? combined.mean : await updates.weightedMean(combined.weights);
-    return { mean, shares, notes: combined.notes ?? [] };
+    return { mean, shares, norms, notes: combined.notes ?? [] };
   } finally {
     await updates.drop();
   }
@@ -195,7 +246,10 @@ async function combine(
 
 const total = (values: number[]) => values.reduce((sum, value) => sum + value, 0);
 
-/** Asks each client for its update and hands it to `take`; who is lost or refused goes to `failures`. @throws PhoenixError if all are */
+/**
+ * Asks each client for its update and hands it to `take`; who is lost or refused goes to `failures`. Returns the norms of those that arrived.
+ * @throws PhoenixError if none did
+ */
 async function receive(
   weights: Weights,
   round: number,
@@ -203,16 +257,17 @@ async function receive(
   failures: Failure[],
   io: RoundIo,
   take: (client: string, weight: number, delta: Vector) => Promise<void>,
-): Promise<void> {
+): Promise<Map<string, number>> {
   const { transport, normBound = Infinity, createVector = nativeVector, signal } = io;
-  let arrived = 0;
+  const norms = new Map<string, number>();
   const delta = createVector(length);
   try {
     for (const { client, weight } of weights) {
+      let norm: number;
       try {
         const update = await transport.upload(client, round, signal);
         await decodeUpdate(update, { client, round, into: delta });
-        const norm = Math.sqrt(await delta.dot(delta));
+        norm = Math.sqrt(await delta.dot(delta));
         if (norm > normBound) {
           throw new PhoenixError(
             'ERR_PHOENIX_MESSAGE',
@@ -224,12 +279,13 @@ async function receive(
         continue;
       }
       await take(client, weight, delta);
-      arrived++;
+      norms.set(client, norm);
     }
   } finally {
     delta.dispose();
   }
-  if (arrived === 0) throw nobodyCameThrough(round, failures);
+  if (norms.size === 0) throw nobodyCameThrough(round, failures);
+  return norms;
 }
 
 const inOrder = <T extends { client: string }>(ids: string[], items: T[]): T[] =>

@@ -20,6 +20,30 @@ export type Fit = Omit<LocalFit, 'emaDecay'> & {
   compress?: string;
   /** Patterns of the parameters that each client keeps to itself (see personal.ts): tasks and updates hold the others only. @default none */
   personal?: string[];
+  /** Version of the shared images to mix in, received before (see sharing.ts). @default none */
+  shared?: number;
+  /** What to find out besides training. @default nothing */
+  probe?: Probe;
+};
+
+/**
+ * A statistic of a client's model, worked out by the client: precision (samples within the client's own held-out images, Kynkäänniemi et al. 2019; more
+ * is better), loss on them, Fréchet distance of the samples to its own training images or to the shared images that it received (less is better).
+ */
+export type Statistic = 'precision' | 'loss' | 'frechet-own' | 'frechet-shared';
+
+/** What a client is to find out about its images and its model after training: see probe.ts. */
+export type Probe = {
+  /** Samples to draw from its model, if anything here needs them, and the steps of the sampler. */
+  samples: number;
+  steps: number;
+  statistic?: Statistic;
+  /** Whether the Vendi score of the samples is wanted. */
+  vendi?: boolean;
+  /** Of what a histogram is wanted, and the standard deviation of the noise on each count. */
+  histogram?: { of: 'data' | 'samples'; noise: number };
+  /** Version of the bins of the histogram, received before; absent while there are none: then points to make bins of are wanted instead. */
+  bins?: number;
 };
 
 /** `params`: the parameters that travel. */
@@ -29,8 +53,10 @@ export type Task = { round: number; fit: Fit; params: Vector };
 export type Report = {
   client: ClientId;
   round: number;
-  /** Images the client trains on: FedAvg's weight. */
+  /** Images the client trains on, shared ones among them: FedAvg's weight. */
   examples: number;
+  /** Shared images among `examples`; absent if none. */
+  shared?: number;
   /** Images drawn this round (steps · batch), and optimizer steps made. */
   images: number;
   steps: number;
@@ -44,6 +70,14 @@ export type Report = {
   evalImages: number;
   /** ‖after - before‖₂ */
   deltaNorm: number;
+  /** Answers to a probe. The value of the statistic asked for. */
+  quality?: number;
+  /** Effective number of different samples, 1 to their number. */
+  vendi?: number;
+  /** Images or samples in each bin; with noise neither whole numbers nor exact. */
+  histogram?: number[];
+  /** Centres of clusters of its images or samples in feature space, to make bins of. Only the round sees them: no strategy, no log. */
+  points?: number[][];
   /** Wall time of the local training. */
   seconds: number;
 };
@@ -53,14 +87,37 @@ export type Failure = { client: ClientId; round: number; stage: 'train' | 'uploa
 
 export type Weights = { client: ClientId; weight: number }[];
 
+/** What was last learnt of a client by a probe, and in which round. */
+export type Profile = { round: number; examples: number } & Pick<Report, 'quality' | 'vendi' | 'histogram'>;
+export type Profiles = Record<ClientId, Profile>;
+
+/** What a filter did with a client, and why; part of the log. */
+export type Decision = {
+  client: ClientId;
+  /** `keep`: its score is poor, but it stays for the reason given. */
+  action: 'quarantine' | 'disconnect' | 'readmit' | 'keep';
+  statistic: Statistic;
+  value: number;
+  /** Beyond this a score is poor. */
+  limit: number;
+  reason: string;
+};
+
 /** Which clients count, and how much. A strategy's state is plain JSON, so that it is part of the run's state. */
 export type Strategy<State = unknown> = {
   name: string;
+  /** What clients are to be probed for; `profiles` then hold the answers. @default nothing */
+  needs?: { histogram?: boolean; vendi?: boolean; statistic?: Statistic };
   init(): State;
+  /** Clients that are not to be selected, for good, or until they are due for a probe again. */
+  absent?(state: State): Record<ClientId, 'disconnect' | 'quarantine'>;
   /** Changes to the common Fit for one client. */
   fit?(fit: Fit, client: ClientInfo, state: State): Fit;
-  /** Weights ≥ 0 that sum to 1, from reports alone; the order of reports does not matter. `notes` go to the log. */
-  weigh(reports: Report[], state: State): { weights: Weights; state: State; notes?: string[] };
+  /**
+   * Weights ≥ 0 that sum to 1, from reports alone; the order of reports does not matter. `profiles`: what is known of every client from its last
+   * probe, that of this round included. `notes` and `decisions` go to the log.
+   */
+  weigh(reports: Report[], state: State, profiles: Profiles): { weights: Weights; state: State; notes?: string[]; decisions?: Decision[] };
   /** Takes the place of the weighted mean of the updates that arrived. It needs all of them at once, so no secure aggregation. */
   combine?(updates: Updates): Promise<Combined>;
 };
@@ -82,9 +139,19 @@ export type Combined = ({ weights: number[] } | { mean: Vector }) & { notes?: st
 /** Progress of one client's training. */
 export type ClientStep = StepProgress & { client: ClientId; round: number };
 
+/**
+ * What a client gets to keep: its part of the shared images, or the centres of the bins. Sent once a version; a new one takes the place of the old.
+ * `pixels`: count images in the clients' size; `classes`: one an image, for a class-conditional model. `centres`: rows·columns values, row by row.
+ */
+export type Parcel =
+  | { kind: 'shared'; version: number; count: number; pixels: Uint8Array; classes?: Int32Array }
+  | { kind: 'bins'; version: number; rows: number; columns: number; centres: Float32Array };
+
 /** How tasks reach clients and updates come back. Every message is encoded, decoded and counted, in memory too. */
 export type Transport = {
   clients: ClientInfo[];
+  /** Sends a client what it gets to keep, and resolves once it has it. Rejects when the client is gone or refuses it. */
+  give(id: ClientId, parcel: Parcel, signal?: AbortSignal): Promise<void>;
   /**
    * Sends the task to each id; yields outcomes as they come in, in any order. A dead client is a Failure, not an exception; an abort
    * rejects with `signal.reason`. `onStep` is called as far as progress can be seen from here.
@@ -103,7 +170,7 @@ export type Transport = {
   close(): Promise<void>;
 };
 
-/** Where what belongs to a client is kept between calls: unsent delta, what compression left out, personal layers, optimizer moments. Keys are `<client>/<what>`. */
+/** Where what belongs to a client is kept between calls: unsent delta, shared images and bins that it received, what compression left out, personal layers, optimizer moments. Keys are `<client>/<what>`. */
 export type Store = {
   get(key: string): Promise<Uint8Array | undefined>;
   set(key: string, bytes: Uint8Array): Promise<void>;
@@ -127,7 +194,16 @@ export type FederationState = {
   /** Moments of the server optimizer; empty for 'add'. */
   serverMoments: Vector[];
   strategy: unknown;
+  /** What is known of the clients from probes. */
+  profiles: Profiles;
+  /** Version of the shared images and the bins (the round in which they were made), and who has received it. What they are lies in the round's Store. */
+  shared?: Sent;
+  bins?: Sent;
+  /** Local work as a multiple of what the options say: see local-work.ts. */
+  work: number;
 };
+
+export type Sent = { version: number; to: ClientId[] };
 
 /** One line of log.jsonl. */
 export type RoundRecord = {
@@ -148,4 +224,9 @@ export type RoundRecord = {
   clients: (Report & { weight: number })[];
   failures: Failure[];
   notes: string[];
+  /** What the filter decided. */
+  decisions?: Decision[];
+  /** Mean cosine of the updates with their mean (see local-work.ts), and the local work of this round as a multiple of what the options say. */
+  coherence?: number;
+  work?: number;
 };

@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { PhoenixError } from '../../errors.ts';
 import { rng } from '../../rng.ts';
-import type { Report, Strategy, Weights } from '../types.ts';
+import type { Profile, Report, Strategy, Weights } from '../types.ts';
 
 /** How far a sum of weights may be from 1, and weights of equal reports from each other. */
 const TOLERANCE = 1e-9;
@@ -39,7 +39,8 @@ export function checkStrategy(strategy: Strategy): void {
   };
   const weigh = (reports: Report[], state: unknown) => {
     const before = JSON.stringify(reports);
-    const answer = strategy.weigh(reports, state);
+    const profiles = Object.fromEntries(reports.map(({ client, ...report }) => [client, profileOf(report)]));
+    const answer = strategy.weigh(reports, state, profiles);
     demand(JSON.stringify(reports) === before, 'weigh must leave the reports as they are');
     checkWeights(strategy.name, reports, answer.weights);
     demand(isPlainJson(answer.state), 'its state must be plain JSON');
@@ -72,6 +73,11 @@ export function checkStrategy(strategy: Strategy): void {
   }
 }
 
+/** What a round makes of a report: see supplies.ts. */
+function profileOf({ round, examples, quality, vendi, histogram }: Omit<Report, 'client'>): Profile {
+  return { round, examples, quality, vendi, histogram };
+}
+
 function isPlainJson(state: unknown): boolean {
   const json = JSON.stringify(state);
   return json !== undefined && isDeepStrictEqual(JSON.parse(json), state);
@@ -91,5 +97,14 @@ function randomReport(client: string, round: number, draw: ReturnType<typeof rng
     seconds: draw.uniform(),
   };
   if (draw.int(4) === 0) return report;
-  return { ...report, evalLoss: draw.gamma(1), evalLossLocal: draw.gamma(1), evalImages: 1 + draw.int(128) };
+  const histogram = Array.from({ length: 5 }, () => draw.int(20));
+  return {
+    ...report,
+    quality: draw.uniform(),
+    vendi: 1 + 10 * draw.uniform(),
+    histogram,
+    evalLoss: draw.gamma(1),
+    evalLossLocal: draw.gamma(1),
+    evalImages: 1 + draw.int(128),
+  };
 }

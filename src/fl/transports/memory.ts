@@ -1,11 +1,12 @@
 /**
- * Clients in this process. They get and give the bytes that a network would carry, and these are counted: a task down and a report up for
- * each client that trains, an update up for each that is asked. One client trains at a time, in the order asked for.
+ * Clients in this process. They get and give the bytes that a network would carry, and these are counted: a parcel down for each that is given one, a task down
+ * and a report up for each client that trains, an update up for each that is asked. One client trains at a time, in the order asked for.
  */
 import { PhoenixError } from '../../errors.ts';
 import type { Client } from '../client.ts';
 import { failureOf } from '../failure.ts';
 import { decodeReport } from '../message.ts';
+import { encodeParcel } from '../parcel.ts';
 import type { ClientId, Failure, Report, Transport } from '../types.ts';
 import { encodeTask } from '../vector.ts';
 
@@ -37,6 +38,13 @@ export function memoryTransport(clients: Client[], { failures = [] }: MemoryTran
 
   return {
     clients: clients.map((client) => client.info),
+
+    async give(id, parcel, signal) {
+      signal?.throwIfAborted();
+      const message = encodeParcel(parcel);
+      bytesDown += message.length;
+      await find(id).receive(message);
+    },
 
     async *train(ids, task, { onStep, signal } = {}) {
       for (const client of ids.map(find)) {

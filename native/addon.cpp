@@ -18,6 +18,7 @@
 #include "kernels/device.h"
 #include "kernels/philox.h"
 #include "kernels/simd.h"
+#include "metrics/classifier.h"
 #include "metrics/metrics.h"
 #include "metrics/network.h"
 #include "op_table.h"
@@ -1335,12 +1336,14 @@ Napi::Value create_network(const Napi::CallbackInfo& info) {
   net->scale = floats("scale"), net->shift = floats("shift");
   std::vector<float> weights = floats("weights");
   net->weights.assign(weights.begin(), weights.end());
+  double most = number(o, "most", 0, 1e30);
+  net->most = most > 0 ? float(most) : INFINITY, net->pad = whole(o, "pad", 0, 1);
   std::vector<int32_t> layers = ints(env, o.Get("layers"), "layers");
-  if (layers.size() % 3) raise(env, kArgument, "layers: expected channels, stride and residual of each layer");
-  for (size_t i = 0; i < layers.size(); i += 3) {
-    if (layers[i] < 1 || layers[i] > 65536 || (layers[i + 1] != 1 && layers[i + 1] != 2))
-      raise(env, kArgument, "layers: expected 1 to 65536 channels and a stride of 1 or 2");
-    net->layers.push_back({layers[i], layers[i + 1], layers[i + 2] != 0});
+  if (layers.size() % 4) raise(env, kArgument, "layers: expected kind, channels, stride and residual of each layer");
+  for (size_t i = 0; i < layers.size(); i += 4) {
+    if (layers[i] < 0 || layers[i] > 2 || layers[i + 1] < 1 || layers[i + 1] > 65536 || (layers[i + 2] != 1 && layers[i + 2] != 2))
+      raise(env, kArgument, "layers: expected a kind of 0 to 2, 1 to 65536 channels and a stride of 1 or 2");
+    net->layers.push_back({LayerKind(layers[i]), layers[i + 1], layers[i + 2], layers[i + 3] != 0});
   }
   return guarded(env, [&]() -> Napi::Value {
     check_network(*net);
@@ -1358,7 +1361,11 @@ Napi::Value run_network_metric(const Napi::CallbackInfo& info) {
   if (!info[0].IsExternal()) raise(env, kArgument, "network: expected the result of createNetwork()");
   SharedNetwork net = *info[0].As<Napi::External<SharedNetwork>>().Data();
   auto pixels = values<uint8_t, Napi::Uint8Array>(env, info[1], "pixels", napi_uint8_array);
-  size_t image = size_t(net->height) * net->width * net->channels, count = pixels.size() / image;
+  int height = whole(env, info[2], "height", 1, 4096), width = whole(env, info[3], "width", 1, 4096);
+  int channels = whole(env, info[4], "channels", 1, 1024);
+  if (channels != 1 && channels != net->channels)
+    raise(env, kShape, "channels: expected 1 or " + std::to_string(net->channels) + ", got " + std::to_string(channels));
+  size_t image = size_t(height) * width * channels, count = pixels.size() / image;
   if (count < 1 || count > 65536 || count * image != pixels.size())
     raise(env, kShape, "pixels: expected 1 to 65536 images of " + std::to_string(image) + " bytes, got " + std::to_string(pixels.size()));
   struct Outputs {
@@ -1366,9 +1373,9 @@ Napi::Value run_network_metric(const Napi::CallbackInfo& info) {
   };
   return measure<Outputs>(
       info,
-      [net, pixels = std::move(pixels), count](Context& ctx) {
+      [net, pixels = std::move(pixels), count, height, width, channels](Context& ctx) {
         Outputs out{std::vector<float>(count * net->features()), std::vector<float>(count * net->classes)};
-        run_network(ctx, *net, pixels.data(), int(count), out.features.data(), out.logits.data());
+        run_network(ctx, *net, {pixels.data(), int(count), height, width, channels}, out.features.data(), out.logits.data());
         return out;
       },
       [](Napi::Env env, const Outputs& out) {
@@ -1380,6 +1387,115 @@ Napi::Value run_network_metric(const Napi::CallbackInfo& info) {
         Napi::Object value = Napi::Object::New(env);
         value.Set("features", copied(out.features));
         value.Set("logits", copied(out.logits));
+        return value;
+      });
+}
+
+Napi::Value logistic_metric(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  return measure<LogisticFit>(
+      info,
+      [x = features(info, 0), labels = ints(env, info[1], "labels"), classes = whole(env, info[2], "classes", 2, 65536),
+       l2 = info[3].ToNumber().DoubleValue(), iterations = whole(env, info[4], "iterations", 1)](Context& ctx) {
+        return logistic_regression(ctx, x, labels, classes, l2, iterations);
+      },
+      [](Napi::Env env, const LogisticFit& fit) {
+        Napi::Object value = Napi::Object::New(env);
+        value.Set("weights", float_array(env, fit.weights));
+        value.Set("biases", float_array(env, fit.biases));
+        value.Set("gradient", fit.gradient);
+        value.Set("iterations", fit.iterations);
+        return value;
+      });
+}
+
+ClassifierShape classifier_shape(const Napi::CallbackInfo& info) {
+  Napi::Object o = object(info, 0, "classifier");
+  return {whole(o, "height", 4, 1024), whole(o, "width", 4, 1024), whole(o, "channels", 1, 16), whole(o, "classes", 2, 65536)};
+}
+std::vector<real> any_values(Napi::Env env, Napi::Value value, const char* name) {
+  std::vector<double> numbers = any_reals(env, value, name);
+  return std::vector<real>(numbers.begin(), numbers.end());
+}
+// The numbers in the addon's own precision.
+Napi::Value own_array(Napi::Env env, const std::vector<real>& from) {
+#ifdef PHOENIX_REF
+  return float_array(env, from);
+#else
+  auto array = Napi::Float32Array::New(env, from.size());
+  std::copy(from.begin(), from.end(), array.Data());
+  return array;
+#endif
+}
+
+Napi::Value classifier_init_metric(const Napi::CallbackInfo& info) {
+  return own_array(info.Env(), classifier_init(classifier_shape(info), key(info.Env(), info[1])));
+}
+
+Napi::Value classifier_train_metric(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Napi::Object o = object(info, 1, "state");
+  ClassifierState begun{any_values(env, o.Get("weights"), "weights"), any_values(env, o.Get("m"), "m"), any_values(env, o.Get("v"), "v"),
+                        whole(o, "step", 0)};
+  struct Outputs {
+    ClassifierState state;
+    std::vector<double> losses;
+  };
+  return measure<Outputs>(
+      info,
+      [shape = classifier_shape(info), begun = std::move(begun),
+       pixels = values<uint8_t, Napi::Uint8Array>(env, info[2], "pixels", napi_uint8_array), labels = ints(env, info[3], "labels"),
+       batch = whole(env, info[4], "batch", 1, 65536), rates = doubles(env, info[5], "rates")](Context& ctx) {
+        Outputs out{begun, {}};
+        out.losses = classifier_train(ctx, shape, out.state, pixels, labels, batch, rates);
+        return out;
+      },
+      [](Napi::Env env, const Outputs& out) {
+        Napi::Object value = Napi::Object::New(env);
+        value.Set("weights", own_array(env, out.state.weights));
+        value.Set("m", own_array(env, out.state.m));
+        value.Set("v", own_array(env, out.state.v));
+        value.Set("step", double(out.state.step));
+        value.Set("losses", float_array(env, out.losses));
+        return value;
+      });
+}
+
+Napi::Value classifier_run_metric(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  return measure<Classified>(
+      info,
+      [shape = classifier_shape(info), weights = any_values(env, info[1], "weights"),
+       pixels = values<uint8_t, Napi::Uint8Array>(env, info[2], "pixels", napi_uint8_array)](Context& ctx) {
+        return classifier_run(ctx, shape, weights, pixels);
+      },
+      [](Napi::Env env, const Classified& out) {
+        Napi::Object value = Napi::Object::New(env);
+        value.Set("features", own_array(env, out.features));
+        value.Set("logits", own_array(env, out.logits));
+        return value;
+      });
+}
+
+Napi::Value classifier_gradient_metric(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  struct Outputs {
+    double loss;
+    std::vector<real> gradient;
+  };
+  return measure<Outputs>(
+      info,
+      [shape = classifier_shape(info), weights = any_values(env, info[1], "weights"),
+       pixels = values<uint8_t, Napi::Uint8Array>(env, info[2], "pixels", napi_uint8_array),
+       labels = ints(env, info[3], "labels")](Context& ctx) {
+        Outputs out;
+        out.loss = classifier_gradient(ctx, shape, weights, pixels, labels, out.gradient);
+        return out;
+      },
+      [](Napi::Env env, const Outputs& out) {
+        Napi::Object value = Napi::Object::New(env);
+        value.Set("loss", out.loss);
+        value.Set("gradient", own_array(env, out.gradient));
         return value;
       });
 }
@@ -1411,6 +1527,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("kmeans", Napi::Function::New<kmeans_metric>(env));
   exports.Set("createNetwork", Napi::Function::New<create_network>(env));
   exports.Set("runNetwork", Napi::Function::New<run_network_metric>(env));
+  exports.Set("logisticRegression", Napi::Function::New<logistic_metric>(env));
+  exports.Set("classifierInit", Napi::Function::New<classifier_init_metric>(env));
+  exports.Set("classifierTrain", Napi::Function::New<classifier_train_metric>(env));
+  exports.Set("classifierRun", Napi::Function::New<classifier_run_metric>(env));
+  exports.Set("classifierGradient", Napi::Function::New<classifier_gradient_metric>(env));
   return exports;
 }
 

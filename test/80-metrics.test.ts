@@ -379,7 +379,7 @@ test('a feature network agrees with its definition, in batches and by threads', 
       const largest = Math.max(...expected.features, ...expected.logits.map(Math.abs));
       for (const [got, wanted] of [
         [features, expected.features],
-        [logits, expected.logits],
+        [logits!, expected.logits],
       ] as const)
         wanted.forEach((value, i) => {
           t.true(Math.abs(got.data[image * got.columns + i]! - value) <= 1e-5 * largest, `image ${image}, value ${i}`);
@@ -458,7 +458,7 @@ realTest('real networks: features and logits of the first test images', async (t
       t.true(Math.abs(features.data[i]! - value) < 2e-5, `${name}, feature ${i}: ${features.data[i]}, expected ${value}`);
     });
     golden[file].logits.flat().forEach((value: number, i: number) => {
-      t.true(Math.abs(logits.data[i]! - value) < 2e-4, `${name}, logit ${i}: ${logits.data[i]}, expected ${value}`);
+      t.true(Math.abs(logits!.data[i]! - value) < 2e-4, `${name}, logit ${i}: ${logits!.data[i]}, expected ${value}`);
     });
   }
 });
@@ -472,7 +472,7 @@ realTest('real networks: accuracy and the calibration of the Fréchet distance',
   for (const { file, name, accuracy: expected, train, cats } of known) {
     const net = await featureNetwork(join(data!, 'features', `cifar10-${file}.safetensors`));
     const { features, logits } = await net.run(images);
-    t.is(accuracy(logits, labels), expected);
+    t.is(accuracy(logits!, labels), expected);
     const all = await moments(features);
     const reference = async (set: string) => ({
       mean: await numbers(`${name}.${set}_mean`),

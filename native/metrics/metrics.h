@@ -59,4 +59,15 @@ struct Clusters {
 };
 Clusters kmeans(Context&, const Features& x, const std::vector<double>& uniforms, int iterations);
 
+// ---- a classifier on features
+
+// Multinomial logistic regression: the minimum of mean cross-entropy + l2/2·|weights of the standardised columns|², biases free. Columns are
+// standardised inside; what comes out is for the features as they are: logits = weights·x + biases.
+struct LogisticFit {
+  std::vector<double> weights, biases;  // (classes, columns), (classes)
+  double gradient = 0;                  // largest entry of the gradient where it ended, below 1e-7 unless the iterations ran out
+  int iterations = 0;
+};
+LogisticFit logistic_regression(Context&, const Features& x, const std::vector<int32_t>& labels, int classes, double l2, int iterations);
+
 }  // namespace phx

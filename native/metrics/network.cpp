@@ -9,9 +9,56 @@
 namespace phx {
 namespace {
 
-void relu(Context& ctx, Tensor x) {
+void activate(Context& ctx, Tensor x, real most) {
   parallel_for(ctx, x.size(), [&](size_t begin, size_t end) {
-    for (size_t i = begin; i < end; i++) x.data[i] = std::max(x.data[i], real(0));
+    for (size_t i = begin; i < end; i++) x.data[i] = std::min(std::max(x.data[i], real(0)), most);
+  });
+}
+
+// y[i,j,c] = b[c] + Σ_rs w[r,s,c]·x[i·stride+r-pad, j·stride+s-pad, c]
+void depthwise(Context& ctx, Tensor y, Tensor x, const real* w, const real* b, int stride, int pad) {
+  parallel_for(ctx, size_t(y.n) * y.h, [&](size_t begin, size_t end) {
+    for (size_t line = begin; line < end; line++) {
+      int image = int(line / size_t(y.h)), i = int(line % size_t(y.h));
+      for (int j = 0; j < y.w; j++) {
+        real* out = y.row(line * size_t(y.w) + size_t(j));
+        std::copy_n(b, y.c, out);
+        for (int tap = 0; tap < 9; tap++) {
+          int row = i * stride + tap / 3 - pad, column = j * stride + tap % 3 - pad;
+          if (row < 0 || row >= x.h || column < 0 || column >= x.w) continue;
+          const real* in = x.row((size_t(image) * x.h + row) * x.w + column);
+          const real* weight = w + tap * y.c;
+          for (int c = 0; c < y.c; c++) out[c] += weight[c] * in[c];
+        }
+      }
+    }
+  });
+}
+
+// The network's input, u8·scale + shift. Output pixel i sees the input at (i + 1/2)·in/out - 1/2, held within the image.
+void load(Context& ctx, Tensor x, const Network& net, NetworkImages images) {
+  auto place = [](int i, int out, int in, int& first, int& second, real& share) {
+    double at = std::clamp((i + 0.5) * in / out - 0.5, 0.0, in - 1.0);
+    first = int(at), second = std::min(first + 1, in - 1), share = real(at - first);
+  };
+  parallel_for(ctx, size_t(x.n) * x.h, [&](size_t begin, size_t end) {
+    for (size_t line = begin; line < end; line++) {
+      int image = int(line / size_t(x.h)), top, bottom, left, right;
+      real down, across;
+      place(int(line % size_t(x.h)), x.h, images.height, top, bottom, down);
+      auto pixel = [&](int i, int j, int c) {
+        size_t at = (size_t(image) * images.height + i) * images.width + j;
+        return real(images.pixels[at * images.channels + (images.channels == 1 ? 0 : c)]);
+      };
+      for (int j = 0; j < x.w; j++) {
+        place(j, x.w, images.width, left, right, across);
+        for (int c = 0; c < x.c; c++) {
+          real upper = pixel(top, left, c) + across * (pixel(top, right, c) - pixel(top, left, c));
+          real lower = pixel(bottom, left, c) + across * (pixel(bottom, right, c) - pixel(bottom, left, c));
+          x.row(line * size_t(x.w) + size_t(j))[c] = (upper + down * (lower - upper)) * net.scale[c] + net.shift[c];
+        }
+      }
+    }
   });
 }
 
@@ -49,10 +96,13 @@ void check_network(const Network& net) {
   int h = net.height, w = net.width, c = net.channels;
   NetworkLayer before{};
   for (const NetworkLayer& layer : net.layers) {
-    check(layer.stride == 1 || (h % 2 == 0 && w % 2 == 0), what, "even sides before a stride of 2");
-    check(!layer.residual || (before.channels && layer.stride == 1 && !before.residual), what,
-          "a residual over two layers, the second of stride 1");
-    weights += size_t(layer.channels) * (9 * size_t(c) + 1);
+    check(layer.stride == 1 || (h % 2 == 0 && w % 2 == 0 && layer.kind != LayerKind::pointwise), what,
+          "even sides before a stride of 2, which no pointwise layer has");
+    check(layer.kind != LayerKind::depthwise || layer.channels == c, what, "as many channels out of a depthwise layer as in");
+    check(!layer.residual || (before.channels && layer.kind == LayerKind::conv && layer.stride == 1 && !before.residual), what,
+          "a residual over two layers, the second a convolution of stride 1");
+    size_t inputs = layer.kind == LayerKind::conv ? 9 * size_t(c) : layer.kind == LayerKind::depthwise ? 9 : size_t(c);
+    weights += size_t(layer.channels) * (inputs + 1);
     h /= layer.stride, w /= layer.stride, c = layer.channels;
     before = layer;
   }
@@ -60,7 +110,8 @@ void check_network(const Network& net) {
   check(net.weights.size() == weights, what, std::to_string(weights) + " weights, not " + std::to_string(net.weights.size()));
 }
 
-void run_network(Context& ctx, const Network& net, const uint8_t* pixels, int count, float* features, float* logits) {
+void run_network(Context& ctx, const Network& net, NetworkImages images, float* features, float* logits) {
+  int count = images.count;
   size_t side = size_t(net.height) * net.width, largest = side * net.channels;
   for (int h = net.height, w = net.width; const NetworkLayer& layer : net.layers) {
     h /= layer.stride, w /= layer.stride;
@@ -70,22 +121,31 @@ void run_network(Context& ctx, const Network& net, const uint8_t* pixels, int co
   std::vector<real> blocks[3], halved(largest * count);
   for (auto& block : blocks) block.resize(largest * count);
   Tensor x = tensor(blocks[0].data(), count, net.height, net.width, net.channels), before;
-  parallel_for(ctx, x.rows(), [&](size_t begin, size_t end) {
-    for (size_t pixel = begin; pixel < end; pixel++)
-      for (int c = 0; c < x.c; c++) x.row(pixel)[c] = real(pixels[pixel * x.c + c]) * net.scale[c] + net.shift[c];
-  });
+  load(ctx, x, net, images);
   real* weights = const_cast<real*>(net.weights.data());  // a Tensor has no const; ops do not write their parameters
   for (size_t i = 0; i < net.layers.size(); i++) {
     const NetworkLayer& layer = net.layers[i];
     Tensor y = tensor(blocks[(i + 1) % 3].data(), count, x.h / layer.stride, x.w / layer.stride, layer.channels);
-    Tensor w{weights, layer.channels, 3, 3, x.c, x.c}, b = vector(weights + w.size(), layer.channels), residual;
-    if (layer.residual) {
-      residual = before;
-      if (!same_shape(before, y)) shortcut(ctx, residual = tensor(halved.data(), count, y.h, y.w, y.c), before);
+    int pad = layer.stride == 2 ? net.pad : 1;
+    size_t used;
+    if (layer.kind == LayerKind::depthwise) {
+      used = 9 * size_t(y.c);
+      depthwise(ctx, y, x, weights, weights + used, layer.stride, pad);
+    } else if (layer.kind == LayerKind::pointwise) {
+      Tensor w = matrix(weights, layer.channels, x.c);
+      used = w.size();
+      linear_forward(ctx, y, x, {}, {}, w, vector(weights + used, layer.channels));
+    } else {
+      Tensor w{weights, layer.channels, 3, 3, x.c, x.c}, residual;
+      used = w.size();
+      if (layer.residual) {
+        residual = before;
+        if (!same_shape(before, y)) shortcut(ctx, residual = tensor(halved.data(), count, y.h, y.w, y.c), before);
+      }
+      conv2d_forward(ctx, y, x, {}, residual, w, vector(weights + used, layer.channels), Conv2d{layer.stride, pad, 1});
     }
-    conv2d_forward(ctx, y, x, {}, residual, w, b, Conv2d{layer.stride, 1, 1});
-    relu(ctx, y);
-    weights += w.size() + b.size();
+    activate(ctx, y, real(net.most));
+    weights += used + size_t(layer.channels);
     before = x, x = y;
   }
   std::vector<real> pooled(size_t(count) * x.c), scores(size_t(count) * net.classes);

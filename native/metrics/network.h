@@ -9,26 +9,38 @@
 
 namespace phx {
 
+enum class LayerKind { conv, depthwise, pointwise };  // 3x3; 3x3 of each channel by itself; 1x1
+
 struct NetworkLayer {
-  int channels;  // out
-  int stride;    // 1 or 2
-  bool
-      residual;  // adds the input of the layer before (halved by taking every other pixel, and centred among zero channels, where sizes differ)
+  LayerKind kind;
+  int channels;  // out; of a depthwise layer those of its input
+  int stride;    // 1 or 2; 1 of a pointwise layer
+  // adds the input of the layer before (halved by taking every other pixel, and centred among zero channels, where sizes differ)
+  bool residual;
 };
 
 struct Network {
-  int height, width, channels;       // of the images
+  int height, width, channels;       // of the images it was made for
   std::vector<float> scale, shift;   // a channel's input is u8·scale + shift
-  std::vector<NetworkLayer> layers;  // y = relu(conv 3x3, padding 1, + bias + residual)
+  std::vector<NetworkLayer> layers;  // y = clamp(layer + bias + residual, 0, most)
+  float most;                        // of an activation: infinity for ReLU, 6 for ReLU6
+  int pad;                           // of a stride of 2, before the image: 1, or 0 = all of it after (TensorFlow's SAME of even sides)
   int classes;                       // 0 = no classifier
-  std::vector<real> weights;         // a layer's w (K,3,3,C) and b (K) after the other's; then the classifier's w (classes,C) and b
+  // a layer's w and b (K) after the other's, w: conv (K,3,3,C), depthwise (3,3,C), pointwise (K,C); then the classifier's w (classes,C) and b
+  std::vector<real> weights;
   int features() const { return layers.back().channels; }
+};
+
+// Images as they come: scaled to the network's size by bilinear interpolation between pixel centres, one channel as three equal ones.
+struct NetworkImages {
+  const uint8_t* pixels;  // (count,height,width,channels)
+  int count, height, width, channels;
 };
 
 // Throws std::invalid_argument where sizes or the number of weights do not fit.
 void check_network(const Network& net);
 
-// pixels (count,H,W,C) u8 → features (count, features) and logits (count, classes)
-void run_network(Context&, const Network& net, const uint8_t* pixels, int count, float* features, float* logits);
+// features (count, features) and logits (count, classes)
+void run_network(Context&, const Network& net, NetworkImages images, float* features, float* logits);
 
 }  // namespace phx

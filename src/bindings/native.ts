@@ -199,7 +199,10 @@ export type NativeFeatures = { data: Float32Array | Float64Array; rows: number; 
 /** mean (columns) and covariance (columns²), divisor rows - 1. */
 export type NativeMoments = { mean: Float64Array; covariance: Float64Array };
 
-/** A feature network: see native/metrics/network.h. `layers` holds channels, stride and residual (0, 1) of each convolution. */
+/**
+ * A feature network: see native/metrics/network.h. `layers` holds kind (0 convolution, 1 depthwise, 2 pointwise), channels, stride and residual
+ * (0, 1) of each; `most`: of an activation, 0 = no limit; `pad`: before a stride of 2, 0 or 1.
+ */
 export type NativeNetworkPlan = {
   height: number;
   width: number;
@@ -207,11 +210,19 @@ export type NativeNetworkPlan = {
   scale: Float32Array;
   shift: Float32Array;
   layers: Int32Array;
+  most: number;
+  pad: number;
   classes: number;
   weights: Float32Array;
 };
 /** Opaque; freed by the garbage collector. */
 export type NativeNetwork = { readonly nativeNetwork: unique symbol };
+
+/** Shape of the classifier of native/metrics/classifier.h: sides 4..1024, at least two classes. */
+export type NativeClassifier = { height: number; width: number; channels: number; classes: number };
+/** Values in the addon's precision; empty moments are zeros. */
+export type NativeReals = Float32Array | Float64Array;
+export type NativeClassifierState = { weights: NativeReals; m: NativeReals; v: NativeReals; step: number };
 
 /** One tensor of a single-op call: values and (n,h,w,c). */
 export type OpTensor = { data: Float64Array; shape: [number, number, number, number] };
@@ -263,6 +274,48 @@ export type Addon = {
     threads: number,
   ): Promise<{ centres: Float64Array; assignment: Int32Array; inertia: number; iterations: number }>;
   createNetwork(plan: NativeNetworkPlan): NativeNetwork;
-  /** u8 images → features (n, channels of the last layer) and logits (n, classes). */
-  runNetwork(network: NativeNetwork, pixels: Uint8Array, threads: number): Promise<{ features: Float32Array; logits: Float32Array }>;
+  /** u8 images, scaled to the network's size → features (n, channels of the last layer) and logits (n, classes). */
+  runNetwork(
+    network: NativeNetwork,
+    pixels: Uint8Array,
+    height: number,
+    width: number,
+    channels: number,
+    threads: number,
+  ): Promise<{ features: Float32Array; logits: Float32Array }>;
+  /** weights (classes, columns), biases, and the largest entry of the gradient where it ended. */
+  logisticRegression(
+    x: NativeFeatures,
+    labels: Int32Array,
+    classes: number,
+    l2: number,
+    iterations: number,
+    threads: number,
+  ): Promise<{ weights: Float64Array; biases: Float64Array; gradient: number; iterations: number }>;
+  classifierInit(shape: NativeClassifier, key: bigint): NativeReals;
+  /** One step a rate, each on `batch` of the images, in their order. */
+  classifierTrain(
+    shape: NativeClassifier,
+    state: NativeClassifierState,
+    pixels: Uint8Array,
+    labels: Int32Array,
+    batch: number,
+    rates: Float64Array,
+    threads: number,
+  ): Promise<NativeClassifierState & { losses: Float64Array }>;
+  /** features (n, 64) and logits (n, classes) */
+  classifierRun(
+    shape: NativeClassifier,
+    weights: NativeReals,
+    pixels: Uint8Array,
+    threads: number,
+  ): Promise<{ features: NativeReals; logits: NativeReals }>;
+  /** Mean loss and its gradient, for tests. */
+  classifierGradient(
+    shape: NativeClassifier,
+    weights: NativeReals,
+    pixels: Uint8Array,
+    labels: Int32Array,
+    threads: number,
+  ): Promise<{ loss: number; gradient: NativeReals }>;
 };

@@ -1,6 +1,7 @@
 /**
- * Feature networks: a safetensors file of trained weights, run by the native engine. Known is the CIFAR ResNet of He et al. 2016, §4.2 (depth
- * 6n+2, option A shortcuts) with the names of PyTorch's common implementation; its `__metadata__` must say `arch` and `input`.
+ * Feature networks: a safetensors file of trained weights, run by the native engine on the CPU. Known are the CIFAR ResNet of He et al. 2016,
+ * §4.2 (depth 6n+2, option A shortcuts) with the names of PyTorch's common implementation, and MobileNet v1 (Howard et al. 2017, table 1) with
+ * its batch norms folded in; the file's `__metadata__` must say `arch` and `input`.
  */
 import { createHash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
@@ -16,16 +17,17 @@ export type FeatureNetwork = {
   fingerprint: string;
   /** Features a sample. */
   dims: number;
-  /** Logits a sample. */
+  /** Logits a sample; 0 for a network without a classifier. */
   classes: number;
   height: number;
   width: number;
   /**
-   * Features (n, dims) and logits (n, classes) of images in u8, (n, height, width, channels); one channel counts as three equal ones. Results do
-   * not depend on the number of threads.
-   * @throws PhoenixError ERR_PHOENIX_SHAPE for images of another size (resize them first), or the signal's reason
+   * Features (n, dims) and, of a network with a classifier, logits (n, classes) of images in u8, (n, height, width, channels); one channel counts
+   * as three equal ones. Smaller images of the same proportions are scaled by bilinear interpolation. Results do not depend on the number of
+   * threads.
+   * @throws PhoenixError ERR_PHOENIX_SHAPE for images of another shape or larger ones (resize them first), or the signal's reason
    */
-  run(images: FeatureImages, options?: RunNetworkOptions): Promise<{ features: Features; logits: Features }>;
+  run(images: FeatureImages, options?: RunNetworkOptions): Promise<{ features: Features; logits?: Features }>;
 };
 
 export type FeatureImages = { pixels: Uint8Array; count: number; height: number; width: number; channels: number };
@@ -38,12 +40,11 @@ export type RunNetworkOptions = {
   onProgress?: (images: number) => void;
 };
 
-const SIDE = 32;
 const WIDTHS = [16, 32, 64];
 const MOST_BLOCKS = 200;
 const NORM_EPS = 1e-5;
-/** Images a native call: about a second of ResNet-56, the delay of an abort. */
-const BATCH = 128;
+/** Kinds of layers, as native/metrics/network.h counts them. */
+const [CONVOLUTION, DEPTHWISE, POINTWISE] = [0, 1, 2];
 
 /**
  * Opens a network. The file is hostile until every tensor has the name, type and shape that the architecture asks for.
@@ -52,25 +53,45 @@ const BATCH = 128;
 export const featureNetwork = async (path: string): Promise<FeatureNetwork> => {
   const file = await openSafetensors(path);
   try {
-    return await readNetwork(path, file);
+    const refuse = (what: string) =>
+      new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is no feature network that is known here: ${what}`);
+    const { arch = '' } = file.metadata;
+    if (arch.startsWith('ResNet-6n+2')) return build(await readResNet(file, refuse));
+    if (arch.startsWith('conv0 3x3 s2, 13 x (dw 3x3, pw 1x1)')) return build(await readMobileNet(file, refuse));
+    throw refuse(
+      `its __metadata__ gives the architecture ${quote(arch)}; known are ResNet-6n+2 for 32x32 images and "conv0 3x3 s2, 13 x (dw 3x3, pw 1x1)" for 224x224`,
+    );
   } finally {
     await file.close();
   }
 };
 
-const readNetwork = async (path: string, file: SafetensorsFile): Promise<FeatureNetwork> => {
-  const refuse = (what: string) => new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is no feature network that is known here: ${what}`);
-  const { arch = '', input = '' } = file.metadata;
-  if (!arch.startsWith('ResNet-6n+2'))
-    throw refuse(`its __metadata__ gives the architecture ${quote(arch)}; known is ResNet-6n+2 for 32x32 images`);
-  const constants = /^RGB\/255, minus \(([\d.]+),([\d.]+),([\d.]+)\), over \(([\d.]+),([\d.]+),([\d.]+)\)/
-    .exec(input)
-    ?.slice(1)
-    .map(Number);
-  if (!constants?.every((value, i) => Number.isFinite(value) && (i < 3 || value > 0)))
-    throw refuse(`its __metadata__ gives the input ${quote(input)}; known is "RGB/255, minus (r,g,b), over (r,g,b)"`);
+type Refuse = (what: string) => PhoenixError;
 
-  const tensor = async (name: string, shape: number[]): Promise<Float32Array> => {
+/** What a file says, ready for the engine. */
+type Description = {
+  name: string;
+  side: number;
+  /** Of each channel: u8·scale + shift. */
+  scale: number[];
+  shift: number[];
+  /** kind, channels, stride, residual of each layer */
+  layers: number[];
+  most: number;
+  pad: number;
+  dims: number;
+  classes: number;
+  weights: Float32Array[];
+  /** Images a native call: about a second, the delay of an abort. */
+  batch: number;
+  /** Of the architecture and the input: what the fingerprint covers besides the weights. */
+  text: string;
+};
+
+/** Reads a tensor of a type and shape. */
+const reader =
+  (file: SafetensorsFile, refuse: Refuse) =>
+  async (name: string, shape: number[]): Promise<Float32Array> => {
     const stored = file.tensors.get(name);
     if (stored?.dtype !== 'F32' || showShape(stored.shape) !== showShape(shape))
       throw refuse(
@@ -82,11 +103,29 @@ const readNetwork = async (path: string, file: SafetensorsFile): Promise<Feature
     return values;
   };
 
+/** (K,C,taps) → (K,taps,C), each K multiplied by scale(k). */
+const channelsLast = (w: Float32Array, to: number, from: number, taps: number, scale: (k: number) => number = () => 1): Float32Array => {
+  const turned = new Float32Array(w.length);
+  for (let k = 0; k < to; k++)
+    for (let c = 0; c < from; c++)
+      for (let tap = 0; tap < taps; tap++) turned[(k * taps + tap) * from + c] = w[(k * from + c) * taps + tap]! * scale(k);
+  return turned;
+};
+
+const readResNet = async (file: SafetensorsFile, refuse: Refuse): Promise<Description> => {
+  const { arch = '', input = '' } = file.metadata;
+  const constants = /^RGB\/255, minus \(([\d.]+),([\d.]+),([\d.]+)\), over \(([\d.]+),([\d.]+),([\d.]+)\)/
+    .exec(input)
+    ?.slice(1)
+    .map(Number);
+  if (!constants?.every((value, i) => Number.isFinite(value) && (i < 3 || value > 0)))
+    throw refuse(`its __metadata__ gives the input ${quote(input)}; known is "RGB/255, minus (r,g,b), over (r,g,b)"`);
+  const tensor = reader(file, refuse);
   const blocks = [...file.tensors.keys()].filter((name) => /^layer1\.\d+\.conv1\.weight$/.test(name)).length;
   if (blocks < 1 || blocks > MOST_BLOCKS) throw refuse(`it has ${blocks} blocks a stage; expected 1 to ${MOST_BLOCKS}`);
   const layers: number[] = [];
   const weights: Float32Array[] = [];
-  /** One convolution with its batch norm: w·γ/√(var+ε) and β - mean·γ/√(var+ε), and OIHW turned to (K,R,S,C). */
+  /** One convolution with its batch norm: w·γ/√(var+ε) and β - mean·γ/√(var+ε). */
   const convolution = async (conv: string, norm: string, from: number, to: number, stride: number, residual: boolean) => {
     const w = await tensor(`${conv}.weight`, [to, from, 3, 3]);
     const [gamma, beta, mean, variance] = await Promise.all(
@@ -94,13 +133,9 @@ const readNetwork = async (path: string, file: SafetensorsFile): Promise<Feature
     );
     if (variance!.some((value) => value < 0)) throw refuse(`${norm}.running_var has values below 0`);
     const scale = Float64Array.from(gamma!, (value, k) => value / Math.sqrt(variance![k]! + NORM_EPS));
-    const folded = new Float32Array(w.length);
-    for (let k = 0; k < to; k++)
-      for (let c = 0; c < from; c++)
-        for (let tap = 0; tap < 9; tap++) folded[(k * 9 + tap) * from + c] = w[(k * from + c) * 9 + tap]! * scale[k]!;
-    layers.push(to, stride, residual ? 1 : 0);
+    layers.push(CONVOLUTION, to, stride, residual ? 1 : 0);
     weights.push(
-      folded,
+      channelsLast(w, to, from, 9, (k) => scale[k]!),
       Float32Array.from(beta!, (value, k) => value - mean![k]! * scale[k]!),
     );
   };
@@ -118,21 +153,86 @@ const readNetwork = async (path: string, file: SafetensorsFile): Promise<Feature
   const classes = file.tensors.get('linear.bias')?.shape[0] ?? 0;
   if (classes < 2 || classes > 65536) throw refuse('expected linear.bias of 2 to 65536 classes');
   weights.push(await tensor('linear.weight', [classes, channels]), await tensor('linear.bias', [classes]));
-
   const [means, deviations] = [constants.slice(0, 3), constants.slice(3)];
-  const all = new Float32Array(weights.reduce((sum, part) => sum + part.length, 0));
+  return {
+    name: `resnet${6 * blocks + 2}`,
+    side: 32,
+    scale: deviations.map((deviation) => 1 / (255 * deviation)),
+    shift: deviations.map((deviation, c) => -means[c]! / deviation),
+    layers,
+    most: 0,
+    pad: 1,
+    dims: channels,
+    classes,
+    weights,
+    batch: 128,
+    text: `${arch}\n${input}\n`,
+  };
+};
+
+/** Width and stride of MobileNet v1's thirteen blocks: Howard et al. 2017, table 1. */
+const MOBILE_BLOCKS = [
+  [64, 1],
+  [128, 2],
+  [128, 1],
+  [256, 2],
+  [256, 1],
+  [512, 2],
+  ...Array.from({ length: 5 }, () => [512, 1]),
+  [1024, 2],
+  [1024, 1],
+] as [number, number][];
+
+const readMobileNet = async (file: SafetensorsFile, refuse: Refuse): Promise<Description> => {
+  const { arch = '', input = '' } = file.metadata;
+  if (!input.startsWith('RGB 224x224, (x-128)/128'))
+    throw refuse(`its __metadata__ gives the input ${quote(input)}; known is "RGB 224x224, (x-128)/128"`);
+  const tensor = reader(file, refuse);
+  const layers = [CONVOLUTION, 32, 2, 0];
+  const weights = [channelsLast(await tensor('conv0.weight', [32, 3, 3, 3]), 32, 3, 9), await tensor('conv0.bias', [32])];
+  let channels = 32;
+  for (const [i, [width, stride]] of MOBILE_BLOCKS.entries()) {
+    const at = `block${i + 1}`;
+    // (C,1,3,3) → (3,3,C): taps first.
+    const taps = await tensor(`${at}.dw.weight`, [channels, 1, 3, 3]);
+    weights.push(channelsLast(taps, 1, channels, 9), await tensor(`${at}.dw.bias`, [channels]));
+    weights.push(await tensor(`${at}.pw.weight`, [width, channels, 1, 1]), await tensor(`${at}.pw.bias`, [width]));
+    layers.push(DEPTHWISE, channels, stride, 0, POINTWISE, width, 1, 0);
+    channels = width;
+  }
+  return {
+    name: 'mobilenet1',
+    side: 224,
+    scale: [1 / 128, 1 / 128, 1 / 128],
+    shift: [-1, -1, -1],
+    layers,
+    most: 6,
+    pad: 0,
+    dims: channels,
+    classes: 0,
+    weights,
+    batch: 16,
+    text: `${arch}\n${input}\n`,
+  };
+};
+
+const build = (description: Description): FeatureNetwork => {
+  const { name, side, dims, classes, batch, text, most, pad } = description;
+  const all = new Float32Array(description.weights.reduce((sum, part) => sum + part.length, 0));
   let offset = 0;
-  for (const part of weights) {
+  for (const part of description.weights) {
     all.set(part, offset);
     offset += part.length;
   }
   const network = addon().createNetwork({
-    height: SIDE,
-    width: SIDE,
+    height: side,
+    width: side,
     channels: 3,
-    scale: Float32Array.from(deviations, (deviation) => 1 / (255 * deviation)),
-    shift: Float32Array.from(deviations, (deviation, c) => -means[c]! / deviation),
-    layers: Int32Array.from(layers),
+    scale: Float32Array.from(description.scale),
+    shift: Float32Array.from(description.shift),
+    layers: Int32Array.from(description.layers),
+    most,
+    pad,
     classes,
     weights: all,
   });
@@ -140,41 +240,35 @@ const readNetwork = async (path: string, file: SafetensorsFile): Promise<Feature
   const run: FeatureNetwork['run'] = async (images, options = {}) => {
     const { threads = availableParallelism(), signal, onProgress } = options;
     checkInteger('featureNetwork: threads', threads, 1, 1024);
-    checkImages(images);
-    const features = new Float32Array(images.count * channels);
-    const logits = new Float32Array(images.count * classes);
-    for (let done = 0; done < images.count; done += BATCH) {
+    checkImages(images, side);
+    const { pixels, count, height, width, channels } = images;
+    const bytes = height * width * channels;
+    const features = new Float32Array(count * dims);
+    const logits = new Float32Array(count * classes);
+    for (let done = 0; done < count; done += batch) {
       signal?.throwIfAborted();
-      const out = await addon().runNetwork(network, asRgb(images, done, Math.min(images.count, done + BATCH)), threads);
-      features.set(out.features, done * channels);
+      const end = Math.min(count, done + batch);
+      const out = await addon().runNetwork(network, pixels.subarray(done * bytes, end * bytes), height, width, channels, threads);
+      features.set(out.features, done * dims);
       logits.set(out.logits, done * classes);
-      onProgress?.(Math.min(images.count, done + BATCH));
+      onProgress?.(end);
     }
-    return { features: featureMatrix(features, channels), logits: featureMatrix(logits, classes) };
+    return { features: featureMatrix(features, dims), logits: classes > 0 ? featureMatrix(logits, classes) : undefined };
   };
-  const fingerprint = createHash('sha256').update(`${arch}\n${input}\n`).update(new Uint8Array(all.buffer)).digest('hex');
-  return { name: `resnet${6 * blocks + 2}`, fingerprint, dims: channels, classes, height: SIDE, width: SIDE, run };
+  const fingerprint = createHash('sha256').update(text).update(new Uint8Array(all.buffer)).digest('hex');
+  return { name, fingerprint, dims, classes, height: side, width: side, run };
 };
 
-const checkImages = ({ pixels, count, height, width, channels }: FeatureImages): void => {
-  if (height !== SIDE || width !== SIDE || (channels !== 1 && channels !== 3))
+const checkImages = ({ pixels, count, height, width, channels }: FeatureImages, side: number): void => {
+  const whole = [height, width].every((value) => Number.isInteger(value) && value >= 1 && value <= side);
+  if (!whole || height !== width || (channels !== 1 && channels !== 3))
     throw new PhoenixError(
       'ERR_PHOENIX_SHAPE',
-      `featureNetwork: expected ${SIDE}x${SIDE} images of 1 or 3 channels, got ${height}x${width} of ${channels}; resize them first`,
+      `featureNetwork: expected square images of at most ${side}x${side} and 1 or 3 channels, got ${height}x${width} of ${channels}; resize them first`,
     );
-  if (!(Number.isInteger(count) && count >= 1) || pixels.length !== count * SIDE * SIDE * channels)
+  if (!(Number.isInteger(count) && count >= 1) || pixels.length !== count * height * width * channels)
     throw new PhoenixError(
       'ERR_PHOENIX_SHAPE',
-      `featureNetwork: ${count} images take ${count * SIDE * SIDE * channels} bytes, got ${pixels.length}`,
+      `featureNetwork: ${count} images take ${count * height * width * channels} bytes, got ${pixels.length}`,
     );
-};
-
-/** Images begin..end as three channels. */
-const asRgb = ({ pixels, channels }: FeatureImages, begin: number, end: number): Uint8Array => {
-  const image = SIDE * SIDE * channels;
-  const part = pixels.subarray(begin * image, end * image);
-  if (channels === 3) return part;
-  const rgb = new Uint8Array(part.length * 3);
-  for (let i = 0; i < rgb.length; i++) rgb[i] = part[Math.floor(i / 3)]!;
-  return rgb;
 };

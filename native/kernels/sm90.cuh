@@ -1,8 +1,9 @@
 // Hopper's instructions (sm_90a), one a function: mbarriers, tensor copies (TMA) and warpgroup products (wgmma). PTX ISA 9.0, "Asynchronous
 // Warpgroup Level Matrix", "Data Movement: Tensor copy", "Parallel Synchronization: mbarrier". Shared-memory addresses are 32-bit offsets.
 #pragma once
-#include <cuda.h>
 #include <cstdint>
+
+#include "launch.cuda.h"
 
 namespace phx::sm90 {
 
@@ -48,27 +49,27 @@ __device__ inline void lower_registers() {
 
 // ---- tensor copies; coordinates are signed, innermost first; what lies outside of the tensor is read as 0 and not written
 
-__device__ inline void prefetch_map(const CUtensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
-__device__ inline void load_box(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int c0, int c1, int c2) {
+__device__ inline void prefetch_map(const TensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
+__device__ inline void load_box(uint32_t shared, const TensorMap* map, uint32_t barrier, int c0, int c1, int c2) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(shared),
       "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2)
       : "memory");
 }
-__device__ inline void load_box(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int c0, int c1, int c2, int c3) {
+__device__ inline void load_box(uint32_t shared, const TensorMap* map, uint32_t barrier, int c0, int c1, int c2, int c3) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(shared),
       "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
       : "memory");
 }
-__device__ inline void load_box(uint32_t shared, const CUtensorMap* map, uint32_t barrier, int c0, int c1, int c2, int c3, int c4) {
+__device__ inline void load_box(uint32_t shared, const TensorMap* map, uint32_t barrier, int c0, int c1, int c2, int c3, int c4) {
   asm volatile(
       "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(
           shared),
       "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
       : "memory");
 }
-__device__ inline void store_box(const CUtensorMap* map, uint32_t shared, int c0, int c1, int c2, int c3, int c4) {
+__device__ inline void store_box(const TensorMap* map, uint32_t shared, int c0, int c1, int c2, int c3, int c4) {
   asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map), "r"(shared),
                "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
                : "memory");

@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <optional>
 
 #include "wgmma_product.cuh"
@@ -16,14 +17,16 @@ struct Bf16 {
   explicit operator bool() const { return data != nullptr; }
 };
 
-// Fills a tensor map of bf16 values in 128-byte swizzle: sizes, strides in bytes (of dimensions 1 and up), what a copy takes, steps. Throws on failure.
-using EncodeMap = void (*)(CUtensorMap* map, int rank, void* base, const cuuint64_t* sizes, const cuuint64_t* strides,
-                           const cuuint32_t* box, const cuuint32_t* steps);
-
 constexpr int kPlannedMultiprocessors = 132;  // of an H100 SXM or H200; only the cut into tiles depends on it
 
 // What tensor copies can address: 16-byte aligned rows.
 inline bool wgmma_addressable(const Bf16& t) { return t.c % 8 == 0 && t.ld % 8 == 0 && uintptr_t(t.data) % 16 == 0; }
+
+template <class T, size_t Size, class... Values>
+void set(T (&to)[Size], Values... values) {
+  T given[] = {T(values)...};
+  std::copy(std::begin(given), std::end(given), to);
+}
 
 // Tiles of `pixels` pixels that are boxes of (N,H,W); none if rows of the image do not fit into one evenly. A tile may hang over at the end of a
 // row of more than `pixels`, and over the last image.
@@ -37,33 +40,38 @@ inline std::optional<PixelTiles> cover_pixels(int n, int h, int w, int pixels) {
   return PixelTiles{{rows / h, h, w}, 1, 1, up(n, rows / h)};
 }
 
-inline CUtensorMap map_of_pixels(EncodeMap encode, const Bf16& t, PixelBox box, int stride) {
-  CUtensorMap map;
-  cuuint64_t value = 2, sizes[] = {cuuint64_t(t.c), cuuint64_t(t.w), cuuint64_t(t.h), cuuint64_t(t.n)};
-  cuuint64_t strides[] = {t.ld * value, t.w * t.ld * value, cuuint64_t(t.h) * t.w * t.ld * value};
-  cuuint32_t taken[] = {kWgmmaDepth, cuuint32_t(box.w * stride), cuuint32_t(box.h * stride), cuuint32_t(box.n)};
-  cuuint32_t steps[] = {1, cuuint32_t(stride), cuuint32_t(stride), 1};
-  encode(&map, 4, t.data, sizes, strides, taken, steps);
-  return map;
+inline TensorMap map_of_pixels(const Bf16& t, PixelBox box, int stride) {
+  uint64_t pixel = uint64_t(t.ld) * 2;
+  TensorMapShape s;
+  s.rank = 4;
+  set(s.sizes, t.c, t.w, t.h, t.n);
+  set(s.distances, pixel, pixel * t.w, pixel * t.w * t.h);
+  set(s.box, kWgmmaDepth, box.w * stride, box.h * stride, box.n);  // with the pixels that are stepped over
+  set(s.steps, 1, stride, stride, 1);
+  s.swizzle = 128;
+  return tensor_map(t.data, s);
 }
 // Weights (K, taps, C) with `row` values from one k to the next; a copy takes 64 c of `count` k.
-inline CUtensorMap map_of_weights(EncodeMap encode, void* data, int k, int taps, int c, int row, int count) {
-  CUtensorMap map;
-  cuuint64_t value = 2, sizes[] = {cuuint64_t(c), cuuint64_t(taps), cuuint64_t(k)}, strides[] = {(row / taps) * value, row * value};
-  cuuint32_t taken[] = {kWgmmaDepth, 1, cuuint32_t(count)}, steps[] = {1, 1, 1};
-  encode(&map, 3, data, sizes, strides, taken, steps);
-  return map;
+inline TensorMap map_of_weights(const void* data, int k, int taps, int c, int row, int count) {
+  TensorMapShape s;
+  s.rank = 3;
+  set(s.sizes, c, taps, k);
+  set(s.distances, uint64_t(row / taps) * 2, uint64_t(row) * 2);
+  set(s.box, kWgmmaDepth, 1, count);
+  s.swizzle = 128;
+  return tensor_map(data, s);
 }
 // Half a tile of results, 64 channels of it: (N·H/phases, phases, W/phases, phases, C).
-inline CUtensorMap map_of_results(EncodeMap encode, const Bf16& t, PixelBox box, int phases) {
-  CUtensorMap map;
-  cuuint64_t pixel = t.ld * cuuint64_t(2), count = cuuint64_t(phases);
-  cuuint64_t sizes[] = {cuuint64_t(t.c), count, cuuint64_t(t.w) / count, count, cuuint64_t(t.n) * t.h / count};
-  cuuint64_t strides[] = {pixel, pixel * count, pixel * t.w, pixel * t.w * count};
-  cuuint32_t w = cuuint32_t(std::min(box.w, kWgmmaRows / 2));
-  cuuint32_t taken[] = {64, 1, w, 1, kWgmmaRows / 2 / w}, steps[] = {1, 1, 1, 1, 1};
-  encode(&map, 5, t.data, sizes, strides, taken, steps);
-  return map;
+inline TensorMap map_of_results(const Bf16& t, PixelBox box, int phases) {
+  uint64_t pixel = uint64_t(t.ld) * 2;
+  int w = std::min(box.w, kWgmmaRows / 2);
+  TensorMapShape s;
+  s.rank = 5;
+  set(s.sizes, t.c, phases, t.w / phases, phases, uint64_t(t.n) * t.h / phases);
+  set(s.distances, pixel, pixel * phases, pixel * t.w, pixel * t.w * phases);
+  set(s.box, 64, 1, w, 1, kWgmmaRows / 2 / w);
+  s.swizzle = 128;
+  return tensor_map(t.data, s);
 }
 
 // Columns of a tile, 64, 128 or 256: the fewest waves of tiles, each at its price. A wide tile reads less for the same sums.
@@ -108,7 +116,7 @@ struct WgmmaForwardArguments {
   int taps = 0;
   Tap tap[9] = {};
 };
-inline std::optional<WgmmaPlan<WgmmaForward>> plan_wgmma(EncodeMap encode, const WgmmaForwardArguments& a) {
+inline std::optional<WgmmaPlan<WgmmaForward>> plan_wgmma(const WgmmaForwardArguments& a) {
   const Bf16& out = a.out;
   for (const Bf16* t : {&a.out, &a.in0, &a.in1, &a.residual})
     if (*t && !wgmma_addressable(*t)) return {};
@@ -118,13 +126,13 @@ inline std::optional<WgmmaPlan<WgmmaForward>> plan_wgmma(EncodeMap encode, const
   WgmmaPlan<WgmmaForward> plan{};
   WgmmaForward& f = plan.parameters;
   plan.columns = a.columns ? a.columns : wgmma_columns(pixels->count, out.c);
-  f.in0 = map_of_pixels(encode, a.in0, pixels->box, a.stride);
-  f.in1 = a.in1 ? map_of_pixels(encode, a.in1, pixels->box, a.stride) : f.in0;
+  f.in0 = map_of_pixels(a.in0, pixels->box, a.stride);
+  f.in1 = a.in1 ? map_of_pixels(a.in1, pixels->box, a.stride) : f.in0;
   int inputs = a.in0.c + a.in1.c;
-  f.weights = a.input_gradient ? map_of_weights(encode, a.weights, inputs, a.weight_taps, out.c, a.weight_row, 64)
-                               : map_of_weights(encode, a.weights, out.c, a.weight_taps, inputs, a.weight_row, plan.columns);
-  f.out = map_of_results(encode, out, pixels->box, a.phases);
-  f.residual = a.residual ? map_of_results(encode, a.residual, pixels->box, a.phases) : f.out;
+  f.weights = a.input_gradient ? map_of_weights(a.weights, inputs, a.weight_taps, out.c, a.weight_row, 64)
+                               : map_of_weights(a.weights, out.c, a.weight_taps, inputs, a.weight_row, plan.columns);
+  f.out = map_of_results(out, pixels->box, a.phases);
+  f.residual = a.residual ? map_of_results(a.residual, pixels->box, a.phases) : f.out;
   f.has_residual = bool(a.residual);
   f.bias = a.bias;
   f.temb = a.temb;
@@ -167,7 +175,7 @@ struct WgmmaWeightGradientArguments {
   Bf16 dy, x;
   int row_length = 0, first_column = 0, tap_stride = 0, stride = 1, taps = 1, pad = 0;  // 1 or 9 taps
 };
-inline std::optional<WgmmaPlan<WgmmaWeightGradient>> plan_wgmma(EncodeMap encode, const WgmmaWeightGradientArguments& a) {
+inline std::optional<WgmmaPlan<WgmmaWeightGradient>> plan_wgmma(const WgmmaWeightGradientArguments& a) {
   auto pixels = cover_pixels(a.dy.n, a.dy.h, a.dy.w, kWgmmaDepth);
   if (!wgmma_addressable(a.dy) || !wgmma_addressable(a.x) || !pixels) return {};
   WgmmaPlan<WgmmaWeightGradient> plan{};
@@ -178,8 +186,8 @@ inline std::optional<WgmmaPlan<WgmmaWeightGradient>> plan_wgmma(EncodeMap encode
   g.columns = a.x.c;
   plan.columns = a.x.c > 128 ? 256 : a.x.c > 64 ? 128 : 64;
   g.column_tiles = (a.x.c + plan.columns - 1) / plan.columns;
-  g.dy = map_of_pixels(encode, a.dy, pixels->box, 1);
-  g.x = map_of_pixels(encode, a.x, pixels->box, a.stride);
+  g.dy = map_of_pixels(a.dy, pixels->box, 1);
+  g.x = map_of_pixels(a.x, pixels->box, a.stride);
   // Ranges of pixels: the fewest steps in a row, a tile's end counted as 12 and each range's sums as a quarter.
   int tiles = g.row_tiles * a.taps * g.column_tiles, steps = pixels->count;
   double least = 1e30;

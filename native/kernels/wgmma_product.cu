@@ -6,10 +6,10 @@
 
 #include "sm90.cuh"
 
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL  // not of other targets
 namespace phx {
 namespace {
 
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 using namespace sm90;
 
 constexpr int kConsumers = 2, kHalfRows = kWgmmaRows / kConsumers;
@@ -252,19 +252,6 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
   }
 }
 
-#else  // other targets hold the names alone: these kernels are only started on compute capability 9.0
-
-template <int Columns, bool InputGradient>
-__device__ void forward(const WgmmaForward&) {
-  __trap();
-}
-template <int Columns>
-__device__ void weight_gradient(const WgmmaWeightGradient&) {
-  __trap();
-}
-
-#endif
-
 }  // namespace
 
 #define PHOENIX_WGMMA_KERNELS(columns)                                                          \
@@ -285,3 +272,4 @@ PHOENIX_WGMMA_KERNELS(128)
 PHOENIX_WGMMA_KERNELS(256)
 
 }  // namespace phx
+#endif

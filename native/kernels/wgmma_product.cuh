@@ -1,7 +1,8 @@
 // Parameters of the products on Hopper's tensor cores (wgmma_product.cu): convolutions and linear layers in bf16.
 #pragma once
-#include <cuda.h>
 #include <cuda_bf16.h>
+
+#include "launch.cuda.h"
 
 namespace phx {
 
@@ -32,10 +33,10 @@ struct Tap {
 
 // out(p,j) = Σ_tap Σ_c in(p·stride + tap, c)·weights(j, tap, c) + bias(j) + temb(image, j) + residual(p,j), out rounded to bf16.
 struct WgmmaForward {
-  CUtensorMap in0, in1;       // (N,H,W,C), channels of in1 after those of in0
-  CUtensorMap weights;        // (J, taps, C); in the inputs' gradient (C, taps, J)
-  CUtensorMap out, residual;  // (N·H, phases, W, phases, J), see OutputPixels in wgmma_product.cu
-  const float* bias;          // null: none, as for temb
+  TensorMap in0, in1;       // (N,H,W,C), channels of in1 after those of in0
+  TensorMap weights;        // (J, taps, C); in the inputs' gradient (C, taps, J)
+  TensorMap out, residual;  // (N·H, phases, W, phases, J), see OutputPixels in wgmma_product.cu
+  const float* bias;        // null: none, as for temb
   const __nv_bfloat16* temb;
   int temb_ld, has_residual;
   PixelTiles pixels;  // of out
@@ -46,7 +47,7 @@ struct WgmmaForward {
 };
 // partial(range, k, tap, c) = Σ_{p in range} dy(p,k)·x(p·stride + tap, c), fp32.
 struct WgmmaWeightGradient {
-  CUtensorMap dy, x;
+  TensorMap dy, x;
   float* partial;
   PixelTiles pixels;  // of dy, boxes of kWgmmaDepth pixels
   int steps_per_range, ranges;

@@ -9,15 +9,20 @@
 
 using namespace phx;
 
+TensorMap phx::tensor_map(const void* base, const TensorMapShape& s) {
+  CUtensorMap map{};
+  const std::vector<cuuint64_t> sizes(s.sizes, s.sizes + 5), distances(s.distances, s.distances + 4);
+  const CUresult r = cuTensorMapEncodeTiled(
+      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, cuuint32_t(s.rank), const_cast<void*>(base), sizes.data(), distances.data(), s.box, s.steps,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (!succeeded(r, "tensor map")) throw std::runtime_error("no tensor map");
+  TensorMap out;
+  memcpy(&out, &map, sizeof out);
+  return out;
+}
+
 namespace {
 
-void encode(CUtensorMap* map, int rank, void* base, const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box,
-            const cuuint32_t* steps) {
-  const CUresult r = cuTensorMapEncodeTiled(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, cuuint32_t(rank), base, sizes, strides, box, steps,
-                                            CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                            CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (!succeeded(r, "tensor map")) throw std::runtime_error("no tensor map");
-}
 uint16_t to_bf16(double value) {  // to nearest, ties to even
   const float f = float(value);
   uint32_t bits;
@@ -122,7 +127,7 @@ void convolution(CUmodule module, const Case& c) {
   a.stride = c.stride;
   a.columns = c.columns;
   forward_taps(a, c.pad);
-  auto plan = plan_wgmma(encode, a);
+  auto plan = plan_wgmma(a);
   const std::string name = name_of("convolution", c);
   check(bool(plan), name + " is taken");
   if (!plan || !succeeded(start(module, "forward", *plan, true), name)) return;
@@ -147,7 +152,7 @@ void input_gradient(CUmodule module, const Case& c) {
     a.phase_h = phase / c.stride;
     a.phase_w = phase % c.stride;
     input_gradient_taps(a, c.pad, c.stride);
-    auto plan = plan_wgmma(encode, a);
+    auto plan = plan_wgmma(a);
     check(bool(plan), name + " is taken");
     if (!plan || !succeeded(start(module, "input_gradient", *plan, true), name)) return;
   }
@@ -172,7 +177,7 @@ void weight_gradient(CUmodule module, const Case& c) {
   a.stride = c.stride;
   a.taps = 9;
   a.pad = c.pad;
-  auto plan = plan_wgmma(encode, a);
+  auto plan = plan_wgmma(a);
   const std::string name = name_of("gradient of the weights of", c);
   check(bool(plan), name + " is taken");
   if (!plan) return;
@@ -209,7 +214,7 @@ void linear(CUmodule module, int rows, int c0, int c1, int k) {
   if (c1) a.in1 = x1.view();
   a.bias = reinterpret_cast<const float*>(bias.memory.pointer);
   a.taps = 1;
-  auto plan = plan_wgmma(encode, a);
+  auto plan = plan_wgmma(a);
   check(bool(plan), name + " is taken");
   if (!plan || !succeeded(start(module, "forward", *plan, true), name)) return;
   auto joined = [&](int row, int ch) { return ch < c0 ? x0.at(0, 0, row, ch) : x1.at(0, 0, row, ch - c0); };
@@ -222,7 +227,7 @@ void linear(CUmodule module, int rows, int c0, int c1, int k) {
   WgmmaForwardArguments b = arguments(dx1, dy, static_cast<uint16_t*>(w.view().data) + c0, 1, c);
   b.input_gradient = true;
   b.taps = 1;
-  plan = plan_wgmma(encode, b);
+  plan = plan_wgmma(b);
   check(bool(plan), name + ": gradient is taken");
   if (!plan || !succeeded(start(module, "input_gradient", *plan, true), name)) return;
   compare(dx1, name + ", gradient of the second input", [&](int, int, int row, int ch) {

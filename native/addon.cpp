@@ -871,9 +871,12 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
   }
   explicit SessionHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SessionHandle>(info) {
     Napi::Env env = info.Env();
-    int threads = whole(object(info, 2, "options"), "threads", 1, 1024);
+    Napi::Object options = object(info, 2, "options");
+    int threads = whole(options, "threads", 1, 1024);
+    Type activations = flag(options, "bf16") ? Type::bf16 : Type::real;
     guarded(env, [&] {
-      session_ = std::make_shared<Session>(unet_config(object(info, 0, "unet")), noise_schedule(object(info, 1, "noise")), threads);
+      session_ =
+          std::make_shared<Session>(unet_config(object(info, 0, "unet")), noise_schedule(object(info, 1, "noise")), threads, activations);
       params_ = std::make_shared<SharedVector>(SharedVector{session_->params()});
       return 0;
     });

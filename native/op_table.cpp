@@ -1,5 +1,6 @@
 #include "op_table.h"
 
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -13,7 +14,13 @@ namespace phx {
 namespace {
 
 constexpr size_t kGuardWords = 32;
-constexpr real kGuard = real(-7.71e29);
+constexpr real kGuard = real(-0x1p99);  // exact in bf16
+
+// Rounded to nearest even, as encode_bf16 does; NaN stays NaN.
+uint16_t to_bf16(float x) {
+  uint32_t bits = std::bit_cast<uint32_t>(x);
+  return uint16_t(std::isnan(x) ? 0x7FC0 : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
 
 uint64_t key(const OpCall& c) { return uint64_t(c.number("key_lo", 0)) | uint64_t(c.number("key_hi", 0)) << 32; }
 Prediction prediction(const OpCall& c) { return Prediction(int(c.number("prediction", 0))); }
@@ -68,13 +75,15 @@ const std::map<std::string, Op>& table() {
       OP(pad_backward, G(dx), T(dy)),
       OP(mse_forward, T(loss), T(y), T(target), T(weight)),
       OP(mse_backward, T(dy), T(y), T(target), T(weight)),
+      OP(convert, T(y), T(x)),
+      OP(add, T(y), T(x)),
       OP(normal_fill, T(x), key(c), uint32_t(c.number("first_image", 0))),
       OP(axpy, T(y).data, T(x).data, c.number("a", 1), T(y).size()),
       OP(scale, T(y).data, c.number("a", 1), T(y).size()),
       OP(subtract, T(y).data, T(a).data, T(b).data, T(y).size()),
       OP(interpolate, T(y).data, T(x).data, c.number("a", 1), T(y).size()),
       OP(proximal, T(g).data, T(p).data, T(anchor).data, c.number("mu", 1), T(g).size()),
-      OP(adam_step, T(p).data, T(m).data, T(v).data, T(ema).data, T(g).data, T(p).size(), adam(c)),
+      OP(adam_step, T(p).data, T(m).data, T(v).data, T(ema).data, T(rounded), T(g).data, T(p).size(), adam(c)),
       {"server_step",
        [](Context& x, OpCall& c) {
          ServerStep a{ServerKind(int(c.number("kind", 0))), c.number("lr", 1), c.number("beta1", 0.9), c.number("beta2", 0.99), c.number("tau", 1e-3)};
@@ -117,8 +126,16 @@ void OpCall::add(const std::string& name, const double* values, size_t count, co
   for (size_t i = 0; i < t.size(); i++) t.row(i / t.c)[i % t.c] = count ? real(values[i]) : std::numeric_limits<real>::quiet_NaN();
   real*& place = places_[name];
   device_release(std::exchange(place, nullptr));
-  place = device_allocate(block.size());
-  device_put(place, block.data(), block.size() * sizeof(real));
+  Type& type = types_[name] = number("bf16_" + name, 0) != 0 ? Type::bf16 : Type::real;
+  check(type == Type::real || device_takes_bf16(), "op", "tensors in fp32: this backend takes no bf16");
+  place = device_allocate(reals_of(type, block.size()));
+  if (type == Type::real) {
+    device_put(place, block.data(), block.size() * sizeof(real));
+  } else {
+    std::vector<uint16_t> packed(block.size());
+    for (size_t i = 0; i < packed.size(); i++) packed[i] = to_bf16(float(block[i]));
+    device_put(place, packed.data(), packed.size() * sizeof(uint16_t));
+  }
   tensors_[name] = t;
   given_[name] = count > 0;
 }
@@ -129,7 +146,9 @@ OpCall::~OpCall() {
 
 Tensor OpCall::tensor(const std::string& name) const {
   Tensor t = host(name);
-  if (t) t.data = places_.at(name) + kGuardWords;
+  if (!t) return t;
+  t.type = types_.at(name);
+  t.data = places_.at(name) + reals_of(t.type, kGuardWords);
   return t;
 }
 
@@ -150,7 +169,13 @@ double OpCall::number(const std::string& name, double otherwise) const {
 
 void OpCall::collect() {
   for (auto& [name, block] : blocks_) {
-    device_get(block.data(), places_.at(name), block.size() * sizeof(real));
+    if (types_.at(name) == Type::real) {
+      device_get(block.data(), places_.at(name), block.size() * sizeof(real));
+    } else {
+      std::vector<uint16_t> packed(block.size());
+      device_get(packed.data(), places_.at(name), packed.size() * sizeof(uint16_t));
+      for (size_t i = 0; i < packed.size(); i++) block[i] = real(std::bit_cast<float>(uint32_t(packed[i]) << 16));
+    }
     for (size_t i = 0; i < kGuardWords; i++)
       if (block[i] != kGuard || block[block.size() - 1 - i] != kGuard)
         throw std::runtime_error("the op wrote outside tensor '" + name + "' (" + (block[i] != kGuard ? "before" : "after") + " it)");

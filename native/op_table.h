@@ -26,8 +26,9 @@ class OpCall {
   const std::map<std::string, Tensor>& tensors() const { return tensors_; }
 
  private:
-  std::map<std::string, std::vector<real>> blocks_;  // on the host
-  std::map<std::string, real*> places_;              // the same blocks on the device
+  std::map<std::string, std::vector<real>> blocks_;  // on the host, every value as a real
+  std::map<std::string, real*> places_;              // the same blocks on the device; in bf16 where the attribute bf16_<name> is set
+  std::map<std::string, Type> types_;                // of those on the device
   std::map<std::string, Tensor> tensors_;
   std::map<std::string, bool> given_;
 };

@@ -10,9 +10,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import test from 'ava';
 import type { Addon, OpTensor } from '../src/bindings/native.ts';
-import { rng } from '../src/rng.ts';
+import { type Rng, rng } from '../src/rng.ts';
 import { loadReference } from './addons.ts';
-import { backwardArguments, cases, type OpArguments } from './cases.ts';
+import { backwardArguments, cases, type OpArguments, type OpCase } from './cases.ts';
 
 const require = createRequire(import.meta.url);
 const path = join(process.env.PHOENIX_ADDON_DIR ?? fileURLToPath(new URL('../build/Release', import.meta.url)), 'phoenix-cuda.node');
@@ -70,6 +70,25 @@ function withStrides(args: OpArguments, strided: string[] = [], i: number): OpAr
   return { tensors: args.tensors, attributes: { ...args.attributes, ...Object.fromEntries(strides) } };
 }
 
+const bf16 = new Float32Array(1);
+const bits = new Uint32Array(bf16.buffer);
+/** To nearest even. */
+function roundToBf16(x: number): number {
+  bf16[0] = x;
+  bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >> 16) & 1)) & 0xffff0000;
+  return bf16[0]!;
+}
+
+/** The call with the tensors named in bf16, and their values such as bf16 holds. */
+function inBf16({ tensors, attributes }: OpArguments, names: string[]): OpArguments {
+  const present = names.filter((name) => tensors[name]);
+  const rounded = present.map((name) => [name, { data: tensors[name]!.data.map(roundToBf16), shape: tensors[name]!.shape }]);
+  return {
+    tensors: { ...tensors, ...Object.fromEntries(rounded) },
+    attributes: { ...attributes, ...Object.fromEntries(present.map((name) => [`bf16_${name}`, 1])) },
+  };
+}
+
 function check(op: string, args: OpArguments, inPlace: string[], tolerance: number, expected: Record<string, OpTensor>): string[] {
   const failures: string[] = [];
   const { tensors } = cuda!.op(op, args.tensors, args.attributes);
@@ -88,30 +107,52 @@ function check(op: string, args: OpArguments, inPlace: string[], tolerance: numb
   return failures.map((failure) => `${op}: ${failure}; ${call.join(', ')}; ${JSON.stringify(args.attributes)}`);
 }
 
-for (const row of cases) {
-  withDevice(`${row.op} on CUDA as defined`, (t) => {
-    const reference = loadReference();
-    const failures: string[] = [];
-    let left = 0;
-    for (let i = 0; i < row.draws; i++) {
-      const r = rng(1, 'cuda', row.op, i);
-      const args = withStrides(row.draw(r, i), row.strided, i);
-      if (emulated && ((row.backward && i >= emulatedCalls) || work(row.op, args) > 2e5)) {
-        left++;
-        continue;
-      }
-      const expected = reference.op(row.op, args.tensors, args.attributes).tensors;
-      failures.push(...check(row.op, args, row.inPlace ?? [], row.tolerance ?? 1e-10, expected));
-      if (!row.backward) continue;
-      const back = withStrides(backwardArguments(row, args, expected, r, i), row.backward.strided, i + 1);
-      const gradients = reference.op(row.backward.op, back.tensors, back.attributes).tensors;
-      failures.push(...check(row.backward.op, back, Object.keys(row.backward.gradients), row.tolerance ?? 1e-10, gradients));
-    }
-    if (left > 0) t.log(`${left} of ${row.draws} calls left out on the emulator`);
-    t.true(left < row.draws);
-    t.deepEqual(failures, []);
-  });
+/** Without the names that say how CUDA stores the call's tensors: the definitions know one precision. */
+const plain = (attributes: Record<string, number>) =>
+  Object.fromEntries(Object.entries(attributes).filter(([name]) => !name.startsWith('bf16_')));
+
+function checkPair(row: OpCase, drawn: OpArguments, r: Rng, i: number, rounded: string[], tolerance: number): string[] {
+  const reference = loadReference();
+  const args = inBf16(withStrides(drawn, row.strided, i), rounded);
+  const expected = reference.op(row.op, args.tensors, plain(args.attributes)).tensors;
+  const failures = check(row.op, args, row.inPlace ?? [], tolerance, expected);
+  if (!row.backward) return failures;
+  const drawnBack = backwardArguments(row, { ...args, attributes: drawn.attributes }, expected, r, i);
+  const back = inBf16(withStrides(drawnBack, row.backward.strided, i + 1), rounded);
+  const gradients = reference.op(row.backward.op, back.tensors, plain(back.attributes)).tensors;
+  failures.push(...check(row.backward.op, back, Object.keys(row.backward.gradients), tolerance, gradients));
+  return failures;
 }
+
+for (const row of cases) {
+  for (const precision of row.bf16 ? ['fp32', 'bf16'] : ['fp32']) {
+    withDevice(`${row.op} on CUDA as defined, ${precision}`, (t) => {
+      const failures: string[] = [];
+      let left = 0;
+      const [rounded, tolerance] = precision === 'bf16' ? [row.bf16!, 1e-4] : [[], row.tolerance ?? 1e-10];
+      for (let i = 0; i < row.draws; i++) {
+        const r = rng(1, 'cuda', row.op, i);
+        const args = row.draw(r, i);
+        if (emulated && ((row.backward && i >= emulatedCalls) || work(row.op, args) > 2e5)) {
+          left++;
+          continue;
+        }
+        failures.push(...checkPair(row, args, r, i, rounded, tolerance));
+      }
+      if (left > 0) t.log(`${left} of ${row.draws} calls left out on the emulator`);
+      t.true(left < row.draws);
+      t.deepEqual(failures, []);
+    });
+  }
+}
+
+withDevice('adam_step rounds the new parameters to bf16', (t) => {
+  const r = rng(2, 'cuda', 'adam');
+  const args = cases.find(({ op }) => op === 'adam_step')!.draw(r, 0);
+  const tensors = { ...args.tensors, rounded: { data: new Float64Array(0), shape: args.tensors.p!.shape } };
+  const { p, rounded } = cuda!.op('adam_step', tensors, { ...args.attributes, bf16_rounded: 1 }).tensors;
+  t.deepEqual(rounded!.data, p!.data.map(roundToBf16));
+});
 
 withDevice("dropout's masks are the definition's", (t) => {
   const size = 2 * 3 * 3 * 21;

@@ -41,6 +41,8 @@ export type OpCase = {
     accumulates: string[];
     strided?: string[];
   };
+  /** Tensors, of the op and of its backward, that a GPU keeps in bf16 when it computes in that precision. */
+  bf16?: string[];
   /** Largest Σ(fast - ref)²/Σ ref² of an output. @default 1e-10 */
   tolerance?: number;
   bench: Bench[];
@@ -115,6 +117,7 @@ const conv2d: OpCase = {
     );
   },
   strided: ['y', 'x', 'residual'],
+  bf16: ['y', 'x', 'temb', 'residual', 'w', 'dy', 'dx', 'dtemb'],
   backward: {
     op: 'conv2d_backward',
     upstream: { y: 'dy' },
@@ -164,6 +167,7 @@ const linear: OpCase = {
     return linearOf(rows, either(r, from), r.int(2) * either(r, from), either(r, from), { b: r.int(3) > 0, residual: r.int(2) === 1 }, r);
   },
   strided: ['y', 'x0', 'x1', 'residual'],
+  bf16: ['y', 'x0', 'x1', 'residual', 'w', 'dy', 'dx0', 'dx1'],
   backward: {
     op: 'linear_backward',
     upstream: { y: 'dy' },
@@ -219,6 +223,7 @@ const groupNorm: OpCase = {
     return norm([between(r, 1, 3), side(), side(), c0], c1, either(r, divisors), options, r);
   },
   strided: ['y', 'x0', 'x1'],
+  bf16: ['y', 'x0', 'x1', 'dy', 'dx0', 'dx1'],
   backward: {
     op: 'group_norm_backward',
     upstream: { y: 'dy' },
@@ -255,6 +260,7 @@ const attention: OpCase = {
     return attend([between(r, 1, 3), side(), side(), heads * either(r, i < 6 ? [1, 3, 5, 8] : [4, 15, 16, 32, 40])], heads, r);
   },
   strided: ['o', 'qkv'],
+  bf16: ['o', 'qkv', 'd_o', 'dqkv'],
   backward: {
     op: 'attention_backward',
     upstream: { o: 'd_o' },
@@ -269,6 +275,7 @@ const attention: OpCase = {
 
 const timeEmbedding: OpCase = {
   op: 'time_embedding_forward',
+  bf16: ['y'],
   draws: 8,
   draw(r) {
     const n = between(r, 1, 9);
@@ -301,6 +308,7 @@ function classes(n: number, width: number, count: number, r: Rng): OpArguments {
 
 const classEmbedding: OpCase = {
   op: 'class_embedding_forward',
+  bf16: ['y', 'x', 'dy'],
   draws: 8,
   draw: (r) => classes(between(r, 1, 9), between(r, 1, 40), between(r, 1, 5), r),
   strided: ['y', 'x'],
@@ -310,6 +318,7 @@ const classEmbedding: OpCase = {
 
 const silu: OpCase = {
   op: 'silu_forward',
+  bf16: ['y', 'x', 'dy', 'dx'],
   draws: 8,
   draw(r) {
     const shape: Shape = [between(r, 1, 5), between(r, 1, 3), 1, between(r, 1, 70)];
@@ -331,6 +340,7 @@ const silu: OpCase = {
 
 const pad: OpCase = {
   op: 'pad_forward',
+  bf16: ['y', 'x', 'dy', 'dx'],
   draws: 10,
   draw(r) {
     const [n, c] = [between(r, 1, 3), between(r, 1, 20)];
@@ -464,6 +474,22 @@ const mse: OpCase = {
 
 // ---- the parameter vector
 
+/** A row for y = f(x) or y = f(y, x) over tensors of one shape, in any types. */
+const elementwise = (op: string, inPlace: string[]): OpCase => {
+  const draw = (r: Rng, shape: Shape): OpArguments => ({
+    tensors: { y: inPlace.length > 0 ? normal(r, shape) : output(shape), x: normal(r, shape) },
+    attributes: {},
+  });
+  return {
+    op,
+    draws: counts.length,
+    draw: (r, i) => draw(r, [between(r, 1, 3), 1, 1, countOf(i)]),
+    inPlace,
+    bf16: ['y', 'x'],
+    bench: [{ label: '32x32x128 b8', draw: (r) => draw(r, [8, 32, 32, 128]), bytes: 4 * (2 + inPlace.length) * 8 * 32 * 32 * 128 }],
+  };
+};
+
 /** A row for an op over vectors of equal length: their names, the one that is changed, and the attributes. */
 function vectorCase(
   op: string,
@@ -566,6 +592,8 @@ export const cases: OpCase[] = [
   pad,
   noiseBatch,
   mse,
+  elementwise('convert', []),
+  elementwise('add', ['y']),
   samplerStep,
   normalFill,
   vectorCase('sum_of_squares', ['g'], {}),

@@ -13,6 +13,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) adam_step_kernel(AdamUpda
   a.m[i] = m;
   a.v[i] = v;
   a.p[i] = value;
+  if (a.rounded) a.rounded[i] = bf16_bits(value);
   if (a.ema) a.ema[i] += a.ema_rest * (value - a.ema[i]);
 }
 

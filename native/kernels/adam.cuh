@@ -6,6 +6,7 @@ namespace phx {
 
 struct AdamUpdate {
   float *p, *m, *v, *ema;
+  uint16_t* rounded;
   const float* g;
   size_t count;
   float rest1, rest2, scale, rate, root, eps, decay, ema_rest;

@@ -16,7 +16,14 @@ __device__ inline Place place_of(const View& o, int heads) {
   return {n, block / tokens % heads, block % tokens, tokens, o.c / heads, o.c, size_t(n) * tokens};
 }
 
-__device__ inline float inner(const float* a, const float* b, int size) {
+// Σ over `size` columns, from (row, column) of each.
+struct Slice {
+  const View& t;
+  size_t place;
+  __device__ Slice(const View& t, size_t row, int column) : t(t), place(row * t.ld + column) {}
+  __device__ float operator[](int d) const { return value(t, place + d); }
+};
+__device__ inline float inner(Slice a, Slice b, int size) {
   float sum = 0;
   for (int d = 0; d < size; d++) sum += a[d] * b[d];
   return sum;
@@ -25,12 +32,12 @@ __device__ inline float inner(const float* a, const float* b, int size) {
 extern "C" __global__ void __launch_bounds__(kThreads) attention_forward_kernel(AttentionForward a) {
   __shared__ float parts[kThreads];
   Place p = place_of(a.o, a.heads);
-  const float* q = &at(a.qkv, p.first + p.token, p.column(0));
+  Slice q(a.qkv, p.first + p.token, p.column(0));
 
   // The largest score, then Σ exp.
   float most = -INFINITY, total = 0;
   for (int j = threadIdx.x; j < p.tokens; j += kThreads)
-    most = fmaxf(most, inner(q, &at(a.qkv, p.first + j, p.column(1)), p.width) * a.scale);
+    most = fmaxf(most, inner(q, Slice(a.qkv, p.first + j, p.column(1)), p.width) * a.scale);
   parts[threadIdx.x] = most;
   for (int half = kThreads / 2; half > 0; half /= 2) {
     __syncthreads();
@@ -39,20 +46,20 @@ extern "C" __global__ void __launch_bounds__(kThreads) attention_forward_kernel(
   __syncthreads();
   most = parts[0];
   for (int j = threadIdx.x; j < p.tokens; j += kThreads)
-    total += expf(inner(q, &at(a.qkv, p.first + j, p.column(1)), p.width) * a.scale - most);
+    total += expf(inner(q, Slice(a.qkv, p.first + j, p.column(1)), p.width) * a.scale - most);
   float lse = most + logf(block_sum(total));
-  if (threadIdx.x == 0) at(a.lse, p.n, p.head * p.tokens + p.token) = lse;
+  if (threadIdx.x == 0) put(a.lse, p.n, p.head * p.tokens + p.token, lse);
 
   for (int first = 0; first < p.tokens; first += kThreads) {
     int j = first + threadIdx.x, count = min(kThreads, p.tokens - first);
     __syncthreads();  // the former weights have been read
-    if (j < p.tokens) parts[threadIdx.x] = expf(inner(q, &at(a.qkv, p.first + j, p.column(1)), p.width) * a.scale - lse);
+    if (j < p.tokens) parts[threadIdx.x] = expf(inner(q, Slice(a.qkv, p.first + j, p.column(1)), p.width) * a.scale - lse);
     __syncthreads();
     for (int d = threadIdx.x; d < p.width; d += kThreads) {
-      float& out = at(a.o, p.first + p.token, p.head * p.width + d);
-      float sum = first ? out : 0;
+      int column = p.head * p.width + d;
+      float sum = first ? at(a.o, p.first + p.token, column) : 0;
       for (int i = 0; i < count; i++) sum += parts[i] * at(a.qkv, p.first + first + i, p.column(2) + d);
-      out = sum;
+      put(a.o, p.first + p.token, column, sum);
     }
   }
 }
@@ -61,9 +68,9 @@ extern "C" __global__ void __launch_bounds__(kThreads) attention_forward_kernel(
 extern "C" __global__ void __launch_bounds__(kThreads) attention_query_gradient_kernel(AttentionBackward a) {
   __shared__ float parts[kThreads];
   Place p = place_of(a.o, a.heads);
-  const float* q = &at(a.qkv, p.first + p.token, p.column(0));
-  const float* dout = &at(a.d_o, p.first + p.token, p.head * p.width);
-  const float* out = &at(a.o, p.first + p.token, p.head * p.width);
+  Slice q(a.qkv, p.first + p.token, p.column(0));
+  Slice dout(a.d_o, p.first + p.token, p.head * p.width);
+  Slice out(a.o, p.first + p.token, p.head * p.width);
   float product = 0;
   for (int d = threadIdx.x; d < p.width; d += kThreads) product += out[d] * dout[d];
   float delta = block_sum(product), lse = at(a.lse, p.n, p.head * p.tokens + p.token);
@@ -73,15 +80,15 @@ extern "C" __global__ void __launch_bounds__(kThreads) attention_query_gradient_
     int j = first + threadIdx.x, count = min(kThreads, p.tokens - first);
     __syncthreads();
     if (j < p.tokens) {
-      float weight = expf(inner(q, &at(a.qkv, p.first + j, p.column(1)), p.width) * a.scale - lse);
-      parts[threadIdx.x] = weight * (inner(dout, &at(a.qkv, p.first + j, p.column(2)), p.width) - delta) * a.scale;
+      float weight = expf(inner(q, Slice(a.qkv, p.first + j, p.column(1)), p.width) * a.scale - lse);
+      parts[threadIdx.x] = weight * (inner(dout, Slice(a.qkv, p.first + j, p.column(2)), p.width) - delta) * a.scale;
     }
     __syncthreads();
     for (int d = threadIdx.x; d < p.width; d += kThreads) {
-      float& dq = at(a.dqkv, p.first + p.token, p.column(0) + d);
-      float sum = first ? dq : 0;
+      int column = p.column(0) + d;
+      float sum = first ? at(a.dqkv, p.first + p.token, column) : 0;
       for (int i = 0; i < count; i++) sum += parts[i] * at(a.qkv, p.first + first + i, p.column(1) + d);
-      dq = sum;
+      put(a.dqkv, p.first + p.token, column, sum);
     }
   }
 }
@@ -90,8 +97,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) attention_query_gradient_
 extern "C" __global__ void __launch_bounds__(kThreads) attention_key_gradient_kernel(AttentionBackward a) {
   __shared__ float weights[kThreads], parts[kThreads];
   Place p = place_of(a.o, a.heads);
-  const float* k = &at(a.qkv, p.first + p.token, p.column(1));
-  const float* v = &at(a.qkv, p.first + p.token, p.column(2));
+  Slice k(a.qkv, p.first + p.token, p.column(1));
+  Slice v(a.qkv, p.first + p.token, p.column(2));
   size_t queries = size_t(blockIdx.x) - p.token;  // of this image and head, in lse's and delta's order
 
   for (int first = 0; first < p.tokens; first += kThreads) {
@@ -99,20 +106,20 @@ extern "C" __global__ void __launch_bounds__(kThreads) attention_key_gradient_ke
     __syncthreads();
     if (i < p.tokens) {
       float lse = at(a.lse, p.n, p.head * p.tokens + i);
-      float weight = expf(inner(&at(a.qkv, p.first + i, p.column(0)), k, p.width) * a.scale - lse);
+      float weight = expf(inner(Slice(a.qkv, p.first + i, p.column(0)), k, p.width) * a.scale - lse);
       weights[threadIdx.x] = weight;
-      parts[threadIdx.x] = weight * (inner(&at(a.d_o, p.first + i, p.head * p.width), v, p.width) - a.delta[queries + i]) * a.scale;
+      parts[threadIdx.x] = weight * (inner(Slice(a.d_o, p.first + i, p.head * p.width), v, p.width) - a.delta[queries + i]) * a.scale;
     }
     __syncthreads();
     for (int d = threadIdx.x; d < p.width; d += kThreads) {
-      float &dk = at(a.dqkv, p.first + p.token, p.column(1) + d), &dv = at(a.dqkv, p.first + p.token, p.column(2) + d);
-      float key_sum = first ? dk : 0, value_sum = first ? dv : 0;
+      int dk = p.column(1) + d, dv = p.column(2) + d;
+      float key_sum = first ? at(a.dqkv, p.first + p.token, dk) : 0, value_sum = first ? at(a.dqkv, p.first + p.token, dv) : 0;
       for (int j = 0; j < count; j++) {
         key_sum += parts[j] * at(a.qkv, p.first + first + j, p.column(0) + d);
         value_sum += weights[j] * at(a.d_o, p.first + first + j, p.head * p.width + d);
       }
-      dk = key_sum;
-      dv = value_sum;
+      put(a.dqkv, p.first + p.token, dk, key_sum);
+      put(a.dqkv, p.first + p.token, dv, value_sum);
     }
   }
 }

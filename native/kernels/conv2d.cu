@@ -56,7 +56,7 @@ struct ReadersWeights {
 struct Filters {
   View w;
   __device__ int row(int k) const { return k; }
-  __device__ float at(int k, int rsc) const { return w.data[size_t(k) * 9 * w.c + rsc]; }
+  __device__ float at(int k, int rsc) const { return value(w, size_t(k) * 9 * w.c + rsc); }
 };
 struct OutputChannels {
   View dy;
@@ -69,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_forward_kernel(Con
     sum += f.b.data[k];
     if (f.temb.data) sum += at(f.temb, m / (f.y.h * f.y.w), k);
     if (f.residual.data) sum += at(f.residual, m, k);
-    at(f.y, m, k) = sum;
+    put(f.y, m, k, sum);
   });
 }
 

@@ -42,8 +42,9 @@ void conv2d_backward(Context& ctx, Grad dx, Tensor dtemb, Tensor dw, Tensor db, 
   real* partial = ctx.scratch(blocks.z * weights + size_t(dy.n) * dy.c);
   conv2d_weight_gradient_kernel(blocks, kElementThreads, {size, partial, view(dy), view(x), a});
   row_sums(matrix(dw.data, 1, int(weights)), matrix(partial, int(blocks.z), int(weights)), blocks.z);
-  Tensor by_image = dtemb ? dtemb : matrix(partial + blocks.z * weights, dy.n, dy.c);
+  Tensor by_image = matrix(partial + blocks.z * weights, dy.n, dy.c);
   row_sums(by_image, dy, size_t(dy.h) * dy.w);
+  if (dtemb) row_sums(dtemb, by_image, 1);
   row_sums(matrix(db.data, 1, dy.c), by_image, size_t(dy.n));
 }
 

@@ -1,17 +1,22 @@
 // What device and host code of the CUDA backend share: views of tensors, and the helpers that kernels use.
 // Kernels take one plain parameter struct each, declared beside the kernel's name in `<op>.cuh`; tensors are views with pointers to device memory.
 #pragma once
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#endif
+
 #include "philox.h"
 #include "tensor.h"
 
 namespace phx {
 
-// A Tensor as kernels see it. `data` is null where an optional argument was left out.
+// A Tensor as kernels see it. `data` is null where an optional argument was left out; values are float or, by `type`, bf16.
 struct View {
   float* data;
   int n, h, w, c, ld;
+  Type type;
 };
-inline View view(const Tensor& t) { return {t.data, t.n, t.h, t.w, t.c, t.ld}; }
+inline View view(const Tensor& t) { return {t.data, t.n, t.h, t.w, t.c, t.ld, t.type}; }
 
 // A Grad as kernels see it.
 struct GradView {
@@ -27,17 +32,32 @@ constexpr int kThreads = 256;
 
 __device__ inline size_t thread_index() { return size_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
-__device__ inline float& at(const View& t, size_t row, int column) { return t.data[row * t.ld + column]; }
+__device__ inline float bf16_value(uint16_t bits) { return __uint_as_float(uint32_t(bits) << 16); }
+__device__ inline uint16_t bf16_bits(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+
+// The value at a place of a view's memory, and a new one there.
+__device__ inline float value(const View& t, size_t place) {
+  return t.type == Type::real ? t.data[place] : bf16_value(reinterpret_cast<const uint16_t*>(t.data)[place]);
+}
+__device__ inline void put(const View& t, size_t place, float x) {
+  if (t.type == Type::real)
+    t.data[place] = x;
+  else
+    reinterpret_cast<uint16_t*>(t.data)[place] = bf16_bits(x);
+}
+__device__ inline float at(const View& t, size_t row, int column) { return value(t, row * t.ld + column); }
+__device__ inline void put(const View& t, size_t row, int column, float x) { put(t, row * t.ld + column, x); }
 // Element e in row-major order.
-__device__ inline float& element(const View& t, size_t e) { return at(t, e / t.c, int(e % t.c)); }
+__device__ inline size_t place(const View& t, size_t e) { return e / t.c * t.ld + e % t.c; }
+__device__ inline float element(const View& t, size_t e) { return value(t, place(t, e)); }
+__device__ inline void put_element(const View& t, size_t e, float x) { put(t, place(t, e), x); }
 __device__ inline size_t elements(const View& t) { return size_t(t.n) * t.h * t.w * t.c; }
 // Column c of the row [x0 | x1].
-__device__ inline float& joined(const View& x0, const View& x1, size_t row, int column) {
+__device__ inline float joined(const View& x0, const View& x1, size_t row, int column) {
   return column < x0.c ? at(x0, row, column) : at(x1, row, column - x0.c);
 }
 __device__ inline void write(const GradView& g, size_t row, int column, float value) {
-  float& out = at(g.t, row, column);
-  out = g.accumulate ? out + value : value;
+  put(g.t, row, column, g.accumulate ? at(g.t, row, column) + value : value);
 }
 
 __device__ inline float sigmoid(float z) { return 1 / (1 + expf(-z)); }

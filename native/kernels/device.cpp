@@ -44,6 +44,8 @@ Program::~Program() = default;
 void Program::run(const std::function<void()>& work) { work(); }
 size_t Program::replays() { return 0; }
 
+bool device_takes_bf16() { return false; }
+
 const DeviceState& device_state() {
   static const DeviceState state{true, "CPU"};
   return state;

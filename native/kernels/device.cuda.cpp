@@ -32,6 +32,8 @@ void* allocate(size_t bytes) {
 
 }  // namespace
 
+bool device_takes_bf16() { return true; }
+
 real* device_allocate(size_t count) { return static_cast<real*>(allocate(count * sizeof(real))); }
 
 void* device_allocate_zeros(size_t bytes) {

@@ -68,6 +68,9 @@ class Program {
   void* graph_ = nullptr;
 };
 
+// Whether the ops take tensors of Type::bf16.
+bool device_takes_bf16();
+
 // What the device is, or why there is none; `usable` says which. Neither throws.
 struct DeviceState {
   bool usable;

@@ -12,8 +12,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) time_embedding_kernel(Tim
   if (n >= size_t(a.y.n) * a.y.h * a.y.w) return;
   // In half turns, by ln 1e4 and 1/π: sinpi needs no reduction of large angles.
   double angle = double(a.t.data[n]) * exp(-9.210340371976182736 * i / (half - a.freq_shift)) * 0.31830988618379067154;
-  at(a.y, n, a.flip_sin_to_cos ? half + i : i) = float(sinpi(angle));
-  at(a.y, n, a.flip_sin_to_cos ? i : half + i) = float(cospi(angle));
+  put(a.y, n, a.flip_sin_to_cos ? half + i : i, float(sinpi(angle)));
+  put(a.y, n, a.flip_sin_to_cos ? i : half + i, float(cospi(angle)));
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) class_embedding_kernel(ClassEmbedding a) {
@@ -21,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) class_embedding_kernel(Cl
   if (e >= elements(a.y)) return;
   size_t n = e / a.y.c;
   int c = int(e % a.y.c);
-  at(a.y, n, c) = at(a.x, n, c) + at(a.table, size_t(a.classes.data[n]), c);
+  put(a.y, n, c, at(a.x, n, c) + at(a.table, size_t(a.classes.data[n]), c));
 }
 
 // A thread for each element of the table adds up the rows of its class, in order.
@@ -33,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) class_embedding_backward_
   float sum = 0;
   for (int n = 0; n < a.dy.n * a.dy.h * a.dy.w; n++)
     if (size_t(a.classes.data[n]) == row) sum += at(a.dy, n, c);
-  at(a.dtable, row, c) = sum;
+  put(a.dtable, row, c, sum);
 }
 
 }  // namespace phx

@@ -26,14 +26,14 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_forward_kernel
   }
   float rstd = 1 / sqrtf(block_sum(squares) / size + a.eps);
   if (threadIdx.x == 0) {
-    at(a.mean, n, g) = mean;
-    at(a.rstd, n, g) = rstd;
+    put(a.mean, n, g, mean);
+    put(a.rstd, n, g, rstd);
   }
   for (int e = threadIdx.x; e < size; e += kThreads) {
     size_t row = first + e / width;
     int c = g * width + e % width;
     float z = (joined(a.x0, a.x1, row, c) - mean) * rstd * a.w.data[c] + a.b.data[c];
-    at(a.y, row, c) = (a.silu ? z * sigmoid(z) : z) * kept(a.dropout, row * a.y.c + c);
+    put(a.y, row, c, (a.silu ? z * sigmoid(z) : z) * kept(a.dropout, row * a.y.c + c));
   }
 }
 
@@ -90,8 +90,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_parameters_ker
   __syncthreads();
   if (warp == 0 && c < a.dy.c) {
     for (int i = 1; i < 8; i++) dw += weights[i][lane], db += biases[i][lane];
-    at(a.dw, blockIdx.x, c) = dw;
-    at(a.db, blockIdx.x, c) = db;
+    put(a.dw, blockIdx.x, c, dw);
+    put(a.db, blockIdx.x, c, db);
   }
 }
 

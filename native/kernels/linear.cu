@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) linear_forward_kernel(Lin
   product(a.size, JoinedRows{a.x0, a.x1}, Rows{a.w}, [&](int, int m, int n, float sum) {
     if (a.b.data) sum += a.b.data[n];
     if (a.residual.data) sum += at(a.residual, m, n);
-    at(a.y, m, n) = sum;
+    put(a.y, m, n, sum);
   });
 }
 

@@ -18,7 +18,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) mse_backward_kernel(MseBa
   size_t e = thread_index(), size = size_t(a.y.h) * a.y.w * a.y.c;
   if (e >= elements(a.y)) return;
   float factor = float(2.0 * a.weight.data[e / size] / (double(a.y.n) * size));
-  element(a.dy, e) = factor * (element(a.y, e) - element(a.target, e));
+  put_element(a.dy, e, factor * (element(a.y, e) - element(a.target, e)));
 }
 
 }  // namespace phx

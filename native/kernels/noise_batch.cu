@@ -12,14 +12,14 @@ extern "C" __global__ void __launch_bounds__(kThreads) noise_batch_kernel(Noisin
   NoisedImage image = a.images[n];
   float x = a.pixels[row * row_size + size_t(image.mirror ? a.xt.w - 1 - j : j) * a.xt.c + c] / 127.5f - 1;
   float z = normal(a.key, e % size, uint32_t(n), a.step, Purpose::noise);
-  element(a.xt, e) = image.signal * x + image.sigma * z;
-  element(a.target, e) = a.prediction == Prediction::eps ? z : a.prediction == Prediction::x0 ? x : image.signal * z - image.sigma * x;
+  put_element(a.xt, e, image.signal * x + image.sigma * z);
+  put_element(a.target, e, a.prediction == Prediction::eps ? z : a.prediction == Prediction::x0 ? x : image.signal * z - image.sigma * x);
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) normal_fill_kernel(NormalFill a) {
   size_t e = thread_index(), size = size_t(a.x.h) * a.x.w * a.x.c;
   if (e >= elements(a.x)) return;
-  element(a.x, e) = normal(a.key, e % size, a.first_image + uint32_t(e / size), 0, Purpose::prior);
+  put_element(a.x, e, normal(a.key, e % size, a.first_image + uint32_t(e / size), 0, Purpose::prior));
 }
 
 }  // namespace phx

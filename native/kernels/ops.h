@@ -120,6 +120,10 @@ void sampler_step(Context&, Tensor x, Tensor x0_prev, Tensor m, SamplerStep);
 // x[n] = standard normals from {j, first_image + n, 0, Purpose::prior}
 void normal_fill(Context&, Tensor x, uint64_t key, uint32_t first_image);
 
+// y = x in y's type; y += x. Contiguous tensors of one shape
+void convert(Context&, Tensor y, Tensor x);
+void add(Context&, Tensor y, Tensor x);
+
 // ---- the parameter vector (count values each)
 
 // Σ g² in a fixed order, accumulated in double
@@ -139,7 +143,8 @@ struct Adam {
   double lr, beta1, beta2, eps, weight_decay, grad_scale, ema_decay;
   int64_t step;  // of bias correction, from 1
 };
-void adam_step(Context&, real* p, real* m, real* v, real* ema, const real* g, size_t count, Adam);
+// rounded: the parameters anew in bf16, or empty
+void adam_step(Context&, real* p, real* m, real* v, real* ema, Tensor rounded, const real* g, size_t count, Adam);
 
 // A server's step on the mean update Δ of a round.  Adam and Yogi: Reddi et al. 2021, alg. 2; momentum (FedAvgM): Hsu et al. 2019
 // momentum: m ← β1·m + Δ, p ← p + lr·m   adam, yogi: m ← β1·m + (1-β1)·Δ, p ← p + lr·m/(√v + tau)

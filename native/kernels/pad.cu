@@ -12,7 +12,7 @@ __device__ inline float corner(const View& from, const View& to, size_t e) {
 
 extern "C" __global__ void __launch_bounds__(kThreads) pad_forward_kernel(PadForward a) {
   size_t e = thread_index();
-  if (e < elements(a.y)) element(a.y, e) = corner(a.x, a.y, e);
+  if (e < elements(a.y)) put_element(a.y, e, corner(a.x, a.y, e));
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) pad_backward_kernel(PadBackward a) {

@@ -14,7 +14,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) row_sums_kernel(RowSums a
   __syncthreads();
   if (warp == 0 && c < a.x.c) {
     for (int i = 1; i < 8; i++) sum += parts[i][lane];
-    at(a.out, blockIdx.x, c) = sum;
+    put(a.out, blockIdx.x, c, sum);
   }
 }
 

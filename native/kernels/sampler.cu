@@ -14,8 +14,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) sampler_step_kernel(Sampl
   float next = s.cx * x + s.c0 * x0;
   if (s.c1 != 0) next += s.c1 * element(u.x0_prev, e);  // before the first step x̂0_prev holds nothing yet
   if (s.cz != 0) next += s.cz * normal(s.key, e % size, s.first_image + uint32_t(e / size), s.step, Purpose::sampler);
-  element(u.x, e) = next;
-  element(u.x0_prev, e) = x0;
+  put_element(u.x, e, next);
+  put_element(u.x0_prev, e, x0);
 }
 
 }  // namespace phx

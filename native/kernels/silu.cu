@@ -7,7 +7,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) silu_forward_kernel(SiluF
   size_t e = thread_index();
   if (e >= elements(a.y)) return;
   float x = element(a.x, e);
-  element(a.y, e) = x / (1 + expf(-x));
+  put_element(a.y, e, x / (1 + expf(-x)));
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) silu_backward_kernel(SiluBackward a) {

@@ -1,5 +1,6 @@
 // A Tensor is a view: a pointer and four sizes, (N,H,W,C) with the channel fastest. It owns nothing.
 // `ld` is the distance between two neighbouring pixels, so a slice of channels is a view too (a row of a matrix is a pixel).
+// Values are reals; on a GPU activations, and the copy of the weights that they are multiplied with, may be bf16 instead (`type`).
 // A matrix (rows, columns) is (rows,1,1,columns); a vector of C values is (1,1,1,C); a 3x3 weight (K,R,S,C) is n=K h=R w=S c=C.
 #pragma once
 #include <cstddef>
@@ -14,10 +15,13 @@ using real = double;  // the definitions: every op in plain loops, double precis
 using real = float;
 #endif
 
+enum class Type { real, bf16 };
+
 struct Tensor {
   real* data = nullptr;
   int n = 0, h = 1, w = 1, c = 0;
   int ld = 0;
+  Type type = Type::real;
 
   explicit operator bool() const { return data != nullptr; }
   size_t rows() const { return size_t(n) * h * w; }
@@ -25,10 +29,18 @@ struct Tensor {
   bool contiguous() const { return ld == c; }
   real* row(size_t i) const { return data + i * size_t(ld); }
   // Channels [first, first + count) of every pixel.
-  Tensor channels(int first, int count) const { return {data + first, n, h, w, count, ld}; }
+  Tensor channels(int first, int count) const {
+    real* at = type == Type::real ? data + first : reinterpret_cast<real*>(reinterpret_cast<uint16_t*>(data) + first);
+    return {at, n, h, w, count, ld, type};
+  }
 };
 
-inline Tensor tensor(real* data, int n, int h, int w, int c) { return {data, n, h, w, c, c}; }
+// Reals of memory that `count` values take.
+inline size_t reals_of(Type type, size_t count) {
+  return type == Type::real ? count : (count * sizeof(uint16_t) + sizeof(real) - 1) / sizeof(real);
+}
+
+inline Tensor tensor(real* data, int n, int h, int w, int c, Type type = Type::real) { return {data, n, h, w, c, c, type}; }
 inline Tensor matrix(real* data, int rows, int columns) { return {data, rows, 1, 1, columns, columns}; }
 inline Tensor vector(real* data, int size) { return {data, 1, 1, 1, size, size}; }
 

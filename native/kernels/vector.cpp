@@ -81,6 +81,16 @@ bool all_finite(Context& ctx, const real* a, size_t count) {
   return finite;
 }
 
+void convert(Context&, Tensor y, Tensor x) {
+  check_shape("convert", "x", x, y.n, y.h, y.w, y.c);
+  std::copy_n(x.data, x.size(), y.data);
+}
+
+void add(Context& ctx, Tensor y, Tensor x) {
+  check_shape("add", "x", x, y.n, y.h, y.w, y.c);
+  axpy(ctx, y.data, x.data, 1, y.size());
+}
+
 void axpy(Context& ctx, real* y, const real* x, double a, size_t count) {
   const real factor = real(a);
   for_blocks(ctx, count, [&](size_t begin, size_t end) {

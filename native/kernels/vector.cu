@@ -3,6 +3,16 @@
 
 namespace phx {
 
+extern "C" __global__ void __launch_bounds__(kThreads) convert_kernel(ElementUpdate u) {
+  size_t e = thread_index();
+  if (e < elements(u.y)) put(u.y, e, value(u.x, e));
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads) add_kernel(ElementUpdate u) {
+  size_t e = thread_index();
+  if (e < elements(u.y)) put(u.y, e, value(u.y, e) + value(u.x, e));
+}
+
 extern "C" __global__ void __launch_bounds__(kThreads) axpy_kernel(VectorUpdate u) {
   size_t i = thread_index();
   if (i < u.count) u.y[i] += u.a * u.x[i];

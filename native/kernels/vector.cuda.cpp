@@ -13,6 +13,7 @@ namespace {
 
 const Kernel<VectorUpdate> axpy_kernel("axpy_kernel"), scale_kernel("scale_kernel"), subtract_kernel("subtract_kernel"),
     interpolate_kernel("interpolate_kernel"), proximal_kernel("proximal_kernel");
+const Kernel<ElementUpdate> convert_kernel("convert_kernel"), add_kernel("add_kernel");
 const Kernel<VectorSum> dot_kernel("dot_kernel"), all_finite_kernel("all_finite_kernel");
 const Kernel<ServerUpdate> server_step_kernel("server_step_kernel");
 
@@ -31,6 +32,15 @@ double total(Context& ctx, const Kernel<VectorSum>& kernel, const real* a, const
 double dot(Context& ctx, const real* a, const real* b, size_t count) { return total(ctx, dot_kernel, a, b, count); }
 double sum_of_squares(Context& ctx, const real* g, size_t count) { return dot(ctx, g, g, count); }
 bool all_finite(Context& ctx, const real* a, size_t count) { return total(ctx, all_finite_kernel, a, nullptr, count) == 0; }
+
+void convert(Context&, Tensor y, Tensor x) {
+  check_shape("convert", "x", x, y.n, y.h, y.w, y.c);
+  convert_kernel(cover(y.size()), kElementThreads, {view(y), view(x)});
+}
+void add(Context&, Tensor y, Tensor x) {
+  check_shape("add", "x", x, y.n, y.h, y.w, y.c);
+  add_kernel(cover(y.size()), kElementThreads, {view(y), view(x)});
+}
 
 void axpy(Context&, real* y, const real* x, double a, size_t count) {
   axpy_kernel(cover(count), kElementThreads, {y, x, nullptr, real(a), count});

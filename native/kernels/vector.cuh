@@ -14,6 +14,9 @@ struct VectorUpdate {
   float a;
   size_t count;
 };
+struct ElementUpdate {
+  View y, x;
+};
 struct VectorSum {
   double* partial;  // one a block
   const float *a, *b;

@@ -59,9 +59,13 @@ Images::Images(size_t count, int height, int width, int channels)
       bytes(count * height * width * channels),
       pixels(allocate_bytes(bytes), std::free) {}
 
-Session::Session(UNetConfig config, NoiseSchedule noise, int threads)
+Session::Session(UNetConfig config, NoiseSchedule noise, int threads, Type activations)
     : net_(std::move(config)), noise_(std::move(noise)), context_(threads), params_(std::make_shared<Buffer>(net_.parameter_count())) {
   check(!noise_.alpha_bar.empty(), "session", "a noise schedule of at least one step");
+  check(activations == Type::real || device_takes_bf16(), "session", "a device that computes in bf16; this one does in fp32 only");
+  if (activations == Type::real) return;
+  rounded_memory_ = std::make_shared<Buffer>(reals_of(Type::bf16, params_->count));
+  rounded_ = {rounded_memory_->data, 1, 1, 1, int(params_->count), int(params_->count), Type::bf16};
 }
 
 BufferPtr Session::ema() { return lazily(ema_, params_->count); }
@@ -70,7 +74,7 @@ BufferPtr Session::adam_v() { return lazily(v_, params_->count); }
 
 size_t Session::optimizer_bytes() const {
   size_t bytes = 0;
-  for (const BufferPtr& b : {gradient_, m_, v_, ema_})
+  for (const BufferPtr& b : {gradient_, m_, v_, ema_, rounded_memory_})
     if (b) bytes += b->count * sizeof(real);
   return bytes;
 }
@@ -118,7 +122,7 @@ void Session::pass(Arena& arena, int n, const real* weights, real* gradients, bo
                    const std::atomic<bool>* stop, const Fill& fill, const Use& use) {
   BatchMemory memory(arena, net_.config(), n);
   const Batch& b = memory.batch;
-  Tape tape(context_, arena, weights, gradients, stop);
+  Tape tape(context_, arena, weights, gradients, stop, rounded_);
   tape.run([&] { fill(b); });
   Var y = net_.forward(tape, tape.input(b.x), b.t, b.classes, dropout);
   if (with_loss) tape.mse(y, b.target, b.weight, b.loss);
@@ -137,6 +141,10 @@ void Session::reserve(int batch, bool training, bool with_loss) {
   }
   arena_.reset();
   if (planned > arena_.capacity()) arena_.commit(planned);
+}
+
+void Session::use_weights(const real* weights) {
+  if (rounded_) convert(context_, rounded_, vector(const_cast<real*>(weights), rounded_.c));
 }
 
 void Session::fill_classes(Tensor classes, const std::vector<int32_t>& of_images, const int32_t* indices) const {
@@ -171,6 +179,7 @@ Session::TrainResult Session::train(const Images& images, const TrainOptions& o,
   if (o.adam_step == 0)
     for (const BufferPtr& moment : {m_, v_}) device_fill(moment->data, 0, count);
   reserve(o.batch, true, true);
+  use_weights(params_->data);
 
   TrainResult result;
   for (int i = 0; i < o.steps; i++) {
@@ -196,7 +205,7 @@ Session::TrainResult Session::train(const Images& images, const TrainOptions& o,
     if (o.warmup > 0) adam.lr *= std::min(1.0, double(n + 1) / o.warmup);
     if (o.clip > 0 && norm > o.clip) adam.grad_scale = o.clip / norm;
     adam.ema_decay = std::min(o.ema_decay, double(1 + n) / double(10 + n));
-    adam_step(context_, params_->data, m_->data, v_->data, o.ema_decay > 0 ? ema_->data : nullptr, gradient_->data, count, adam);
+    adam_step(context_, params_->data, m_->data, v_->data, o.ema_decay > 0 ? ema_->data : nullptr, rounded_, gradient_->data, count, adam);
     result.losses.push_back(loss);
     result.grad_norms.push_back(norm);
   }
@@ -207,6 +216,7 @@ double Session::eval_loss(const Images& images, const EvalOptions& o, const std:
   check(o.batch > 0 && !o.indices.empty(), "evalLoss", "at least one index and a batch above 0");
   check(o.weights->count == params_->count, "evalLoss", "weights of as many values as the model has parameters");
   check_images(images, o.indices, o.classes);
+  use_weights(o.weights->data);
   double sum = 0;
   for (size_t first = 0; first < o.indices.size(); first += o.batch) {
     int n = int(std::min(size_t(o.batch), o.indices.size() - first));
@@ -238,6 +248,7 @@ std::vector<float> Session::sample(const SampleOptions& o, const std::atomic<boo
   for (int32_t k : o.classes)
     check(k >= 0 && k < c.classes, "sample", "classes below " + std::to_string(c.classes) + ", got " + std::to_string(k));
 
+  use_weights(o.weights->data);
   std::vector<float> images(size_t(o.count) * image_size());
   size_t done = 0, all = rows * ((size_t(o.count) + o.batch - 1) / o.batch);
   for (int first = 0, n; first < o.count; first += n) {
@@ -287,6 +298,7 @@ std::vector<double> Session::forward(const std::vector<double>& x, const std::ve
   check(weights->count == params_->count, "forward", "weights of as many values as the model has parameters");
   check(!net_.config().classes || classes.size() == t.size(), "forward", "one class an image");
   std::vector<double> output;
+  use_weights(weights->data);
   reserve(n, false, false);
   pass(
       arena_, n, weights->data, nullptr, false, {}, nullptr,
@@ -310,6 +322,7 @@ Session::GradientResult Session::gradient(const std::vector<double>& x, const st
   check(weights->count == params_->count, "gradient", "weights of as many values as the model has parameters");
   check(!c.classes || classes.size() == t.size(), "gradient", "one class an image");
   GradientResult result{0, {}, std::make_shared<Buffer>(params_->count)};
+  use_weights(weights->data);
   reserve(n, true, true);
   pass(
       arena_, n, weights->data, result.gradient->data, true, {}, nullptr,

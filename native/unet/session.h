@@ -77,7 +77,8 @@ struct SampleOptions {
 
 class Session {
  public:
-  Session(UNetConfig config, NoiseSchedule noise, int threads);
+  // activations: bf16 only where device_takes_bf16(); parameters, their gradients and the optimizer are reals all the same.
+  Session(UNetConfig config, NoiseSchedule noise, int threads, Type activations = Type::real);
 
   const UNet& net() const { return net_; }
   BufferPtr params() const { return params_; }
@@ -127,6 +128,8 @@ class Session {
   // Makes the arena large enough for such a pass.
   void reserve(int batch, bool training, bool with_loss);
   void fill_classes(Tensor classes, const std::vector<int32_t>& of_images, const int32_t* indices) const;
+  // The weights of the coming passes: with bf16 activations their rounded copy is made.
+  void use_weights(const real* weights);
   void check_images(const Images&, const std::vector<int32_t>& indices, const std::vector<int32_t>& classes) const;
   size_t image_size() const { return size_t(net_.config().height) * net_.config().width * net_.config().in_channels; }
 
@@ -135,7 +138,8 @@ class Session {
   Context context_;
   Arena arena_;
   std::map<std::tuple<int, bool, bool>, size_t> planned_;
-  BufferPtr params_, gradient_, m_, v_, ema_;
+  BufferPtr params_, gradient_, m_, v_, ema_, rounded_memory_;
+  Tensor rounded_;  // the weights in use in bf16, or empty
 };
 
 }  // namespace phx

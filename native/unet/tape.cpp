@@ -18,7 +18,8 @@ Value::~Value() {
 Grad Value::gradient_in() {
   if (!wants_gradient) return {};
   bool first = !gradient_;
-  if (first) gradient_ = phx::tensor(arena_.take(tensor.size()), tensor.n, tensor.h, tensor.w, tensor.c);
+  if (first)
+    gradient_ = phx::tensor(arena_.take(reals_of(tensor.type, tensor.size())), tensor.n, tensor.h, tensor.w, tensor.c, tensor.type);
   return {gradient_, !first};
 }
 
@@ -27,11 +28,11 @@ void Value::add_gradient(Context& context, Value& from, bool run) {
   if (!gradient_)
     gradient_ = std::exchange(from.gradient_, Tensor{});
   else if (run)
-    axpy(context, gradient_.data, from.gradient_.data, 1, tensor.size());
+    add(context, gradient_, from.gradient_);
 }
 
-Tape::Tape(Context& context, Arena& arena, const real* weights, real* gradients, const std::atomic<bool>* stop)
-    : context_(context), arena_(arena), weights_(weights), gradients_(gradients), stop_(stop) {}
+Tape::Tape(Context& context, Arena& arena, const real* weights, real* gradients, const std::atomic<bool>* stop, Tensor rounded)
+    : context_(context), arena_(arena), weights_(weights), gradients_(gradients), stop_(stop), rounded_(rounded) {}
 
 Var Tape::input(Tensor tensor) { return std::make_shared<Value>(arena_, tensor, false, false); }
 
@@ -39,10 +40,21 @@ Var Tape::output(int n, int h, int w, int64_t c) {
   // Ops count pixels and channels in int.
   check(double(n) * h * w <= INT32_MAX && c <= INT32_MAX, "unet",
         "fewer than 2^31 pixels a batch and scores a head; got " + std::to_string(n) + " images");
-  return std::make_shared<Value>(arena_, tensor(arena_.take(size_t(n) * h * w * c), n, h, w, int(c)), true, recording());
+  Type type = type_of(c);
+  return std::make_shared<Value>(arena_, tensor(arena_.take(reals_of(type, size_t(n) * h * w * c)), n, h, w, int(c), type), true,
+                                 recording());
+}
+
+Var Tape::statistic(int n, int64_t count) {
+  check(count <= INT32_MAX, "unet", "fewer than 2^31 scores a head; got " + std::to_string(n) + " images");
+  return std::make_shared<Value>(arena_, matrix(arena_.take(size_t(n) * count), n, int(count)), true, false);
 }
 
 Tensor Tape::weight(Parameter p) const { return tensor(const_cast<real*>(weights_) + p.offset, p.n, p.h, p.w, p.c); }
+Tensor Tape::matrix_weight(Parameter p) const {
+  if (!rounded_) return weight(p);
+  return tensor(rounded_.channels(int(p.offset), 0).data, p.n, p.h, p.w, p.c, Type::bf16);
+}
 Tensor Tape::gradient(Parameter p) const { return tensor(gradients_ + p.offset, p.n, p.h, p.w, p.c); }
 
 void Tape::run(const std::function<void()>& work) {
@@ -67,14 +79,14 @@ Var Tape::conv2d(Var x, Parameter w, Parameter b, Conv2d a, Var temb, int temb_c
   Var y = output(in.n, in.h * a.upsample / a.stride, in.w * a.upsample / a.stride, w.n);
   auto slice = [temb_column, k = w.n](const Tensor& t) { return t ? t.channels(temb_column, k) : Tensor{}; };
   run([&] {
-    conv2d_forward(context_, y->tensor, in, temb ? slice(temb->tensor) : Tensor{}, residual ? residual->tensor : Tensor{}, weight(w),
+    conv2d_forward(context_, y->tensor, in, temb ? slice(temb->tensor) : Tensor{}, residual ? residual->tensor : Tensor{}, matrix_weight(w),
                    weight(b), a);
   });
   record([=, this] {
     Grad dx = x->gradient_in();
     // Each convolution has columns of its own in the shared embedding, so the slice is written once.
     Tensor dtemb = temb ? slice(temb->gradient_in().t) : Tensor{};
-    run([&] { conv2d_backward(context_, dx, dtemb, gradient(w), gradient(b), y->gradient(), x->tensor, weight(w), a); });
+    run([&] { conv2d_backward(context_, dx, dtemb, gradient(w), gradient(b), y->gradient(), x->tensor, matrix_weight(w), a); });
     if (residual) residual->add_gradient(context_, *y, !arena_.dry());
   });
   return y;
@@ -84,12 +96,14 @@ Var Tape::linear(Var x0, Var x1, Parameter w, Parameter b, Var residual) {
   const Tensor& in = x0->tensor;
   Var y = output(in.n, in.h, in.w, w.n);
   run([&] {
-    linear_forward(context_, y->tensor, in, x1 ? x1->tensor : Tensor{}, residual ? residual->tensor : Tensor{}, weight(w), weight(b));
+    linear_forward(context_, y->tensor, in, x1 ? x1->tensor : Tensor{}, residual ? residual->tensor : Tensor{}, matrix_weight(w),
+                   weight(b));
   });
   record([=, this] {
     Grad dx0 = x0->gradient_in(), dx1 = x1 ? x1->gradient_in() : Grad{};
     run([&] {
-      linear_backward(context_, dx0, dx1, gradient(w), gradient(b), y->gradient(), x0->tensor, x1 ? x1->tensor : Tensor{}, weight(w));
+      linear_backward(context_, dx0, dx1, gradient(w), gradient(b), y->gradient(), x0->tensor, x1 ? x1->tensor : Tensor{},
+                      matrix_weight(w));
     });
     if (residual) residual->add_gradient(context_, *y, !arena_.dry());
   });
@@ -99,7 +113,7 @@ Var Tape::linear(Var x0, Var x1, Parameter w, Parameter b, Var residual) {
 Var Tape::group_norm(Var x0, Var x1, Parameter w, Parameter b, GroupNorm a) {
   const Tensor& in = x0->tensor;
   Var y = output(in.n, in.h, in.w, w.c);
-  Var mean = output(in.n, 1, 1, a.groups), rstd = output(in.n, 1, 1, a.groups);
+  Var mean = statistic(in.n, a.groups), rstd = statistic(in.n, a.groups);
   if (!recording()) a.dropout.p = 0;
   run([&] {
     group_norm_forward(context_, y->tensor, mean->tensor, rstd->tensor, in, x1 ? x1->tensor : Tensor{}, weight(w), weight(b), a);
@@ -116,7 +130,7 @@ Var Tape::group_norm(Var x0, Var x1, Parameter w, Parameter b, GroupNorm a) {
 
 Var Tape::attention(Var qkv, int heads) {
   const Tensor& in = qkv->tensor;
-  Var o = output(in.n, in.h, in.w, in.c / 3), lse = output(in.n, 1, 1, int64_t(heads) * in.h * in.w);
+  Var o = output(in.n, in.h, in.w, in.c / 3), lse = statistic(in.n, int64_t(heads) * in.h * in.w);
   run([&] { attention_forward(context_, o->tensor, lse->tensor, in, heads); });
   record([=, this] {
     Grad dqkv = qkv->gradient_in();
@@ -126,7 +140,10 @@ Var Tape::attention(Var qkv, int heads) {
 }
 
 Var Tape::time_embedding(Tensor t, int dim, bool flip_sin_to_cos, int freq_shift) {
-  Var y = std::make_shared<Value>(arena_, matrix(arena_.take(t.size() * dim), int(t.size()), dim), true, false);
+  Tensor place = matrix(nullptr, int(t.size()), dim);
+  place.type = type_of(dim);
+  place.data = arena_.take(reals_of(place.type, place.size()));
+  Var y = std::make_shared<Value>(arena_, place, true, false);
   run([&] { time_embedding_forward(context_, y->tensor, t, flip_sin_to_cos, freq_shift); });
   return y;
 }

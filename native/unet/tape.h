@@ -52,7 +52,9 @@ struct Aborted {};  // thrown between two ops when the stop flag is set
 class Tape {
  public:
   // weights: the parameter vector. gradients: the gradient vector, or null: nothing is recorded (and dropout is off).
-  Tape(Context& context, Arena& arena, const real* weights, real* gradients, const std::atomic<bool>* stop = nullptr);
+  // rounded: the parameter vector in bf16; then convolutions and linear layers read their weights there and activations are kept in bf16,
+  // but for those whose pixels fill no 16-byte lines, such as images. Empty: everything is in reals.
+  Tape(Context& context, Arena& arena, const real* weights, real* gradients, const std::atomic<bool>* stop = nullptr, Tensor rounded = {});
 
   // Values from outside; they get no gradient.
   Var input(Tensor tensor);
@@ -78,7 +80,10 @@ class Tape {
 
  private:
   Var output(int n, int h, int w, int64_t c);
+  Var statistic(int n, int64_t count);  // always reals
+  Type type_of(int64_t channels) const { return rounded_ && channels % 8 == 0 ? Type::bf16 : Type::real; }
   Tensor weight(Parameter p) const;
+  Tensor matrix_weight(Parameter p) const;
   Tensor gradient(Parameter p) const;
   void record(std::function<void()> backward);
 
@@ -87,6 +92,7 @@ class Tape {
   const real* weights_;
   real* gradients_;
   const std::atomic<bool>* stop_;
+  const Tensor rounded_;
   std::vector<std::function<void()>> recorded_;
 };
 

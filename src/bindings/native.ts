@@ -233,7 +233,7 @@ export type Addon = {
   setErrorClass(errorClass: unknown): void;
   createVector(length: number): NativeVector;
   createImages(count: number, height: number, width: number, channels: number): NativeImages;
-  createSession(unet: NativeUNet, noise: NativeNoise, options: { threads: number }): NativeSession;
+  createSession(unet: NativeUNet, noise: NativeNoise, options: { threads: number; bf16: boolean }): NativeSession;
   createAbort(): NativeAbort;
   /** Philox words for (key, c0..c3): the test of rng.ts against philox.h. */
   philox(key: bigint, c0: number, c1: number, c2: number, c3: number): [number, number, number, number];

@@ -34,6 +34,7 @@ export type Session = Omit<NativeSession, 'train' | 'evalLoss' | 'sample'> &
   };
 
 export type Device = 'auto' | 'cpu' | 'cuda';
+export type Precision = 'fp32' | 'bf16';
 
 export type NativeSessionOptions = {
   /** Shape of the network: `toNative` of ddpm/unet.ts makes it. */
@@ -42,6 +43,8 @@ export type NativeSessionOptions = {
   noise: NativeNoise;
   /** @default 'auto' */
   device?: Device;
+  /** Of activations and of what they are multiplied with; parameters and optimizer are fp32. @default 'bf16' on CUDA, else 'fp32', which alone a CPU takes */
+  precision?: Precision;
   /** Threads of the pool that this Session may use. @default all cores */
   threads?: number;
 };
@@ -81,7 +84,8 @@ export const createNativeSession = (options: NativeSessionOptions): Session =>
 /** createNativeSession on a given addon, so that tests can ask for the reference backend. */
 export const sessionOn = (native: Addon, options: NativeSessionOptions): Session => {
   const threads = options.threads ?? availableParallelism();
-  const session = native.createSession(options.unet, options.noise, { threads });
+  const precision = options.precision ?? (native.info().backend === 'cuda' ? 'bf16' : 'fp32');
+  const session = native.createSession(options.unet, options.noise, { threads, bf16: precision === 'bf16' });
   const parameters: ParameterEntry[] = session.parameters;
   const dispose = () => session.dispose();
   return {

@@ -200,7 +200,7 @@ const flagName = (key: string) => `--${key.replace(/[A-Z]/g, (letter) => `-${let
 
 /**
  * Defaults of a whole method under one name. `phoenix` is data sharing, personal layers and threshold filtering as in the Phoenix paper, with what is ours:
- * quarantine instead of disconnection, weights by diversity, work by drift, updates in int8 with error feedback. (The server's EMA is always kept.) The paper
+ * quarantine instead of disconnection, weights by diversity, work by drift, updates in int8 with error feedback, tasks in bf16. (The server's EMA is always kept.) The paper
  * does not say its values; these are ours.
  */
 const methods = {
@@ -213,6 +213,7 @@ const methods = {
     strategy: 'diversity',
     driftTarget: 0.5,
     compress: 'int8',
+    compressTasks: 'bf16',
   },
 } as const;
 
@@ -561,6 +562,13 @@ const table = [
     help: `how updates are sent: ${Object.entries(compressions)
       .map(([name, what]) => `${name} (${what})`)
       .join(', ')}; what is left out is sent later`,
+  }),
+  option({
+    key: 'compressTasks',
+    commands: ['federate'],
+    kind: choice(['none', 'bf16']),
+    default: 'none',
+    help: 'how the model is sent to the clients: as float32, or rounded to bfloat16, half the bytes',
   }),
   option({
     key: 'serverStep',

@@ -32,7 +32,7 @@ import { formatBytes } from './units.ts';
 
 /** The plain part of the state, in state.json. */
 const count = z.int().min(0);
-const sent = z.object({ version: z.int().min(1), to: z.array(z.string()) });
+const sent = { version: z.int().min(1), to: z.array(z.string()) };
 const profile = z.object({
   round: count,
   examples: count,
@@ -46,8 +46,8 @@ const plainState = z.object({
   warmupSteps: count,
   strategy: z.unknown(),
   profiles: z.record(z.string(), profile),
-  shared: sent.optional(),
-  bins: sent.optional(),
+  shared: z.object(sent).optional(),
+  bins: z.object({ ...sent, count }).optional(),
   work: z.number().gt(0),
 });
 
@@ -155,6 +155,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
         compress: settings.compress,
         personal,
       },
+      taskCodec: settings.compressTasks === 'bf16' ? 'bf16' : 'float32',
       parameters: session.parameters,
       sharing: shared.count > 0 ? sharingOf(settings, prepared, session, shared) : undefined,
       probing: strategy.needs && {

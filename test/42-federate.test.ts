@@ -137,25 +137,54 @@ test('a federation that is stopped and resumed, again and again, ends with the s
   t.deepEqual(await artefacts(dir), expected);
 });
 
-test('a federation killed by SIGKILL ends with the same bytes', async (t) => {
-  const base = await temporary(t);
-  await federate({ ...stateful, out: join(base, 'whole') });
-  const dir = join(base, 'killed');
-  const program = `
+/** The whole method, and the other one of each of its choices. */
+const methods = {
+  plain: stateful,
+  phoenix: { ...little, method: 'phoenix', rounds: 4, fraction: 0.7, probeEvery: 2, probeSamples: 8, probeSteps: 2, filterThreshold: '1x' },
+  'the other choices': {
+    ...little,
+    rounds: 5,
+    shareBeta: 0.2,
+    shareSource: 'synthetic',
+    shareEvery: 2,
+    strategy: 'vendi',
+    filter: 'disconnect',
+    filterBy: 'frechet-own',
+    filterThreshold: '1x',
+    histogramOf: 'samples',
+    classConditional: true,
+    compress: 'topk:0.1',
+    driftTarget: 0.9,
+    probeEvery: 2,
+    probeSamples: 8,
+    probeSteps: 2,
+  },
+} satisfies Record<string, FederateOptions>;
+
+for (const [name, options] of Object.entries(methods)) {
+  test(`a federation killed by SIGKILL ends with the same bytes: ${name}`, async (t) => {
+    const base = await temporary(t);
+    const whole = await federate({ ...options, out: join(base, 'whole') });
+    t.true(whole.records.every(({ failures }) => failures.length === 0));
+    const dir = join(base, 'killed');
+    const program = `
     import { federate } from ${JSON.stringify(new URL('../src/federate.ts', import.meta.url).href)};
     let points = 0;
     const fault = () => { if (++points === Number(process.argv[2])) process.kill(process.pid, 'SIGKILL'); };
     await federate(JSON.parse(process.argv[1]), { fault });`;
-  for (const point of [25, 60, 31]) {
-    const options = JSON.stringify({ ...stateful, out: dir, resume: true });
-    const child = spawn(process.execPath, ['--import=tsx', '--input-type=module', '-e', program, options, String(point)], {
-      stdio: 'inherit',
-    });
-    t.is(await new Promise((resolve) => child.on('close', (exitCode, signal) => resolve(signal ?? exitCode))), 'SIGKILL');
-  }
-  await federate({ ...stateful, out: dir, resume: true });
-  t.deepEqual(await artefacts(dir), await artefacts(join(base, 'whole')));
-});
+    for (const point of [25, 60, 31]) {
+      const text = JSON.stringify({ ...options, out: dir, resume: true });
+      const child = spawn(process.execPath, ['--import=tsx', '--input-type=module', '-e', program, text, String(point)], {
+        stdio: 'inherit',
+      });
+      t.is(await new Promise((resolve) => child.on('close', (exitCode, signal) => resolve(signal ?? exitCode))), 'SIGKILL');
+    }
+    await federate({ ...options, out: dir, resume: true });
+    t.deepEqual(await artefacts(dir), await artefacts(join(base, 'whole')));
+    const [killed, uninterrupted] = await Promise.all([dir, join(base, 'whole')].map(openRun));
+    t.deepEqual(killed!.state, uninterrupted!.state);
+  });
+}
 
 test('a run that is done stays as it is, and more rounds go on from it', async (t) => {
   const dir = join(await temporary(t), 'run');

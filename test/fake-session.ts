@@ -2,7 +2,7 @@
  * A stand-in for the native engine: vectors in JavaScript and a Session whose loss is quadratic, ½|p - target|² with noise from the stream, so
  * that a test of the federated logic takes milliseconds and results can be worked out by hand.
  */
-import type { NativeTrain } from '../src/bindings/native.ts';
+import type { NativeSample, NativeTrain } from '../src/bindings/native.ts';
 import type { Images, Session } from '../src/bindings/session.ts';
 import type { Vector } from '../src/bindings/vector.ts';
 import { philox } from '../src/rng.ts';
@@ -55,10 +55,22 @@ export function fakeVector(length: number): FakeVector {
     async fromBytes(bytes, offset) {
       values.set(new Float32Array(Uint8Array.from(bytes).buffer), offset);
     },
-    encode: () => Promise.reject(new Error('fake vector: only float32')),
-    decode: () => Promise.reject(new Error('fake vector: only float32')),
-    encodeLargest: () => Promise.reject(new Error('fake vector: only float32')),
-    decodeLargest: () => Promise.reject(new Error('fake vector: only float32')),
+    // Cut off instead of rounded to even: the residual of an update is then larger than the real one's, and as exact.
+    async encode(codec, offset, count) {
+      const part = values.subarray(offset, offset + count);
+      if (codec === 'bf16') return new Uint8Array(Uint16Array.from(new Uint32Array(part.slice().buffer), (bits) => bits >>> 16).buffer);
+      if (count > 1024) throw new Error('fake vector: one block of int8');
+      const scale = part.reduce((most, value) => Math.max(most, Math.abs(value)), 0) / 127 || 1;
+      const bytes = Int8Array.from(part, (value) => Math.trunc(value / scale));
+      return Buffer.concat([new Uint8Array(Float32Array.of(scale).buffer), new Uint8Array(bytes.buffer)]);
+    },
+    async decode(codec, bytes, offset, count) {
+      const copy = Uint8Array.from(bytes).buffer;
+      if (codec === 'bf16') values.set(new Float32Array(Uint32Array.from(new Uint16Array(copy), (bits) => bits << 16).buffer), offset);
+      else for (let i = 0; i < count; i++) values[offset + i] = new Float32Array(copy.slice(0, 4))[0]! * new Int8Array(copy)[4 + i]!;
+    },
+    encodeLargest: () => Promise.reject(new Error('fake vector: no topk')),
+    decodeLargest: () => Promise.reject(new Error('fake vector: no topk')),
     async gather(from, ranges) {
       let to = 0;
       for (let r = 0; r < ranges.length; r += 2) {
@@ -92,7 +104,12 @@ export function fakeVector(length: number): FakeVector {
   };
 }
 
-export const fakeImages = (count: number): Images => ({ count, bytes: 0, dispose() {} }) as Images;
+/** Images of 4×4 gray pixels; `pixels` is what was written. */
+export function fakeImages(count: number): Images & { pixels: Uint8Array } {
+  const pixels = new Uint8Array(16 * count);
+  const write = (bytes: Uint8Array, offset: number) => pixels.set(bytes, offset);
+  return { count, bytes: pixels.length, write, dispose() {}, pixels } as unknown as Images & { pixels: Uint8Array };
+}
 
 /** Where image `i` pulls parameter `j`: a fixed irregular number in -1..1. */
 export const target = (i: number, j: number) => Math.sin(1 + 3.7 * i + 1.3 * j);
@@ -127,7 +144,10 @@ export function fakeSession({ length = 6, noise = 0.1 } = {}): Session & { calls
   const session = {
     calls,
     backend: 'fake',
-    parameters: [{ name: 'p', offset: 0, count: length, shape: [length] }],
+    parameters: [
+      { name: 'body', offset: 0, count: length - 1, shape: [length - 1] },
+      { name: 'head', offset: length - 1, count: 1, shape: [1] },
+    ],
     parameterCount: length,
     params,
     ema,
@@ -151,7 +171,10 @@ export function fakeSession({ length = 6, noise = 0.1 } = {}): Session & { calls
         for (let j = 0; j < length; j++) loss += (valuesOf(weights)[j]! - target(i, j)) ** 2 / 2 / length / indices.length;
       return loss;
     },
-    sample: () => Promise.reject(new Error('fake session: no samples')),
+    /** Images of 4×4 gray pixels: the weights one after the other, with noise. */
+    async sample({ count, key, weights }: NativeSample) {
+      return Float32Array.from({ length: 16 * count }, (_, i) => Math.tanh(valuesOf(weights)[i % length]! + unit(key, i, 7)));
+    },
     memory: () => ({ parameters: 0, optimizer: 0, activations: 0 }),
     dispose() {
       for (const vector of [params, ema, adamM, adamV]) vector.dispose();

@@ -72,14 +72,18 @@ const report = z.strictObject({
   deltaNorm: notNegative,
   shared: positive.optional(),
   quality: z.number().optional(),
-  vendi: notNegative.optional(),
-  histogram: z.array(notNegative).min(1).max(MOST_BINS).optional(),
-  points: z.array(z.array(z.number()).min(1).max(MOST_DIMS)).min(1).max(MOST_POINTS).optional(),
+  vendi: z.number().min(1).max(65_536).optional(),
+  histogram: z.array(z.number().min(0).max(1e12)).min(1).max(MOST_BINS).optional(),
+  points: z
+    .array(z.array(z.number().min(-1e6).max(1e6)).min(1).max(MOST_DIMS))
+    .min(1)
+    .max(MOST_POINTS)
+    .optional(),
   seconds: notNegative,
 });
 
 /** How the values of a vector are written in a payload (see vector.ts), and how many there are. */
-const parameters = { codec: z.enum(['float32']), count: positive };
+const parameters = { codec: z.enum(['float32', 'bf16']), count: positive };
 const delta = { codec: z.enum(['float32', 'bf16', 'int8', 'topk']), count: positive };
 
 /** Shared images and their sizes; centres of bins, rows of features. `made`: the round in which they were. */

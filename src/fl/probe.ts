@@ -3,7 +3,16 @@
  * numbers that were asked for leave the client.
  */
 import type { Session } from '../bindings/session.ts';
-import { binCounts, type Features, featureMatrix, frechetDistance, kMeans, moments, precisionRecall } from '../ddpm/metrics/index.ts';
+import {
+  binCounts,
+  type Features,
+  featureMatrix,
+  frechetDistance,
+  kMeans,
+  moments,
+  pickRows,
+  precisionRecall,
+} from '../ddpm/metrics/index.ts';
 import type { FeatureSource } from '../ddpm/metrics/sources.ts';
 import { vendiScore } from '../ddpm/metrics/vendi.ts';
 import type { Noise } from '../ddpm/noise.ts';
@@ -33,6 +42,8 @@ const MOST_IMAGES = 2048;
 /** Neighbours of precision: a model is not scored by it on fewer images than need them. */
 const NEIGHBOURS = 3;
 const SAMPLE_BATCH = 32;
+/** Fewest images whose mean is told. */
+const LEAST_CLUSTER = 4;
 
 /** A function that calls `make` when it is first called. */
 export function once<T>(make: () => Promise<T>): () => Promise<T> {
@@ -119,11 +130,17 @@ async function drawFromModel({ samples: count, steps }: Probe, input: ProbeInput
   return toPixels(values);
 }
 
-/** Centres of up to 16 clusters, to six digits. */
+/**
+ * Centres of up to 16 clusters, to six digits. One of few images would show them, so only those of at least four are given, and the mean of all if there are none.
+ */
 async function pointsOf(x: Features): Promise<number[][]> {
-  const { centres } = await kMeans(x, Math.min(MOST_POINTS, x.rows));
-  return Array.from({ length: centres.rows }, (_, i) =>
-    Array.from(centres.data.subarray(i * centres.columns, (i + 1) * centres.columns), (value) => Number(value.toPrecision(6))),
+  const { centres, assignment } = await kMeans(x, Math.min(MOST_POINTS, x.rows));
+  const sizes = new Int32Array(centres.rows);
+  for (const cluster of assignment) sizes[cluster]!++;
+  const shown = Array.from(sizes.keys()).filter((cluster) => sizes[cluster]! >= LEAST_CLUSTER);
+  const from = shown.length > 0 ? pickRows(centres, shown) : (await kMeans(x, 1)).centres;
+  return Array.from({ length: from.rows }, (_, i) =>
+    Array.from(from.data.subarray(i * from.columns, (i + 1) * from.columns), (value) => Number(value.toPrecision(6))),
   );
 }
 

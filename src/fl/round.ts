@@ -24,6 +24,7 @@ import type {
   RoundRecord,
   Store,
   Strategy,
+  Task,
   Transport,
   Weights,
 } from './types.ts';
@@ -35,6 +36,8 @@ export type RoundIo = {
   transport: Transport;
   strategy: Strategy;
   fit: Omit<Fit, 'globalStep'>;
+  /** How the parameters of a task are sent. @default 'float32' */
+  taskCodec?: Task['codec'];
   seed: number | bigint;
   /** Share of the clients that a round selects, above 0 and at most 1. @default 1 */
   fraction?: number;
@@ -101,8 +104,9 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
   const asked = selected.filter((client) => !unsupplied.some((failure) => failure.client === client));
   const answers = await train(asked, round, fitOf, params, io).finally(() => split && params.dispose());
   const failures = inOrder(selected, [...unsupplied, ...answers.failures]);
-  if (answers.reports.length === 0) throw nobodyCameThrough(round, failures);
-  const { reports, profiles, bins } = await learn(answers.reports, state.profiles, supplied, supplies);
+  const { reports, profiles, bins, refused } = await learn(answers.reports, state.profiles, supplied, supplies);
+  failures.push(...refused);
+  if (reports.length === 0) throw nobodyCameThrough(round, failures);
   const weighed = strategy.weigh(reports, state.strategy, profiles);
   checkWeights(strategy.name, reports, weighed.weights);
 
@@ -184,9 +188,9 @@ async function train(
   round: number,
   fitOf: (client: ClientInfo) => Fit,
   params: Vector,
-  { transport, onStep, signal }: RoundIo,
+  { transport, taskCodec: codec, onStep, signal }: RoundIo,
 ): Promise<{ reports: Report[]; failures: Failure[] }> {
-  const outcomes = transport.train(selected, (client) => ({ round, fit: fitOf(client), params }), { onStep, signal });
+  const outcomes = transport.train(selected, (client) => ({ round, fit: fitOf(client), params, codec }), { onStep, signal });
   const reports: Report[] = [];
   const failures: Failure[] = [];
   for await (const outcome of outcomes) {

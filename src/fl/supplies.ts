@@ -86,7 +86,7 @@ export async function supply(
   }
   if (!bins && probing?.reference && strategy.needs?.histogram) bins = await makeBins(probing.reference, round, probing.bins, store);
 
-  const give = async (sent: Sent, parcelFor: (client: ClientId) => Promise<Parcel>): Promise<Sent> => {
+  const give = async <S extends Sent>(sent: S, parcelFor: (client: ClientId) => Promise<Parcel>): Promise<S> => {
     const to = new Set(sent.to);
     for (const client of selected) {
       if (to.has(client) || failures.some((failure) => failure.client === client)) continue;
@@ -141,36 +141,53 @@ export function suppliedFit(fit: Fit, client: ClientId, state: FederationState, 
   return { ...fit, shared: shared?.version, probe };
 }
 
-/** Takes what clients have found out into the profiles; points that they report become bins, if there are none yet. */
+/**
+ * Takes what clients have found out into the profiles; points that they report become bins, if there are none yet. A histogram over other bins than the
+ * client was given makes its report a Failure.
+ */
 export async function learn(
-  reports: Report[],
+  answers: Report[],
   profiles: Profiles,
-  supplied: Supplied,
+  { bins: given }: Supplied,
   io: SupplyOptions,
-): Promise<{ reports: Report[]; profiles: Profiles; bins?: Sent }> {
+): Promise<{ reports: Report[]; profiles: Profiles; bins?: Supplied['bins']; refused: Failure[] }> {
   const known: Profiles = { ...profiles };
-  for (const { client, round, examples, quality, vendi, histogram, points } of reports) {
-    if (quality === undefined && vendi === undefined && !histogram && !points) continue;
+  const reports: Report[] = [];
+  const refused: Failure[] = [];
+  const points: number[][] = [];
+  for (const { points: reported, ...report } of answers) {
+    const { client, round, examples, quality, vendi, histogram } = report;
+    if (histogram && histogram.length !== given?.count) {
+      const reason = `its histogram has ${histogram.length} bins instead of ${given?.count ?? 'none'}`;
+      refused.push({ client, round, stage: 'train', reason });
+      continue;
+    }
+    reports.push(report);
+    points.push(...(reported ?? []));
+    if (quality === undefined && vendi === undefined && !histogram && !reported) continue;
     known[client] = asJson({ round, examples, quality, vendi, histogram: histogram ?? profiles[client]?.histogram });
   }
-  const points = reports.flatMap((report) => report.points ?? []);
-  let { bins } = supplied;
-  const columns = points[0]?.length;
-  if (!bins && io.probing && columns) {
-    const same = points.filter((point) => point.length === columns);
-    bins = await makeBins(featureMatrix(Float64Array.from(same.flat()), columns), reports[0]!.round, io.probing.bins, io.store);
-  }
-  return { reports: reports.map(({ points: _, ...report }) => report), profiles: known, ...(bins && { bins }) };
+  const made = !given && io.probing && points.length > 0 ? await binsOfPoints(points, answers[0]!.round, io.probing.bins, io.store) : given;
+  return { reports, profiles: known, ...(made && { bins: made }), refused };
+}
+
+/** Points of another length than most are left out: some client has other features than the rest. */
+async function binsOfPoints(points: number[][], version: number, count: number, store: Store): Promise<Supplied['bins']> {
+  const votes = new Map<number, number>();
+  for (const { length } of points) votes.set(length, (votes.get(length) ?? 0) + 1);
+  const [columns] = [...votes].reduce((most, vote) => (vote[1] > most[1] ? vote : most));
+  const usual = points.filter((point) => point.length === columns);
+  return makeBins(featureMatrix(Float64Array.from(usual.flat()), columns), version, count, store);
 }
 
 /** Without the fields that are undefined: a state is plain JSON. */
 const asJson = <T extends object>(value: T): T => Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined)) as T;
 
-async function makeBins(from: Features, version: number, count: number, store: Store): Promise<Sent> {
+async function makeBins(from: Features, version: number, count: number, store: Store): Promise<NonNullable<Supplied['bins']>> {
   const { centres } = await kMeans(from, Math.min(count, from.rows));
   const { rows, columns } = centres;
   await keep(store, BINS, { kind: 'bins', version, rows, columns, centres: Float32Array.from(centres.data) });
-  return { version, to: [] };
+  return { version, to: [], count: rows };
 }
 
 const keep = (store: Store, key: string, parcel: Parcel) => store.set(key, encodeParcel(parcel));

@@ -46,8 +46,8 @@ export type Probe = {
   bins?: number;
 };
 
-/** `params`: the parameters that travel. */
-export type Task = { round: number; fit: Fit; params: Vector };
+/** `params`: the parameters that travel, as float32 or rounded to bfloat16. */
+export type Task = { round: number; fit: Fit; params: Vector; codec?: 'float32' | 'bf16' };
 
 /** What a client says of its training. Small, JSON, and all that a strategy sees. */
 export type Report = {
@@ -198,7 +198,7 @@ export type FederationState = {
   profiles: Profiles;
   /** Version of the shared images and the bins (the round in which they were made), and who has received it. What they are lies in the round's Store. */
   shared?: Sent;
-  bins?: Sent;
+  bins?: Sent & { count: number };
   /** Local work as a multiple of what the options say: see local-work.ts. */
   work: number;
 };

@@ -109,9 +109,9 @@ export async function setBytes(bytes: Uint8Array, into: Vector, offset = 0): Pro
   for (let at = 0; at < bytes.length; at += 4 * PIECE) await into.fromBytes(bytes.subarray(at, at + 4 * PIECE), offset + at / 4);
 }
 
-/** The message of a task: the parameters as float32, 4 bytes each. */
-export async function encodeTask({ round, fit, params }: Task): Promise<Uint8Array> {
-  const header = { kind: 'task', version: 1, round, fit, codec: 'float32', count: params.length } as const;
+/** The message of a task. */
+export async function encodeTask({ round, fit, params, codec = 'float32' }: Task): Promise<Uint8Array> {
+  const header = { kind: 'task', version: 1, round, fit, codec, count: params.length } as const;
   return encodeVector(header, params, 1);
 }
 

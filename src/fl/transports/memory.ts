@@ -50,8 +50,9 @@ export function memoryTransport(clients: Client[], { failures = [] }: MemoryTran
       for (const client of ids.map(find)) {
         signal?.throwIfAborted();
         const { id } = client.info;
-        const { round, fit, params } = task(client.info);
-        const message = await encodeTask({ round, fit, params });
+        const asked = task(client.info);
+        const { round } = asked;
+        const message = await encodeTask(asked);
         bytesDown += message.length;
         let outcome: Report | Failure;
         try {

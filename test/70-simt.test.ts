@@ -33,15 +33,22 @@ if (nvcc === undefined) {
   test.before(async () => {
     const hint = existsSync(nvcc) ? [`-DPHOENIX_NVCC=${nvcc}`] : [];
     await run('cmake', ['-S', join(root, 'native', 'simt'), '-B', build, ...hint]);
-    await run('cmake', ['--build', build, '--target', 'simt_test', '--parallel', '2']);
+    await run('cmake', ['--build', build, '--target', 'simt_test', '--target', 'hopper_test', '--parallel', '2']);
   });
+  const runProgram = (program: string, environment: Record<string, string>) =>
+    run(join(build, program), [build], { env: { ...process.env, PHOENIX_SIMT_QUIET: '1', ...environment } }).catch(
+      (error: { stdout?: string; message: string }) => ({ stdout: `${error.stdout ?? ''}\n${error.message}` }),
+    );
   for (const capability of ['8.0', '9.0'])
     for (const schedule of ['forward', 'reverse', 'random:7'])
       test(`opcodes, driver API and seeded defects: capability ${capability}, threads ${schedule}`, async (t) => {
-        const env = { ...process.env, PHOENIX_SIMT_CAPABILITY: capability, PHOENIX_SIMT_SCHEDULE: schedule, PHOENIX_SIMT_QUIET: '1' };
-        const { stdout } = await run(join(build, 'simt_test'), [build], { env }).catch((error: { stdout?: string; message: string }) => ({
-          stdout: `${error.stdout ?? ''}\n${error.message}`,
-        }));
+        const { stdout } = await runProgram('simt_test', { PHOENIX_SIMT_CAPABILITY: capability, PHOENIX_SIMT_SCHEDULE: schedule });
         t.regex(stdout, /^\d{4,} checks, 0 failed$/m, stdout);
       });
+  for (const schedule of ['forward', 'random:7'])
+    test(`Hopper's copies and products, and the convolutions made of them, as plain loops say: threads ${schedule}`, async (t) => {
+      const { stdout } = await runProgram('hopper_test', { PHOENIX_SIMT_CAPABILITY: '9.0', PHOENIX_SIMT_SCHEDULE: schedule });
+      t.regex(stdout, /"failed": 0,/, stdout);
+      t.notRegex(stdout, /not ok/);
+    });
 }

@@ -22,8 +22,10 @@ void mbarrier_invalidate(uint64_t* barrier, Loc loc);
 void mbarrier_arrive(uint64_t* barrier, uint32_t count, uint32_t expected_bytes, Loc loc);
 void mbarrier_expect(uint64_t* barrier, uint32_t expected_bytes, Loc loc);
 void mbarrier_wait(uint64_t* barrier, uint32_t parity, Loc loc);
-uint32_t mbarrier_slot(uint64_t* barrier, const char* what, Loc loc);       // its agent
-void mbarrier_complete(uint32_t slot, uint32_t bytes, const Clock& clock);  // a copy has arrived
+uint32_t mbarrier_slot(uint64_t* barrier, const char* what, Loc loc);          // its agent
+uint32_t mbarrier_slot_of_copy(uint64_t* barrier, const char* what, Loc loc);  // the same, and it must be known to the async proxy
+void mbarrier_announce();                                                      // the running thread's mbarriers, by a fence
+void mbarrier_complete(uint32_t slot, uint32_t bytes, const Clock& clock);     // a copy has arrived
 
 // ---- TMA. coordinates: `rank` of them; offsets: im2col offsets or null for a tile
 void tma_load(void* shared, const CUtensorMap* map, uint64_t* barrier, const int* coordinates, int rank, const uint16_t* offsets, Loc loc);

@@ -13,6 +13,8 @@ struct Barrier {
     uint32_t thread, parity;
   };
   std::vector<Waiter> waiters;
+  uint32_t initialised_by;
+  bool announced;  // to the async proxy, by a fence after the initialisation
 };
 static std::vector<Barrier> barriers;  // of the running block
 
@@ -53,7 +55,18 @@ void mbarrier_init(uint64_t* address, uint32_t count, Loc loc) {
     if (b.address == address) fatal("mbarrier.init at %s on a live mbarrier", to_string(loc).c_str());
   if (barriers.size() >= kWarpgroupAgent)
     fatal("mbarrier.init at %s: the emulator holds at most %u a block", to_string(loc).c_str(), kWarpgroupAgent);
-  barriers.push_back({address, count, count, 0, 0, {}, {}, {}});
+  barriers.push_back({address, count, count, 0, 0, {}, {}, {}, self->index, false});
+}
+void mbarrier_announce() {
+  for (Barrier& b : barriers) b.announced = b.announced || b.initialised_by == self->index;
+}
+uint32_t mbarrier_slot_of_copy(uint64_t* address, const char* what, Loc loc) {
+  const uint32_t slot = mbarrier_slot(address, what, loc);
+  if (!barriers[slot].announced)
+    report("%s at %s: its mbarrier was initialised without fence.mbarrier_init or fence.proxy.async after it", what,
+           to_string(loc).c_str());
+  barriers[slot].announced = true;
+  return slot;
 }
 void mbarrier_invalidate(uint64_t* address, Loc loc) {
   Barrier& b = barriers[mbarrier_slot(address, "mbarrier.inval", loc)];

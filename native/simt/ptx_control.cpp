@@ -238,7 +238,14 @@ Handler decode_tensor(Instruction& in, const Modifiers& m) {
   if (b == "mbarrier") return decode_mbarrier(in, m);
   if (b == "wgmma") return decode_wgmma(in, m);
   if (b == "mma") return decode_mma(in, m);
-  if (b == "fence") return m.has("proxy") ? HANDLER((void)c; (void)i; proxy_fence(self->index)) : HANDLER((void)c; (void)i);
+  if (b == "fence") {
+    if (m.has("mbarrier_init")) return HANDLER((void)c; (void)i; mbarrier_announce());
+    return m.has("proxy") ? HANDLER((void)c; (void)i; proxy_fence(self->index); mbarrier_announce()) : HANDLER((void)c; (void)i);
+  }
+  if (b == "setmaxnreg") {  // registers are not allocated here; the count must be one that the hardware takes
+    const uint64_t count = in.operands.empty() ? 0 : in.operands[0].value;
+    return count >= 24 && count <= 256 && count % 8 == 0 ? HANDLER((void)c; (void)i) : nullptr;
+  }
   return decode_matrix(in, m);
 }
 

@@ -82,7 +82,7 @@ static const std::map<std::string, Decode>& table() {
       {"wgmma", decode_tensor},
       {"fence", decode_tensor},
       {"membar", decode_nothing},
-      {"setmaxnreg", decode_nothing},
+      {"setmaxnreg", decode_tensor},
       {"nanosleep", decode_nothing},
       {"prefetch", decode_nothing},
       {"prefetchu", decode_nothing},

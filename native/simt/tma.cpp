@@ -180,7 +180,7 @@ void tma_load(void* shared, const CUtensorMap* map, uint64_t* barrier, const int
   const Map m = map_of(map, rank, "TMA load", loc);
   if (bool(offsets) != bool(m.im2col))
     fatal("TMA load at %s: the map and the instruction differ in mode (tile, im2col)", to_string(loc).c_str());
-  const uint32_t bytes = box_bytes(m), slot = mbarrier_slot(barrier, "TMA load", loc);
+  const uint32_t bytes = box_bytes(m), slot = mbarrier_slot_of_copy(barrier, "TMA load", loc);
   shared_check(shared, bytes, 128, "TMA load destination", loc);
   struct Place {
     int c[5];

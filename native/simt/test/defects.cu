@@ -1,8 +1,9 @@
 // Kernels that are right (defect 0) and the same with one seeded defect each: the self-test of the checker. Every defect must be reported.
 #include <cuda.h>
 #include <cstdint>
+#include "../../kernels/sm90.cuh"
 
-__device__ __forceinline__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+using phx::sm90::shared_address;
 __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
   for (int m = 16; m > 0; m >>= 1) v += __shfl_xor_sync(0xffffffffu, v, m);
@@ -103,11 +104,64 @@ __device__ void tile_add(const CUtensorMap* in, const CUtensorMap* out) {
     if (Defect != 19) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");  // 19: the store is not waited for
   }
 }
+// D (64x64, as the threads hold it) = A (64 x 256) B^T (64 x 256), by a warp that copies and a warpgroup that multiplies, in two stages.
+template <int Defect>
+__device__ void pipeline(const phx::TensorMap* a, const phx::TensorMap* b, float* d) {
+  using namespace phx::sm90;
+  constexpr uint32_t kTile = 8192, kStage = 2 * kTile, kSteps = 4;
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const uint32_t base = shared_address(memory), full = base + 2 * kStage, empty = full + 16;
+  if (threadIdx.x == 0) {
+    for (uint32_t s = 0; s < 2; ++s) {
+      mbarrier_init(full + 8 * s, 1);
+      mbarrier_init(empty + 8 * s, Defect == 27 ? 2 : 1);  // 27: one arrival more than ever comes
+    }
+    if (Defect != 28) mbarrier_init_fence();  // 28: the copy engine may not know the mbarriers
+  }
+  __syncthreads();
+  if (threadIdx.x >= 128) {
+    if (threadIdx.x > 128) return;
+    for (uint32_t step = 0; step < kSteps; ++step) {
+      const uint32_t s = step % 2, stage = base + s * kStage;
+      if (Defect != 20) mbarrier_wait(empty + 8 * s, step / 2 % 2 ^ 1);  // 20: the stage may still be read
+      mbarrier_arrive_expect(full + 8 * s, kStage);
+      load_box(stage, a, full + 8 * s, int(step) * 64, 0, 0);
+      load_box(stage + kTile, b, full + 8 * s, int(step) * 64, 0, 0);
+    }
+    return;
+  }
+  float sums[32];
+  for (uint32_t step = 0; step < kSteps; ++step) {
+    const uint32_t s = step % 2, stage = base + s * kStage + (Defect == 24 ? 512 : 0);  // 24: not where the swizzle's pattern begins
+    if (Defect != 22) mbarrier_wait(full + 8 * s, step / 2 % 2);                        // 22: the copies may not have arrived
+    if (Defect == 25) {  // 25: the threads' own writes, without a fence for the tensor cores
+      volatile unsigned char* byte = memory + s * kStage + threadIdx.x * 64;
+      *byte = *byte;
+      named_barrier(1, 128);
+    }
+    if (Defect != 23) products_fence();  // 23: the accumulators may still be written
+    for (uint32_t k = 0; k < 4; ++k)
+      multiply<false, false>(sums, operand(stage, 16) + 2 * k, operand(stage + kTile, 16) + 2 * k, int(step + k));
+    products_commit();
+    if (Defect == 21 && threadIdx.x == 0) mbarrier_arrive(empty + 8 * s);  // 21: released while it is read
+    if (Defect != 26) products_wait<0>();                                  // 26: nobody waits
+    if (Defect != 21 && threadIdx.x == 0) mbarrier_arrive(empty + 8 * s);
+  }
+  for (int i = 0; i < 32; ++i) d[threadIdx.x * 32 + i] = sums[i];
+}
 extern "C" {
 #define TILE(n)                                                                                                                          \
   __global__ void __launch_bounds__(128) tile_add_##n(const __grid_constant__ CUtensorMap in, const __grid_constant__ CUtensorMap out) { \
     tile_add<n>(&in, &out);                                                                                                              \
   }
+#define PIPELINE(n)                                                                                                \
+  __global__ void __launch_bounds__(160)                                                                           \
+      pipeline_##n(const __grid_constant__ phx::TensorMap a, const __grid_constant__ phx::TensorMap b, float* d) { \
+    pipeline<n>(&a, &b, d);                                                                                        \
+  }
+// clang-format off
 TILE(0) TILE(14) TILE(15) TILE(16) TILE(17) TILE(18) TILE(19)
+PIPELINE(0) PIPELINE(20) PIPELINE(21) PIPELINE(22) PIPELINE(23) PIPELINE(24) PIPELINE(25) PIPELINE(26) PIPELINE(27) PIPELINE(28)
+// clang-format on
 }
 #endif

@@ -5,7 +5,8 @@
 #include <string>
 #include <vector>
 
-void check(bool holds, const std::string& what);  // counts and prints what fails
+extern int checks, failures;
+void check(bool holds, const std::string& what);  // counts, and names what fails on stderr
 std::string message(CUresult result);
 bool succeeded(CUresult result, const std::string& what);
 
@@ -26,6 +27,7 @@ struct Buffer {  // device memory
     return values;
   }
 };
+void open_device();
 CUmodule load_text(const std::string& ptx);
 CUfunction function(CUmodule module, const char* name);
 // One launch; each argument is copied into the kernel's parameter.
@@ -38,4 +40,8 @@ CUresult run(CUfunction f, unsigned blocks, unsigned threads, unsigned shared, C
 void test_opcodes();
 void test_driver();
 void test_defects(const std::string& folder);  // of the compiled kernels
+
+// hopper_test
+void vector(const std::string& name, uint64_t expected, uint64_t got);  // for the printed JSON
+void test_hopper_vectors(CUmodule module);
 void test_wgmma_products(CUmodule module);

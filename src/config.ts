@@ -263,7 +263,7 @@ const table = [
     commands: ['federate'],
     kind: partitionKind,
     default: 'iid',
-    help: 'how: iid, dirichlet:ALPHA, shards:S (classes a client), quantity:EXPONENT, site',
+    help: 'how: iid, dirichlet:ALPHA, shards:S (classes a client; shards:S,zipf:EXPONENT with sizes that fall), quantity:EXPONENT, site',
   }),
   option({
     key: 'rounds',
@@ -291,6 +291,16 @@ const table = [
     unit: 'passes',
     mayChange: true,
     help: 'passes over the images in all, also when resumed',
+  }),
+  option({
+    key: 'images',
+    commands: ['train'],
+    kind: integer(1),
+    default: undefined,
+    defaultText: 'use --epochs',
+    unit: 'images',
+    mayChange: true,
+    help: 'instead of --epochs: images drawn in all, rounded up to whole checkpoints',
   }),
   option({
     key: 'localImages',

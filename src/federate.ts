@@ -237,7 +237,7 @@ function strategyOf(settings: Settings<'federate'>): Strategy {
 /**
  * Sets images aside for everybody, deals the others to clients and splits a held-out tenth off each. Clients of a site partition bear the sites' names.
  */
-function dealImages(settings: Settings<'federate'>, dataset: Dataset): { shares: Share[]; shared: Shared } {
+export function dealImages(settings: Settings<'federate'>, dataset: Dataset): { shares: Share[]; shared: Shared } {
   const { labels, sites, siteNames, classNames } = dataset;
   const { seed, shareBeta, shareAlpha, shareSource } = settings;
   const real = shareBeta > 0 && shareSource === 'real';

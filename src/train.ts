@@ -32,7 +32,7 @@ const plainState = z.object({ globalStep: z.int().min(0), images: z.int().min(0)
 export async function train(options: TrainOptions, events: RunEvents = {}): Promise<RunResult> {
   const { onStart, onStep, onRound, onMessage, signal, fault } = events;
   const settings = parseOptions('train', options);
-  const { seed, epochs, commitImages, resume, keep } = settings;
+  const { seed, epochs, images: imagesInAll, commitImages, resume, keep } = settings;
 
   const prepared = await prepare(settings);
   const { dataset, classes, unet, noise, fit, emaDecay } = prepared;
@@ -40,7 +40,10 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
   const { train: indices, heldOut } = holdOut(everyImage, seed, CENTRAL);
   const length = commitImages === undefined ? { epochs: 1 } : { localImages: commitImages };
   const stepsPerRound = plannedSteps(indices.length, { ...length, batch: fit.batch });
-  const rounds = commitImages === undefined ? epochs : Math.ceil((epochs * indices.length) / (stepsPerRound * fit.batch));
+  const rounds =
+    imagesInAll === undefined && commitImages === undefined
+      ? epochs
+      : Math.ceil((imagesInAll ?? epochs * indices.length) / (stepsPerRound * fit.batch));
   signal?.throwIfAborted();
 
   using session = createSession({ unet: unet, noise, device: settings.device, threads: settings.threads || undefined });

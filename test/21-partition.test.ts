@@ -22,7 +22,8 @@ function images(count: number, seed = 1): PartitionInput & { labels: Int32Array;
 const texts = Object.entries(partitions).flatMap(([name, member]) => {
   if (!('parameter' in member)) return [name];
   const { example, min, max } = member.parameter;
-  return (name === 'shards' ? [example, min, 10] : [example, min, max, 0.01]).map((parameter) => `${name}:${parameter}`);
+  const plain = (name === 'shards' ? [example, min, 10] : [example, min, max, 0.01]).map((parameter) => `${name}:${parameter}`);
+  return member.zipf ? [...plain, `${name}:${example},zipf:1`, `${name}:${example},zipf:10`] : plain;
 });
 
 const clientsOf = (text: string, clients: number) => (text === 'site' ? undefined : clients);
@@ -96,6 +97,21 @@ test('dirichlet: with tiny alpha nearly every class has one owner, and nothing i
   }
 });
 
+test('shards with Zipf: sizes fall with the rank by the exponent, classes stay few; exponent 0 is without', (t) => {
+  const labels = Int32Array.from({ length: 6000 }, (_, i) => i % 10);
+  const input = { count: 6000, labels, clients: 10, seed: 3 };
+  const parts = partitioner('shards:2,zipf:1').split(input);
+  const harmonic = Array.from({ length: 10 }, (_, r) => 1 / (r + 1)).reduce((a, b) => a + b);
+  // In each of the two stretches everybody has one image beforehand, and less than one is lost by rounding down.
+  for (const [r, size] of sizes(parts).entries()) {
+    const share = 1 / (r + 1) / harmonic;
+    t.true(Math.abs(size - 6000 * share) <= 2 * (1 + 10 * share), `client ${r + 1}: ${size}`);
+  }
+  for (const part of parts)
+    t.true(classHistogram(part, labels, 10).filter((images) => images > 0).length <= 6, String(classHistogram(part, labels, 10)));
+  t.deepEqual(partitioner('shards:2,zipf:0').split(input), partitioner('shards:2').split(input));
+});
+
 test('shards: equal sizes, few classes a client', (t) => {
   const labels = Int32Array.from({ length: 1000 }, (_, i) => i % 10);
   for (const perClient of [1, 2, 5]) {
@@ -156,11 +172,15 @@ test('parsePartition reads names and parameters, and names the valid ones otherw
   t.deepEqual(parsePartition('dirichlet:0.5'), { name: 'dirichlet', parameter: 0.5 });
   t.deepEqual(parsePartition('dirichlet:1e-3'), { name: 'dirichlet', parameter: 0.001 });
   t.deepEqual(parsePartition('shards:2'), { name: 'shards', parameter: 2 });
+  t.deepEqual(parsePartition('shards:2,zipf:1.5'), { name: 'shards', parameter: 2, zipf: 1.5 });
   const refused = (text: string, reason: RegExp) => {
     const error = t.throws(() => parsePartition(text), { code: 'ERR_PHOENIX_ARGUMENT', message: reason }, text);
     t.true(error.message.includes(partitionChoices()));
   };
   for (const text of ['', 'IID', 'zipf:1', 'toString', '__proto__', 'shards:2:3', ' iid']) refused(text, /is unknown/);
+  for (const text of ['shards:2,zipf:11', 'shards:2,zipf:', 'shards:2,quantity:1']) refused(text, /other than zipf:EXPONENT/);
+  refused('dirichlet:1,zipf:1', /takes one parameter/);
+  refused('iid,zipf:1', /takes no parameter/);
   for (const text of ['iid:1', 'site:']) refused(text, /takes no parameter/);
   refused('shards', /needs a parameter/);
   for (const text of [

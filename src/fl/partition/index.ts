@@ -13,7 +13,15 @@ export type { Partitioner, PartitionInput } from './partitioner.ts';
 type Parameter = { example: number; min: number; max: number; integer?: boolean };
 type Member =
   | { help: string; create: () => Partitioner }
-  | { help: string; parameter: Parameter; create: (parameter: number) => Partitioner };
+  | {
+      help: string;
+      parameter: Parameter;
+      create: (parameter: number, zipf: number) => Partitioner /** Takes ",zipf:EXPONENT" too. */;
+      zipf?: true;
+    };
+
+/** Range of a Zipf exponent: 0 = equal sizes. */
+const ZIPF: Parameter = { example: 1, min: 0, max: 10 };
 
 /** All partitions: choices and help of the command line derive from this. */
 export const partitions: Record<string, Member> = {
@@ -24,9 +32,10 @@ export const partitions: Record<string, Member> = {
     create: dirichlet,
   },
   shards: {
-    help: 'label skew: sorted by label, that many shards for each client',
+    help: 'label skew: sorted by label, that many shards for each client; with ",zipf:EXPONENT" of sizes that fall with the rank of the client',
     parameter: { example: 2, min: 1, max: 1000, integer: true },
     create: shards,
+    zipf: true,
   },
   quantity: {
     help: 'sizes fall with the rank of the client to the power of minus this (Zipf)',
@@ -41,37 +50,46 @@ export function partitionChoices(): string {
   const choices = Object.entries(partitions).map(([name, member]) => {
     if (!('parameter' in member)) return name;
     const { example, min, max, integer } = member.parameter;
-    return `${name}:${example} (${integer ? 'an integer in ' : ''}${min}..${max})`;
+    const skew = member.zipf ? `, with ",zipf:${ZIPF.example}" (${ZIPF.min}..${ZIPF.max})` : '';
+    return `${name}:${example} (${integer ? 'an integer in ' : ''}${min}..${max}${skew})`;
   });
   return choices.join(', ');
 }
 
 /**
- * Reads `iid`, `dirichlet:0.5`, `shards:2`, `quantity:1.2` or `site`.
+ * Reads `iid`, `dirichlet:0.5`, `shards:2`, `shards:2,zipf:1`, `quantity:1.2` or `site`.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT that names the valid ones
  */
-export function parsePartition(text: string): { name: string; parameter?: number } {
-  const [name = '', parameterText, ...more] = text.split(':');
+export function parsePartition(text: string): { name: string; parameter?: number; zipf?: number } {
+  const [kind = '', extra, ...tooMany] = text.split(',');
+  const [name = '', parameterText, ...more] = kind.split(':');
   const member = Object.hasOwn(partitions, name) ? partitions[name] : undefined;
   const refuse = (reason: string) =>
     new PhoenixError('ERR_PHOENIX_ARGUMENT', `Partition '${text}' ${reason}. Valid: ${partitionChoices()}.`);
-  if (!member || more.length > 0) throw refuse('is unknown');
+  if (!member || more.length > 0 || tooMany.length > 0) throw refuse('is unknown');
   if (!('parameter' in member)) {
-    if (parameterText !== undefined) throw refuse('takes no parameter');
+    if (parameterText !== undefined || extra !== undefined) throw refuse('takes no parameter');
     return { name };
   }
-  const { min, max, integer } = member.parameter;
   if (parameterText === undefined) throw refuse('needs a parameter');
-  const parameter = /^[0-9.]+(e-?[0-9]+)?$/i.test(parameterText) ? Number(parameterText) : NaN;
-  if (!(parameter >= min && parameter <= max) || (integer && !Number.isInteger(parameter)))
-    throw refuse('has a parameter out of its range');
-  return { name, parameter };
+  const parameter = within(parameterText, member.parameter);
+  if (parameter === undefined) throw refuse('has a parameter out of its range');
+  if (extra === undefined) return { name, parameter };
+  const zipf = member.zipf && extra.startsWith('zipf:') ? within(extra.slice('zipf:'.length), ZIPF) : undefined;
+  if (zipf === undefined) throw refuse(member.zipf ? 'has something other than zipf:EXPONENT after the comma' : 'takes one parameter');
+  return { name, parameter, zipf };
+}
+
+/** The number in a text, if it is in the range. */
+function within(text: string, { min, max, integer }: Parameter): number | undefined {
+  const value = /^[0-9.]+(e-?[0-9]+)?$/i.test(text) ? Number(text) : NaN;
+  return value >= min && value <= max && (!integer || Number.isInteger(value)) ? value : undefined;
 }
 
 /** The partitioner that a text asks for, see parsePartition. @throws PhoenixError ERR_PHOENIX_ARGUMENT */
 export function partitioner(text: string): Partitioner {
-  const { name, parameter } = parsePartition(text);
-  return partitions[name]!.create(parameter!);
+  const { name, parameter, zipf = 0 } = parsePartition(text);
+  return partitions[name]!.create(parameter!, zipf);
 }
 
 /**

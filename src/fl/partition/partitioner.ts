@@ -39,6 +39,16 @@ export function requireLabels({ count, labels }: PartitionInput, partition: stri
   throw new PhoenixError('ERR_PHOENIX_CONFIG', `${partition} divides by label, but ${found}. Use iid or quantity, or labelled images.`);
 }
 
+/** Sizes that add up to count, one at least: in proportion to rank^-exponent (Zipf), rounded down, and what is left over given to the first, one each. */
+export function zipfSizes(count: number, parts: number, exponent: number): number[] {
+  const weights = Array.from({ length: parts }, (_, i) => (i + 1) ** -exponent);
+  const sum = weights.reduce((a, b) => a + b);
+  const shared = count - parts;
+  const floors = weights.map((weight) => Math.floor((shared * weight) / sum));
+  const left = shared - floors.reduce((a, b) => a + b);
+  return floors.map((floor, part) => 1 + floor + (part < left ? 1 : 0));
+}
+
 /** `parts` runs of an order, one after the other, whose lengths differ by at most one. */
 export function cutEvenly(order: Int32Array, parts: number): Int32Array[] {
   const start = (part: number) => Math.floor((part * order.length) / parts);

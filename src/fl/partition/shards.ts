@@ -1,15 +1,16 @@
 import { PhoenixError } from '../../errors.ts';
 import { rng } from '../../rng.ts';
-import { cutEvenly, type Partitioner, requireClients, requireLabels } from './partitioner.ts';
+import { cutEvenly, type Partitioner, requireClients, requireLabels, zipfSizes } from './partitioner.ts';
 
 /**
  * Label skew: the images, sorted by label (labels in a random order, images in random order within a label), are cut into clients·perClient
  * shards whose sizes differ by at most one, and each client gets `perClient` of them. McMahan et al. 2017, §3, but a client's shards are
  * drawn one from each of `perClient` stretches of neighbouring shards, so that they hold different classes wherever the counts allow it.
+ * With a Zipf exponent above 0 the stretches are equal, and client r's shard of each (r from 1) has a share in proportion to r^-zipf.
  */
-export function shards(perClient: number): Partitioner {
+export function shards(perClient: number, zipf = 0): Partitioner {
   return {
-    name: `shards:${perClient}`,
+    name: zipf > 0 ? `shards:${perClient},zipf:${zipf}` : `shards:${perClient}`,
     split(input) {
       const clients = requireClients(input);
       const labels = requireLabels(input, 'shards');
@@ -30,11 +31,19 @@ export function shards(perClient: number): Partitioner {
       const random = rng(input.seed, 'partition', 'shards');
       const place = random.permutation(classes);
       const order = sortByLabel(random.permutation(input.count), labels, present, place);
-      const pieces = cutEvenly(order, total);
       const hands: Int32Array[][] = Array.from({ length: clients }, () => []);
+      const pieces = cutEvenly(order, total);
+      const stretches = cutEvenly(order, perClient);
       for (let stretch = 0; stretch < perClient; stretch++) {
         const turns = random.permutation(clients);
-        for (let i = 0; i < clients; i++) hands[turns[i]!]!.push(pieces[stretch * clients + i]!);
+        const sizes = zipf > 0 ? zipfSizes(stretches[stretch]!.length, clients, zipf) : [];
+        let from = 0;
+        for (let i = 0; i < clients; i++) {
+          const client = turns[i]!;
+          const size = sizes[client] ?? 0;
+          hands[client]!.push(zipf > 0 ? stretches[stretch]!.slice(from, from + size) : pieces[stretch * clients + i]!);
+          from += size;
+        }
       }
       return hands.map((hand) => joined(hand).sort());
     },

@@ -1,0 +1,252 @@
+/** What an experiment scores samples by: real test images, a feature network, and a word on classes, made once and kept in the experiment's folder. */
+import { join } from 'node:path';
+import { type Dataset, openDataset } from '../ddpm/data/index.ts';
+import {
+  accuracy,
+  binCounts,
+  classCoverage,
+  classifierNetwork,
+  classRecall,
+  densityCoverage,
+  differentBins,
+  type FeatureImages,
+  type FeatureNetwork,
+  type Features,
+  featureNetwork,
+  frechetDistance,
+  jensenShannon,
+  kernelDistance,
+  kMeans,
+  type Logistic,
+  logisticLogits,
+  logisticRegression,
+  type MetricKind,
+  type Moments,
+  memorisation,
+  metricName,
+  moments,
+  pickRows,
+  precisionRecall,
+  predictedClasses,
+  trainClassifier,
+} from '../ddpm/metrics/index.ts';
+import { openSafetensors, writeSafetensors } from '../ddpm/safetensors.ts';
+import { PhoenixError } from '../errors.ts';
+import { rng } from '../rng.ts';
+
+/** Least test accuracy of a classifier that is asked which classes samples show. */
+export const LEAST_ACCURACY = 0.8;
+/** Training images whose features are kept, for the distance to the nearest and for logistic regression. */
+const MOST_TRAIN = 10_000;
+/** Bins of NDB and JSD, and least test images a bin. */
+const [MOST_BINS, PER_BIN] = [50, 20];
+/** Pairs of subsets of the kernel distance. */
+const SUBSETS = 20;
+
+/** Real images that samples are compared with. */
+type Reference = { features: Features; moments: Moments; labels?: Int32Array };
+
+export type Scorer = {
+  network: Pick<FeatureNetwork, 'name' | 'fingerprint' | 'dims'>;
+  /** Of what names the classes on the test images, 0..1; absent where images have no classes. */
+  accuracy?: number;
+  /** Whose word on classes it is: the network's own, or a logistic regression's on its features. */
+  classesBy?: 'network' | 'logistic regression';
+  classNames: string[];
+  /** Test images, and those of sites that no training image is of. */
+  tests: number;
+  unseenTests: number;
+  /** Metrics of samples, under their names. `full`: all of them; otherwise those that curves show. */
+  score(images: FeatureImages, full: boolean): Promise<Score>;
+};
+
+export type Score = {
+  metrics: Record<string, number>;
+  /** Samples of each class, and recall within each class of the test images. */
+  classes?: number[];
+  classRecall?: (number | null)[];
+};
+
+export type ScorerOptions = {
+  /** As --data. */
+  data: string;
+  size?: number;
+  train: Dataset;
+  features?: string;
+  classifierSteps?: number;
+  /** Folder that the classifier is kept in. */
+  dir: string;
+  threads?: number;
+  signal?: AbortSignal;
+  onProgress?(label: string, done: number): void;
+};
+
+/**
+ * Opens the test images, and the feature network or, without one, the classifier that is trained on the training images, unless it lies in `dir`
+ * already.
+ * @throws PhoenixError ERR_PHOENIX_DATA without test images, ERR_PHOENIX_CONFIG without classes and without a network, or for a classifier below 80 %
+ */
+export async function createScorer(options: ScorerOptions): Promise<Scorer> {
+  const { data, size, train, threads, signal, onProgress } = options;
+  const test = await openDataset(data, { size, channels: train.channels as 1 | 3, split: 'test' });
+  if (test.height !== train.height || test.width !== train.width)
+    throw new PhoenixError(
+      'ERR_PHOENIX_DATA',
+      `${data}: test images are ${test.height}x${test.width}, training images ${train.height}x${train.width}. Pass a size.`,
+    );
+  const network = options.features === undefined ? await ownNetwork(options) : await featureNetwork(options.features);
+  const extract = async (what: string, images: FeatureImages) =>
+    network.run(images, { threads, signal, onProgress: (done) => onProgress?.(`features of ${what}`, done / images.count) });
+
+  const trainRows = evenly(train.count, MOST_TRAIN);
+  const { features: trainFeatures } = await extract('training images', pickImages(train, trainRows));
+  const { features, logits } = await extract('test images', test);
+
+  const classNames = train.classNames;
+  let accuracyOf: number | undefined;
+  let classesBy: Scorer['classesBy'];
+  let regression: Logistic | undefined;
+  if (train.labels && test.labels && classNames.length > 1) {
+    if (logits?.columns === classNames.length) {
+      accuracyOf = accuracy(logits, test.labels);
+      classesBy = 'network';
+    }
+    if (accuracyOf === undefined || accuracyOf < LEAST_ACCURACY) {
+      onProgress?.('logistic regression', 0);
+      const fit = await logisticRegression(
+        trainFeatures,
+        Int32Array.from(trainRows, (row) => train.labels![row]!),
+        classNames.length,
+        { threads },
+      );
+      const byRegression = accuracy(logisticLogits(fit, features), test.labels);
+      if (byRegression > (accuracyOf ?? 0)) [accuracyOf, classesBy, regression] = [byRegression, 'logistic regression', fit];
+    }
+  }
+  const trusted = accuracyOf !== undefined && accuracyOf >= LEAST_ACCURACY;
+
+  // Sites that nobody trains on are a reference of their own.
+  const trained = new Set(train.sites);
+  const everyRow = Array.from({ length: test.count }, (_, row) => row);
+  const isSeen = (row: number) => !test.sites || !train.sites || trained.has(test.sites[row]!);
+  const referenceOf = async (rows: number[]): Promise<Reference> => {
+    const chosen = pickRows(features, rows);
+    return {
+      features: chosen,
+      moments: await moments(chosen, { threads }),
+      labels: test.labels && Int32Array.from(rows, (row) => test.labels![row]!),
+    };
+  };
+  const seenRows = everyRow.filter(isSeen);
+  const unseenRows = everyRow.filter((row) => !isSeen(row));
+  if (seenRows.length < 10)
+    throw new PhoenixError(
+      'ERR_PHOENIX_DATA',
+      `${data} has ${seenRows.length} test images of the sites that are trained on; 10 are needed.`,
+    );
+  const seen = await referenceOf(seenRows);
+  const unseen = unseenRows.length >= 10 ? await referenceOf(unseenRows) : undefined;
+  const bins = Math.max(2, Math.min(MOST_BINS, Math.floor(seen.features.rows / PER_BIN)));
+  const { centres } = await kMeans(seen.features, Math.min(bins, seen.features.rows), { threads });
+  const realBins = await binCounts(seen.features, centres, { threads });
+
+  return {
+    network: { name: network.name, fingerprint: network.fingerprint, dims: network.dims },
+    accuracy: accuracyOf,
+    classesBy,
+    classNames,
+    tests: seenRows.length,
+    unseenTests: unseen ? unseenRows.length : 0,
+    async score(images, full) {
+      const { features: drawn, logits: drawnLogits } = await network.run(images, { threads, signal });
+      const named = (kind: MetricKind) => metricName(kind, network.name, images.count);
+      const metrics: Record<string, number> = {};
+      // As many real images as there are samples, where neighbours are counted.
+      const rows = evenly(seen.features.rows, images.count);
+      const alike = pickRows(seen.features, rows);
+      const drawnMoments = await moments(drawn, { threads });
+      metrics[named('fd')] = await frechetDistance(seen.moments, drawnMoments, { threads });
+      const { precision, recall } = await precisionRecall(alike, drawn, { threads });
+      metrics[named('precision')] = precision;
+      metrics[named('recall')] = recall;
+      const score: Score = { metrics };
+      if (trusted) {
+        const predicted = predictedClasses(regression ? logisticLogits(regression, drawn) : drawnLogits!);
+        const { covered, entropy, counts } = classCoverage(predicted, classNames.length);
+        metrics[named('classes')] = covered;
+        metrics[named('entropy')] = entropy;
+        score.classes = [...counts];
+      }
+      if (!full) return score;
+      const { density, coverage } = await densityCoverage(alike, drawn, { threads });
+      metrics[named('density')] = density;
+      metrics[named('coverage')] = coverage;
+      metrics[named('kd')] = (await kernelDistance(seen.features, drawn, { threads, subsets: SUBSETS })).mean;
+      const fakeBins = await binCounts(drawn, centres, { threads });
+      metrics[named('ndb')] = differentBins(realBins, fakeBins).different;
+      metrics[named('jsd')] = jensenShannon(realBins, fakeBins);
+      metrics[named('memorised')] = (await memorisation(drawn, trainFeatures, { threads })).memorised;
+      if (unseen) metrics[`${named('fd')}_unseen_sites`] = await frechetDistance(unseen.moments, drawnMoments, { threads });
+      if (seen.labels && classNames.length > 1) {
+        const labels = Int32Array.from(rows, (row) => seen.labels![row]!);
+        const recalls = await classRecall(alike, labels, classNames.length, drawn, { threads });
+        score.classRecall = Array.from(recalls, (value) => (Number.isFinite(value) ? value : null));
+      }
+      return score;
+    },
+  };
+}
+
+/** The classifier of the training images: read from the folder, or trained and written there. */
+async function ownNetwork(options: ScorerOptions): Promise<FeatureNetwork> {
+  const { train, dir, classifierSteps: steps, threads, signal, onProgress } = options;
+  const { height, width, channels, classNames, labels, fingerprint } = train;
+  if (!labels || classNames.length < 2)
+    throw new PhoenixError(
+      'ERR_PHOENIX_CONFIG',
+      `${train.name} has no classes to train a classifier on: name a feature network (--features FILE.safetensors).`,
+    );
+  const shape = { height, width, channels, classes: classNames.length };
+  const wanted = { arch: 'Phoenix classifier 1', data: fingerprint, shape: JSON.stringify(shape), steps: String(steps ?? 'default') };
+  const path = join(dir, `own-classifier-${fingerprint.slice(0, 16)}.safetensors`);
+  const kept = await readWeights(path, wanted);
+  if (kept) return classifierNetwork(shape, kept);
+  const weights = await trainClassifier(train, labels, classNames.length, {
+    steps,
+    threads,
+    signal,
+    onProgress: (done) => onProgress?.('training the classifier of the metrics', done),
+  });
+  const bytes = new Uint8Array(weights.buffer, weights.byteOffset, weights.byteLength);
+  await writeSafetensors(path, [{ name: 'weights', dtype: 'F32', shape: [weights.length], bytes: async () => bytes }], wanted);
+  return classifierNetwork(shape, weights);
+}
+
+async function readWeights(path: string, wanted: Record<string, string>): Promise<Float32Array | undefined> {
+  const file = await openSafetensors(path).catch((error) => {
+    if (error instanceof PhoenixError && error.code === 'ERR_PHOENIX_IO') return undefined;
+    throw error;
+  });
+  if (!file) return undefined;
+  try {
+    if (Object.entries(wanted).some(([key, value]) => file.metadata[key] !== value) || file.tensors.get('weights')?.dtype !== 'F32')
+      return undefined;
+    return new Float32Array((await file.read('weights')).slice().buffer);
+  } finally {
+    await file.close();
+  }
+}
+
+/** At most `wanted` of `count` positions, evenly spaced over a fixed random order: neighbours in a file are often alike. */
+function evenly(count: number, wanted: number): number[] {
+  const order = rng(0, 'rows of a score').permutation(count);
+  return [...order.subarray(0, Math.min(count, wanted))].sort((a, b) => a - b);
+}
+
+/** Some images of a dataset. */
+export function pickImages(images: FeatureImages, positions: ArrayLike<number>): FeatureImages {
+  const size = images.height * images.width * images.channels;
+  const pixels = new Uint8Array(positions.length * size);
+  for (let i = 0; i < positions.length; i++) pixels.set(images.pixels.subarray(positions[i]! * size, (positions[i]! + 1) * size), i * size);
+  return { ...images, pixels, count: positions.length };
+}

@@ -77,7 +77,13 @@ const parameters = 4_000_000;
 // ---- convolution and matrices
 
 type ConvOptions = { stride?: number; pad?: number; upsample?: number };
-function conv([n, h, w, c]: Shape, k: number, options: ConvOptions, more: { temb?: boolean; residual?: boolean }, r: Rng): OpArguments {
+export function conv(
+  [n, h, w, c]: Shape,
+  k: number,
+  options: ConvOptions,
+  more: { temb?: boolean; residual?: boolean },
+  r: Rng,
+): OpArguments {
   const { stride = 1, pad = 1, upsample = 1 } = options;
   const y: Shape = [n, (h * upsample) / stride, (w * upsample) / stride, k];
   return {
@@ -139,7 +145,7 @@ const conv2d: OpCase = {
   ],
 };
 
-function linearOf(rows: number, c0: number, c1: number, k: number, more: { b: boolean; residual: boolean }, r: Rng): OpArguments {
+export function linearOf(rows: number, c0: number, c1: number, k: number, more: { b: boolean; residual: boolean }, r: Rng): OpArguments {
   return {
     tensors: given({
       y: output([rows, 1, 1, k]),
@@ -184,7 +190,7 @@ const linear: OpCase = {
 
 // ---- normalisation and attention
 
-function norm(
+export function norm(
   [n, h, w, c0]: Shape,
   c1: number,
   groups: number,
@@ -239,7 +245,7 @@ const groupNorm: OpCase = {
   ],
 };
 
-function attend([n, h, w, c]: Shape, heads: number, r: Rng): OpArguments {
+export function attend([n, h, w, c]: Shape, heads: number, r: Rng): OpArguments {
   return {
     tensors: { o: output([n, h, w, c]), lse: output([n, 1, 1, heads * h * w]), qkv: normal(r, [n, h, w, 3 * c]) },
     attributes: { heads },

@@ -3,6 +3,7 @@
 
 #include "check.h"
 #include "launch.cuda.h"
+#include "mma_product.cuda.h"
 #include "reduce.cuda.h"
 
 namespace phx {
@@ -25,24 +26,33 @@ void check_conv(const char* op, const Tensor& y, const Tensor& x, const Tensor& 
 
 void conv2d_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
   check_conv("conv2d_forward", y, x, w, a);
+  if (auto plan = mma_conv2d_forward(y, x, temb, residual, w, b, a)) return mma_forward(*plan);
   ProductSize size{int(y.rows()), y.c, 9 * x.c, 9 * x.c};
   conv2d_forward_kernel(grid(size), kElementThreads, {size, view(y), view(x), view(temb), view(residual), view(w), view(b), a});
 }
 
 void conv2d_backward(Context& ctx, Grad dx, Tensor dtemb, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Conv2d a) {
   check_conv("conv2d_backward", dy, x, w, a);
-  if (dx) {
+  if (auto plan = dx ? mma_conv2d_input_gradient(dx, dy, w, a) : std::nullopt) {
+    mma_input_gradient(*plan);
+  } else if (dx) {
     int depth = a.upsample * a.upsample * 9 * dy.c;
     ProductSize size{int(x.rows()), x.c, depth, depth};
     conv2d_input_gradient_kernel(grid(size), kElementThreads, {size, view(dx), view(dy), view(w), a});
   }
   ProductSize size{dy.c, 9 * x.c, int(dy.rows()), int(range_size(dy.rows()))};
   Blocks blocks = grid(size);
-  size_t weights = dw.size();
-  real* partial = ctx.scratch(blocks.z * weights + size_t(dy.n) * dy.c);
-  conv2d_weight_gradient_kernel(blocks, kElementThreads, {size, partial, view(dy), view(x), a});
-  row_sums(matrix(dw.data, 1, int(weights)), matrix(partial, int(blocks.z), int(weights)), blocks.z);
-  Tensor by_image = matrix(partial + blocks.z * weights, dy.n, dy.c);
+  auto plan = mma_conv2d_weight_gradient(dy, x, a);
+  size_t weights = dw.size(), count = plan ? size_t(ranges(*plan)) : blocks.z;
+  real* partial = ctx.scratch(count * weights + size_t(dy.n) * dy.c);
+  if (plan) {
+    plan->partial = partial;
+    mma_weight_gradient(*plan);
+  } else {
+    conv2d_weight_gradient_kernel(blocks, kElementThreads, {size, partial, view(dy), view(x), a});
+  }
+  row_sums(matrix(dw.data, 1, int(weights)), matrix(partial, int(count), int(weights)), count);
+  Tensor by_image = matrix(partial + count * weights, dy.n, dy.c);
   row_sums(by_image, dy, size_t(dy.h) * dy.w);
   if (dtemb) row_sums(dtemb, by_image, 1);
   row_sums(matrix(db.data, 1, dy.c), by_image, size_t(dy.n));

@@ -3,6 +3,7 @@
 
 #include "check.h"
 #include "launch.cuda.h"
+#include "mma_product.cuda.h"
 #include "ops.h"
 #include "reduce.cuda.h"
 
@@ -22,6 +23,7 @@ void linear_forward(Context&, Tensor y, Tensor x0, Tensor x1, Tensor residual, T
   int columns = x0.c + (x1 ? x1.c : 0);
   check_shape("linear_forward", "w", w, y.c, 1, 1, columns);
   check(y.rows() == x0.rows(), "linear_forward", "as many rows in y as in x0");
+  if (auto plan = mma_linear_forward(y, x0, x1, residual, w, b)) return mma_forward(*plan);
   ProductSize size{int(y.rows()), y.c, columns, columns};
   linear_forward_kernel(grid(size), kElementThreads, {size, view(y), view(x0), view(x1), view(residual), view(w), view(b)});
 }
@@ -29,18 +31,27 @@ void linear_forward(Context&, Tensor y, Tensor x0, Tensor x1, Tensor residual, T
 void linear_backward(Context& ctx, Grad dx0, Grad dx1, Tensor dw, Tensor db, Tensor dy, Tensor x0, Tensor x1, Tensor w) {
   int rows = int(dy.rows()), columns = x0.c + (x1 ? x1.c : 0);
   check_shape("linear_backward", "w", w, dy.c, 1, 1, columns);
-  if (dx0 || dx1) {
+  bool wanted = dx0 || dx1;
+  if (auto plan = wanted ? mma_linear_input_gradient(dx0, dx1, dy, w, x0.c) : std::nullopt) {
+    mma_input_gradient(*plan);
+  } else if (wanted) {
     ProductSize size{rows, columns, dy.c, dy.c};
     linear_input_gradient_kernel(grid(size), kElementThreads, {size, view(dx0), view(dx1), view(dy), view(w), x0.c});
   }
   ProductSize size{dy.c, columns, rows, int(range_size(size_t(rows)))};
   Blocks blocks = grid(size);
-  size_t weights = size_t(dy.c) * columns;
-  real* partial = ctx.scratch(blocks.z * (weights + size_t(dy.c)));
-  linear_weight_gradient_kernel(blocks, kElementThreads, {size, partial, view(dy), view(x0), view(x1)});
-  row_sums(matrix(dw.data, 1, int(weights)), matrix(partial, int(blocks.z), int(weights)), blocks.z);
+  auto plan = mma_linear_weight_gradient(dy, x0, x1);
+  size_t weights = size_t(dy.c) * columns, count = plan ? size_t(ranges(*plan)) : blocks.z;
+  real* partial = ctx.scratch(count * weights + blocks.z * size_t(dy.c));
+  if (plan) {
+    plan->partial = partial;
+    mma_weight_gradient(*plan);
+  } else {
+    linear_weight_gradient_kernel(blocks, kElementThreads, {size, partial, view(dy), view(x0), view(x1)});
+  }
+  row_sums(matrix(dw.data, 1, int(weights)), matrix(partial, int(count), int(weights)), count);
   if (!db) return;
-  Tensor sums = matrix(partial + blocks.z * weights, int(blocks.z), dy.c);
+  Tensor sums = matrix(partial + count * weights, int(blocks.z), dy.c);
   row_sums(sums, dy, size_t(size.k_step));
   row_sums(matrix(db.data, 1, dy.c), sums, blocks.z);
 }

@@ -1,0 +1,179 @@
+// Plans and launches of the products on Ampere's tensor cores.
+#include "mma_product.cuda.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "launch.cuda.h"
+
+namespace phx {
+namespace {
+
+template <class Parameters>
+struct TwoTiles {
+  Kernel<Parameters> of128, of64;
+  TwoTiles(const char* name128, const char* name64)
+      : of128(name128, {.shared_bytes = mma_shared_bytes(128)}), of64(name64, {.shared_bytes = mma_shared_bytes(64)}) {}
+  void operator()(int tile, unsigned z, const Parameters& p) const {
+    auto tiles = [tile](int count) { return unsigned(count + tile - 1) / unsigned(tile); };
+    (tile == 128 ? of128 : of64)({tiles(p.rows), tiles(p.columns), z}, unsigned(mma_threads(tile)), p);
+  }
+};
+const TwoTiles<MmaProduct> forward_kernels("mma_forward_128_kernel", "mma_forward_64_kernel"),
+    input_gradient_kernels("mma_input_gradient_128_kernel", "mma_input_gradient_64_kernel");
+const TwoTiles<MmaWeightGradient> weight_gradient_kernels("mma_weight_gradient_128_kernel", "mma_weight_gradient_64_kernel");
+
+int up(int a, int b) { return (a + b - 1) / b; }
+
+// The tile's side: 128 where enough tiles of it come together to fill a GPU, else 64. Follows from the shape alone. PHOENIX_MMA_TILE overrides it.
+constexpr int kTilesThatFill = 96;
+int tile_of(int rows, int columns, int count) {
+  if (const char* forced = std::getenv("PHOENIX_MMA_TILE"); forced && *forced) return std::atoi(forced) == 128 ? 128 : 64;
+  return columns > 64 && up(rows, 128) * up(columns, 128) * count >= kTilesThatFill ? 128 : 64;
+}
+
+bool suits(std::initializer_list<Tensor> tensors) {
+  return std::all_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return !t || mma_addressable(t); });
+}
+const uint16_t* bf16_data(const Tensor& t) { return reinterpret_cast<const uint16_t*>(t.data); }
+
+MmaProduct of_rows(const Tensor& like, int columns) {
+  MmaProduct p{};
+  p.rows = int(like.rows());
+  p.columns = p.split = columns;
+  p.h = like.h, p.w = like.w;
+  p.phases = p.step = 1;
+  p.enlarged = 0;
+  return p;
+}
+void add_tap(MmaProduct& p, int h, int w, int input, int weights) {
+  int& end = p.first_tap[p.phases * p.phases];
+  p.tap[end++] = {short(h), short(w), input, weights};
+}
+
+void launch(const TwoTiles<MmaProduct>& kernels, const MmaProduct& p) {
+  int phases = p.phases * p.phases;
+  kernels(tile_of(p.rows, p.columns, phases), unsigned(phases), p);
+}
+
+}  // namespace
+
+bool mma_addressable(const Tensor& t) {
+  return t.type == Type::bf16 && t.c % 8 == 0 && t.ld % 8 == 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
+}
+
+std::optional<MmaProduct> mma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
+  if (!suits({y, x, temb, residual, w})) return {};
+  MmaProduct p = of_rows(y, y.c);
+  p.in[0] = view(x);
+  p.step = a.stride;
+  p.enlarged = a.upsample - 1;
+  p.weights = bf16_data(w);
+  p.weights_row = 9 * x.c;
+  for (int t = 0; t < 9; t++) add_tap(p, t / 3 - a.pad, t % 3 - a.pad, 0, t * x.c);
+  p.b = view(b), p.temb = view(temb), p.residual = view(residual);
+  p.out[0] = view(Grad{y});
+  return p;
+}
+
+// An input pixel i·phases + phase, enlarged into copies, is read through tap r by output (i·stride + r - pad = the copy's place).
+std::optional<MmaProduct> mma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
+  if (!suits({dx.t, dy, w}) || dx.t.h % a.stride || dx.t.w % a.stride || (a.stride > 1 && a.upsample > 1)) return {};
+  MmaProduct p = of_rows(dx.t, dx.t.c);
+  p.phases = a.stride;
+  p.rows /= a.stride * a.stride;
+  p.h /= a.stride, p.w /= a.stride;
+  p.step = a.upsample;
+  p.in[0] = view(dy);
+  p.weights = bf16_data(w);
+  p.weights_row = 9 * dx.t.c;
+  int count = 0;
+  for (int phase = 0; phase < a.stride * a.stride; phase++) {
+    p.first_tap[phase] = count;
+    for (int copy = 0; copy < a.upsample * a.upsample; copy++)
+      for (int t = 0; t < 9; t++) {
+        int h = phase / 2 + copy / 2 + a.pad - t / 3, v = phase % 2 + copy % 2 + a.pad - t % 3;
+        if (h % a.stride || v % a.stride) continue;
+        p.tap[count++] = {short(h / a.stride), short(v / a.stride), 0, t * dx.t.c};
+      }
+  }
+  p.first_tap[a.stride * a.stride] = count;
+  p.out[0] = view(dx);
+  return p;
+}
+
+// A linear layer is a convolution of one tap an input, over images of one pixel.
+std::optional<MmaProduct> mma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
+  if (!suits({y, x0, x1, residual, w})) return {};
+  auto pixels = [](Tensor t) { return t ? Tensor{t.data, int(t.rows()), 1, 1, t.c, t.ld, t.type} : t; };
+  MmaProduct p = of_rows(pixels(y), y.c);
+  p.in[0] = view(pixels(x0)), p.in[1] = view(pixels(x1));
+  p.weights = bf16_data(w);
+  p.weights_row = w.c;
+  add_tap(p, 0, 0, 0, 0);
+  if (x1) add_tap(p, 0, 0, 1, x0.c);
+  p.b = view(b), p.residual = view(residual);
+  p.out[0] = view(Grad{y});
+  return p;
+}
+
+std::optional<MmaProduct> mma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0) {
+  if (!suits({dx0.t, dx1.t, dy, w}) || columns0 % 8) return {};
+  Tensor rows{dy.data, int(dy.rows()), 1, 1, dy.c, dy.ld, dy.type};
+  MmaProduct p = of_rows(rows, w.c);
+  p.in[0] = view(rows);
+  p.weights = bf16_data(w);
+  p.weights_row = w.c;
+  add_tap(p, 0, 0, 0, 0);
+  p.out[0] = view(dx0), p.out[1] = view(dx1);
+  p.split = columns0;
+  return p;
+}
+
+namespace {
+
+// Cuts the pixels into ranges so that there are tiles enough for twice a GPU, each of at least 8 steps.
+MmaWeightGradient of_pixels(const Tensor& dy, int columns) {
+  constexpr int kLeastPixels = 8 * kMmaDepth, kMostRanges = 64;
+  MmaWeightGradient g{};
+  g.rows = dy.c;
+  g.columns = columns;
+  g.pixels = int(dy.rows());
+  g.h = dy.h, g.w = dy.w;
+  g.dy = view(dy);
+  g.step = 1;
+  int tile = columns > 64 && dy.c > 64 ? 128 : 64, tiles = up(dy.c, tile) * up(columns, tile);
+  int count = std::clamp(up(2 * kTilesThatFill, tiles), 1, std::min(kMostRanges, up(g.pixels, kLeastPixels)));
+  g.range = up(up(g.pixels, count), kMmaDepth) * kMmaDepth;
+  return g;
+}
+
+}  // namespace
+
+std::optional<MmaWeightGradient> mma_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d a) {
+  if (!suits({dy, x})) return {};
+  MmaWeightGradient g = of_pixels(dy, 9 * x.c);
+  g.in[0] = view(x);
+  g.step = a.stride;
+  g.enlarged = a.upsample - 1;
+  g.pad = a.pad;
+  g.taps = 9;
+  return g;
+}
+
+std::optional<MmaWeightGradient> mma_linear_weight_gradient(Tensor dy, Tensor x0, Tensor x1) {
+  if (!suits({dy, x0, x1})) return {};
+  auto pixels = [](Tensor t) { return t ? Tensor{t.data, int(t.rows()), 1, 1, t.c, t.ld, t.type} : t; };
+  MmaWeightGradient g = of_pixels(pixels(dy), x0.c + (x1 ? x1.c : 0));
+  g.in[0] = view(pixels(x0)), g.in[1] = view(pixels(x1));
+  g.taps = 1;
+  return g;
+}
+
+void mma_forward(const MmaProduct& p) { launch(forward_kernels, p); }
+void mma_input_gradient(const MmaProduct& p) { launch(input_gradient_kernels, p); }
+void mma_weight_gradient(const MmaWeightGradient& g) {
+  weight_gradient_kernels(tile_of(g.rows, g.columns, ranges(g)), unsigned(ranges(g)), g);
+}
+
+}  // namespace phx

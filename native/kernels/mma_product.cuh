@@ -1,0 +1,48 @@
+// Parameters of the products on Ampere's tensor cores (mma_product.cu): convolutions and linear layers over bf16 tensors whose channels are
+// multiples of 8. They are plain matrix products whose operands are gathered while they are loaded.
+#pragma once
+#include "cuda.cuh"
+
+namespace phx {
+
+constexpr int kMmaDepth = 32, kMmaStages = 4;  // k of a step, and steps that are in shared memory at once
+// Square tiles of results, by four warps or eight.
+constexpr int mma_threads(int tile) { return tile == 128 ? 256 : 128; }
+constexpr unsigned mma_shared_bytes(int tile) { return kMmaStages * 2 * tile * kMmaDepth * sizeof(uint16_t); }
+
+// One of the neighbours that are summed over: its place relative to the row's pixel, its input, and where its weights begin in a row of them.
+struct MmaTap {
+  short h, w;
+  int input, weights;
+};
+constexpr int kMmaTaps = 36;
+
+// out(row, j) = Σ_tap Σ_c in(pixel(row)·step + tap, c) · weights(tap, c, j) + b(j) + temb(image, j) + residual(row, j)
+// In the inputs' gradient, `in` is dy and out is dx: weights are read across, and with stride 2 each of the four phases of dx's pixels, a z of the grid, has
+// taps of its own.
+struct MmaProduct {
+  int rows, columns;   // of one phase; of out
+  int h, w;            // pixels of an image that are rows of a phase
+  int phases;          // 1 or 2: out's pixel is phases·pixel(row) + phase
+  View in[2];          // the second may be empty
+  int step, enlarged;  // in is read as if enlarged to 2^enlarged times its side
+  const uint16_t* weights;
+  int weights_row;   // values from one out-channel to the next (one in-channel to the next, when read across)
+  int first_tap[5];  // of each phase, and the end
+  MmaTap tap[kMmaTaps];
+  View b, temb, residual;
+  GradView out[2];  // columns from `split` on belong to the second
+  int split;
+};
+
+// partial (ranges, rows, columns): Σ over a range of pixels of dy(pixel, row) · x(pixel·step + tap, c), columns (tap, c).
+struct MmaWeightGradient {
+  int rows, columns, pixels, range;  // range: a multiple of kMmaDepth
+  int h, w;                          // of dy
+  View dy, in[2];
+  int step, enlarged, pad;
+  int taps;  // 9; or 1: columns are the channels of both inputs
+  float* partial;
+};
+
+}  // namespace phx

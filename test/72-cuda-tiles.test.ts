@@ -1,0 +1,42 @@
+/**
+ * The fast bf16 kernels of the CUDA backend against the definitions, at shapes that reach every path through them: whole and ragged tiles of either
+ * size, one step and many, sums cut into ranges, every kind of convolution, channel slices. 71-cuda-ops has the shapes that they leave to the generic kernels.
+ */
+import test from 'ava';
+import { rng } from '../src/rng.ts';
+import { cases, conv, linearOf, type OpArguments } from './cases.ts';
+import { checkPair, usable } from './cuda.ts';
+
+const withDevice = usable ? test.serial : test.serial.skip;
+const rowOf = (op: string) => cases.find((row) => row.op === op)!;
+
+/** Runs a drawn call and its backward; `i` decides on channel slices (odd: forward's, even: backward's) and on gradients that add up. */
+function check(title: string, op: string, draw: (r: ReturnType<typeof rng>) => OpArguments, tile?: 64 | 128, variants = [0, 1]) {
+  withDevice(`${op}: ${title}${tile ? `, tiles of ${tile}` : ''}`, (t) => {
+    const before = process.env.PHOENIX_MMA_TILE;
+    if (tile) process.env.PHOENIX_MMA_TILE = String(tile);
+    try {
+      const row = rowOf(op);
+      for (const i of variants) {
+        const r = rng(3, 'cuda', title, i);
+        t.deepEqual(checkPair(row, draw(r), r, i, row.bf16!, 1e-4, 8), []);
+      }
+    } finally {
+      if (before === undefined) delete process.env.PHOENIX_MMA_TILE;
+      else process.env.PHOENIX_MMA_TILE = before;
+    }
+  });
+}
+
+const all = { temb: true, residual: true };
+for (const tile of [64, 128] as const) {
+  check('whole tiles', 'conv2d_forward', (r) => conv([2, 8, 8, 32], 128, {}, all, r), tile, [0]);
+  check('ragged tiles, many images', 'conv2d_forward', (r) => conv([3, 5, 7, 40], 72, {}, all, r), tile);
+  check('stride 2, pad 0', 'conv2d_forward', (r) => conv([2, 6, 8, 16], 24, { stride: 2, pad: 0 }, {}, r), tile);
+  check('stride 2, pad 1', 'conv2d_forward', (r) => conv([1, 8, 6, 8], 16, { stride: 2 }, {}, r), tile);
+  check('upsampled', 'conv2d_forward', (r) => conv([2, 4, 3, 16], 8, { upsample: 2 }, { residual: true }, r), tile);
+  check('one step', 'linear_forward', (r) => linearOf(13, 8, 0, 8, { b: true, residual: false }, r), tile);
+  check('two inputs, whole tiles', 'linear_forward', (r) => linearOf(128, 64, 32, 128, { b: true, residual: true }, r), tile);
+  check('two inputs, ragged', 'linear_forward', (r) => linearOf(150, 40, 24, 136, { b: false, residual: true }, r), tile);
+}
+check('a sum in ranges', 'conv2d_forward', (r) => conv([3, 16, 16, 8], 16, {}, {}, r), undefined, [0]);

@@ -1,0 +1,96 @@
+/**
+ * phoenix-cuda as its tests see it, on a GPU or on the emulator that PHOENIX_LIBCUDA names, and the comparison of a call with the definitions:
+ * outputs poisoned with NaN, guard words around every buffer, inputs left alone, equal bits when repeated.
+ */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Addon, OpTensor } from '../src/bindings/native.ts';
+import type { Rng } from '../src/rng.ts';
+import { loadReference } from './addons.ts';
+import { backwardArguments, type OpArguments, type OpCase } from './cases.ts';
+
+const require = createRequire(import.meta.url);
+export const path = join(process.env.PHOENIX_ADDON_DIR ?? fileURLToPath(new URL('../build/Release', import.meta.url)), 'phoenix-cuda.node');
+export const built = existsSync(path);
+export const cuda: Addon | undefined = built ? require(path) : undefined;
+export const { usable, device } = cuda?.info() ?? { usable: false, device: `${path} is not built` };
+export const emulated = /emulator/.test(device);
+
+/** Σ(value - expected)²/Σ expected²; NaN if anything is. */
+function error(value: ArrayLike<number>, expected: ArrayLike<number>): number {
+  let difference = 0;
+  let norm = 0;
+  for (let i = 0; i < expected.length; i++) {
+    difference += (value[i]! - expected[i]!) ** 2;
+    norm += expected[i]! ** 2;
+  }
+  return difference === 0 ? 0 : difference / Math.max(norm, 1e-30);
+}
+
+const sameBits = (a: OpTensor, b: OpTensor) => Buffer.compare(Buffer.from(a.data.buffer), Buffer.from(b.data.buffer)) === 0;
+
+/** Every other call gets slices of tensors that are wider by multiples of `step` channels. */
+function withStrides(args: OpArguments, strided: string[] = [], i: number, step = 1): OpArguments {
+  if (i % 2 === 0) return args;
+  const strides = strided
+    .filter((name) => args.tensors[name])
+    .map((name, at) => [`ld_${name}`, args.tensors[name]!.shape[3] + step * (1 + at)]);
+  return { tensors: args.tensors, attributes: { ...args.attributes, ...Object.fromEntries(strides) } };
+}
+
+const bf16 = new Float32Array(1);
+const bits = new Uint32Array(bf16.buffer);
+/** To nearest even. */
+export function roundToBf16(x: number): number {
+  bf16[0] = x;
+  bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >> 16) & 1)) & 0xffff0000;
+  return bf16[0]!;
+}
+
+/** The call with the tensors named in bf16, and their values such as bf16 holds. */
+export function inBf16({ tensors, attributes }: OpArguments, names: string[]): OpArguments {
+  const present = names.filter((name) => tensors[name]);
+  const rounded = present.map((name) => [name, { data: tensors[name]!.data.map(roundToBf16), shape: tensors[name]!.shape }]);
+  return {
+    tensors: { ...tensors, ...Object.fromEntries(rounded) },
+    attributes: { ...attributes, ...Object.fromEntries(present.map((name) => [`bf16_${name}`, 1])) },
+  };
+}
+
+function check(op: string, args: OpArguments, inPlace: string[], tolerance: number, expected: Record<string, OpTensor>): string[] {
+  const failures: string[] = [];
+  const { tensors } = cuda!.op(op, args.tensors, args.attributes);
+  const again = cuda!.op(op, args.tensors, args.attributes).tensors;
+  for (const [name, value] of Object.entries(tensors)) {
+    const given = args.tensors[name];
+    if (given && given.data.length > 0 && !inPlace.includes(name)) {
+      if (!sameBits(value, given)) failures.push(`changes its input ${name}`);
+      continue;
+    }
+    const e = error(value.data, expected[name]!.data);
+    if (!(e <= tolerance)) failures.push(`${name} ${JSON.stringify(value.shape)} is off by ${e}`);
+    if (!sameBits(again[name]!, value)) failures.push(`${name} differs when repeated`);
+  }
+  const call = Object.entries(args.tensors).map(([name, { shape }]) => `${name} ${shape.join('x')}`);
+  return failures.map((failure) => `${op}: ${failure}; ${call.join(', ')}; ${JSON.stringify(args.attributes)}`);
+}
+
+/** Without the names that say how CUDA stores the call's tensors: the definitions know one precision. */
+export const plain = (attributes: Record<string, number>) =>
+  Object.fromEntries(Object.entries(attributes).filter(([name]) => !name.startsWith('bf16_')));
+
+/** A drawn call and its backward, with the tensors of `rounded` in bf16: what is wrong. */
+export function checkPair(row: OpCase, drawn: OpArguments, r: Rng, i: number, rounded: string[], tolerance: number, step = 1): string[] {
+  const reference = loadReference();
+  const args = inBf16(withStrides(drawn, row.strided, i, step), rounded);
+  const expected = reference.op(row.op, args.tensors, plain(args.attributes)).tensors;
+  const failures = check(row.op, args, row.inPlace ?? [], tolerance, expected);
+  if (!row.backward) return failures;
+  const drawnBack = backwardArguments(row, { ...args, attributes: drawn.attributes }, expected, r, i);
+  const back = inBf16(withStrides(drawnBack, row.backward.strided, i + 1, step), rounded);
+  const gradients = reference.op(row.backward.op, back.tensors, plain(back.attributes)).tensors;
+  failures.push(...check(row.backward.op, back, Object.keys(row.backward.gradients), tolerance, gradients));
+  return failures;
+}

@@ -60,6 +60,8 @@ Napi::Value error_of(Napi::Env env, std::exception_ptr error) {
   } catch (const NotFinite& e) {
     return make_error(env, "ERR_PHOENIX_NOT_FINITE",
                       e.what + "; lower the learning rate or go back to an earlier checkpoint (the step was not applied)");
+  } catch (const OutOfMemory& e) {
+    return make_error(env, "ERR_PHOENIX_MEMORY", std::string(e.what()) + "; use a smaller batch or a smaller model");
   } catch (const std::bad_alloc&) {
     return make_error(env, "ERR_PHOENIX_MEMORY", "not enough memory; use a smaller batch or a smaller model");
   } catch (const std::invalid_argument& e) {
@@ -527,7 +529,8 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
         info.Env(), std::move(locks), {},
         [block, buffer = shared_->buffer, offset, n, int8](Job&) {
           block->resize(int8 ? int8_bytes(n) : 2 * n);
-          (int8 ? encode_int8 : encode_bf16)(vector_context(), block->data(), buffer->data + offset, n);
+          OnHost values(buffer->data + offset, n);
+          (int8 ? encode_int8 : encode_bf16)(vector_context(), block->data(), values.data(), n);
         },
         [block](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, block->size()); });
   }
@@ -539,7 +542,9 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     if (bytes->size() != (int8 ? int8_bytes(n) : 2 * n))
       raise(info.Env(), kShape, "decode: " + std::to_string(n) + " values do not take " + std::to_string(bytes->size()) + " bytes");
     return change(info, {}, [bytes, offset, n, int8](Buffer& y) {
-      (int8 ? decode_int8 : decode_bf16)(vector_context(), y.data + offset, bytes->data(), n);
+      OnHost values(y.data + offset, n, false);
+      (int8 ? decode_int8 : decode_bf16)(vector_context(), values.data(), bytes->data(), n);
+      values.put_back();
     });
   }
   Napi::Value encode_largest(const Napi::CallbackInfo& info) {
@@ -549,12 +554,19 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     auto block = std::make_shared<std::vector<uint8_t>>();
     return Job::start(
         info.Env(), std::move(locks), {},
-        [block, buffer = shared_->buffer, k](Job&) { *block = phx::encode_largest(vector_context(), buffer->data, buffer->count, k); },
+        [block, buffer = shared_->buffer, k](Job&) {
+          OnHost values(buffer->data, buffer->count);
+          *block = phx::encode_largest(vector_context(), values.data(), buffer->count, k);
+        },
         [block](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, block->size()); });
   }
   Napi::Value decode_largest(const Napi::CallbackInfo& info) {
     auto bytes = std::make_shared<std::vector<uint8_t>>(values<uint8_t, Napi::Uint8Array>(info.Env(), info[0], "bytes", napi_uint8_array));
-    return change(info, {}, [bytes](Buffer& y) { phx::decode_largest(vector_context(), y.data, y.count, bytes->data(), bytes->size()); });
+    return change(info, {}, [bytes](Buffer& y) {
+      OnHost values(y.data, y.count, false);
+      phx::decode_largest(vector_context(), values.data(), y.count, bytes->data(), bytes->size());
+      values.put_back();
+    });
   }
 
   // Ranges as pairs (offset, count) within `whole` values, together `packed` of them.
@@ -578,7 +590,7 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     auto pairs = ranges(info.Env(), info[1], from->buffer->count, self(info.Env()).buffer->count);
     return change(info, {from}, [from, pairs](Buffer& y) {
       real* to = y.data;
-      for (auto [offset, count] : pairs) std::memmove(to, from->buffer->data + offset, count * sizeof(real)), to += count;
+      for (auto [offset, count] : pairs) device_copy(to, from->buffer->data + offset, count), to += count;
     });
   }
   Napi::Value scatter(const Napi::CallbackInfo& info) {
@@ -586,7 +598,7 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     auto pairs = ranges(info.Env(), info[1], self(info.Env()).buffer->count, from->buffer->count);
     return change(info, {from}, [from, pairs](Buffer& y) {
       const real* next = from->buffer->data;
-      for (auto [offset, count] : pairs) std::memmove(y.data + offset, next, count * sizeof(real)), next += count;
+      for (auto [offset, count] : pairs) device_copy(y.data + offset, next, count), next += count;
     });
   }
 
@@ -599,7 +611,9 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     size_t offset = range(info, number(o, "offset", 0), double(columns));
     if (rows->buffer == shared_->buffer) raise(env, kArgument, "trimmedMean: expected rows in a Vector of their own");
     return change(info, {rows}, [rows, n, columns, trim, offset](Buffer& y) {
-      phx::trimmed_mean(vector_context(), y.data + offset, rows->buffer->data, n, columns, trim);
+      OnHost values(rows->buffer->data, n * columns), mean(y.data + offset, columns, false);
+      phx::trimmed_mean(vector_context(), mean.data(), values.data(), n, columns, trim);
+      mean.put_back();
     });
   }
   Napi::Value row_distances(const Napi::CallbackInfo& info) {
@@ -612,7 +626,8 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     return Job::start(
         env, std::move(locks), {},
         [squared, buffer = shared_->buffer, n, columns](Job&) {
-          phx::row_distances(vector_context(), squared->data(), buffer->data, n, columns);
+          OnHost values(buffer->data, n * columns);
+          phx::row_distances(vector_context(), squared->data(), values.data(), n, columns);
         },
         [squared](Napi::Env env) { return float_array(env, *squared); });
   }
@@ -750,7 +765,7 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
       images_ = std::make_shared<Images>(count, h, w, c);
       return 0;
     });
-    Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(images_->bytes));
+    Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(images_->bytes()));
   }
   void Finalize(Napi::BasicEnv env) override { let_go(env); }
 
@@ -767,13 +782,13 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
  private:
   void let_go(Napi::BasicEnv env) {
     if (!images_) return;
-    size_t bytes = images_->bytes;
+    size_t bytes = images_->bytes();
     Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(bytes));
     let_go_of(std::move(images_), bytes);
   }
   ImagesHandle& self(const Napi::CallbackInfo& info) { return get(info.Env(), info.This()); }
   Napi::Value count(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(self(info).images_->count)); }
-  Napi::Value bytes(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(self(info).images_->bytes)); }
+  Napi::Value bytes(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(self(info).images_->bytes())); }
   // Copies bytes to byte position `offset`, at once: callers write in pieces.
   Napi::Value write(const Napi::CallbackInfo& info) {
     Napi::Env env = info.Env();
@@ -782,12 +797,15 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
       raise(env, kArgument, "pixels: expected a Uint8Array");
     auto pixels = info[0].As<Napi::Uint8Array>();
     double offset = number(env, info[1], "offset", 0, 1e15);
-    if (offset + double(pixels.ByteLength()) > double(images_->bytes))
+    if (offset + double(pixels.ByteLength()) > double(images_->bytes()))
       raise(env, kShape,
             "pixels: " + std::to_string(pixels.ByteLength()) + " bytes at " + std::to_string(size_t(offset)) + " do not fit into " +
-                std::to_string(images_->bytes));
+                std::to_string(images_->bytes()));
     if (lock_->readers) raise(env, kBusy, "these Images are in use by a running call; await that call first");
-    std::memcpy(images_->pixels.get() + size_t(offset), pixels.Data(), pixels.ByteLength());
+    guarded(env, [&] {
+      device_put(images_->block.data() + size_t(offset), pixels.Data(), pixels.ByteLength());
+      return 0;
+    });
     return env.Undefined();
   }
   Napi::Value dispose(const Napi::CallbackInfo& info) {
@@ -1137,6 +1155,7 @@ Napi::Value info_of(const Napi::CallbackInfo& info) {
   o.Set("cores", double(std::max(1u, std::thread::hardware_concurrency())));
   o.Set("usable", device_state().usable);
   o.Set("device", device_state().text);
+  o.Set("replays", double(Program::replays()));
   return o;
 }
 

@@ -1,5 +1,6 @@
 #include "op_table.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <functional>
@@ -25,20 +26,24 @@ uint16_t to_bf16(float x) {
 uint64_t key(const OpCall& c) { return uint64_t(c.number("key_lo", 0)) | uint64_t(c.number("key_hi", 0)) << 32; }
 Prediction prediction(const OpCall& c) { return Prediction(int(c.number("prediction", 0))); }
 
+const Draw* draw(OpCall& c) { return c.placed("draw", Draw{key(c), uint32_t(c.number("step", 0))}); }
+
 Conv2d conv2d(const OpCall& c) { return {int(c.number("stride", 1)), int(c.number("pad", 1)), int(c.number("upsample", 1))}; }
 
-GroupNorm group_norm(const OpCall& c) {
+GroupNorm group_norm(OpCall& c) {
   GroupNorm a;
   a.groups = int(c.number("groups", 1));
   a.eps = real(c.number("eps", 1e-6));
   a.silu = c.number("silu", 1) != 0;
-  a.dropout = {float(c.number("dropout", 0)), key(c), uint32_t(c.number("layer", 0)), uint32_t(c.number("step", 0))};
+  a.dropout = {float(c.number("dropout", 0)), uint32_t(c.number("layer", 0)), draw(c)};
   return a;
 }
 
-Adam adam(const OpCall& c) {
-  return {c.number("lr", 1e-3),        c.number("beta1", 0.9),    c.number("beta2", 0.999),   c.number("eps", 1e-8),
-          c.number("weight_decay", 0), c.number("grad_scale", 1), c.number("ema_decay", 0.9), int64_t(c.number("step", 1))};
+const Adam* adam(OpCall& c) {
+  Adam a{c.number("lr", 1e-3),       c.number("beta1", 0.9),       c.number("beta2", 0.999),
+         c.number("eps", 1e-8),      c.number("weight_decay", 0),  c.number("grad_scale", 1),
+         c.number("ema_decay", 0.9), int64_t(c.number("step", 1)), int64_t(c.number("halted", 0))};
+  return c.placed("adam", a);
 }
 
 using Op = std::function<void(Context&, OpCall&)>;
@@ -97,7 +102,7 @@ const std::map<std::string, Op>& table() {
          SamplerStep a{real(c.number("alpha", 1)), real(c.number("sigma", 0)), real(c.number("cx", 0)), real(c.number("c0", 1)),
                        real(c.number("c1", 0)),    real(c.number("cz", 0)),    prediction(c),           c.number("clip", 1) != 0,
                        key(c),                     uint32_t(c.number("step", 0)), uint32_t(c.number("first_image", 0))};
-         sampler_step(x, T(x), T(x0_prev), T(m), a);
+         sampler_step(x, T(x), T(x0_prev), T(m), c.placed("sampler", a));
        }},
       {"noise_batch",
        [](Context& x, OpCall& c) {
@@ -105,9 +110,9 @@ const std::map<std::string, Op>& table() {
          std::vector<uint8_t> images(source.data, source.data + source.size());
          std::vector<int32_t> indices(picks.data, picks.data + picks.size());
          std::vector<double> alpha_bar(bars.data, bars.data + bars.size());
-         NoiseBatch a{prediction(c), int(alpha_bar.size()), real(c.number("min_snr_gamma", 0)), c.number("flip", 0) != 0, key(c),
-                      uint32_t(c.number("step", 0))};
-         noise_batch(x, T(xt), T(target), T(weight), T(t), images.data(), indices.data(), alpha_bar.data(), a);
+         NoiseBatch a{prediction(c), int(alpha_bar.size()), real(c.number("min_snr_gamma", 0)), c.number("flip", 0) != 0, draw(c)};
+         noise_batch(x, T(xt), T(target), T(weight), T(t), c.placed("u8 images", images), c.placed("i32 indices", indices),
+                     c.placed("f64 alpha_bar", alpha_bar), a);
        }},
   };
   return ops;
@@ -142,6 +147,19 @@ void OpCall::add(const std::string& name, const double* values, size_t count, co
 
 OpCall::~OpCall() {
   for (const auto& [name, place] : places_) device_release(place);
+  for (const auto& [name, block] : placed_) device_release(block.first);
+}
+
+const void* OpCall::place(const std::string& name, const void* bytes, size_t count) {
+  auto& [block, content] = placed_[name];
+  const auto* from = static_cast<const uint8_t*>(bytes);
+  if (!block || !std::equal(content.begin(), content.end(), from, from + count)) {
+    device_release(std::exchange(block, nullptr));
+    block = device_allocate_zeros(count);
+    device_put(block, bytes, count);
+    content.assign(from, from + count);
+  }
+  return block;
 }
 
 Tensor OpCall::tensor(const std::string& name) const {

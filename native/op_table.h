@@ -2,6 +2,7 @@
 #pragma once
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -20,6 +21,15 @@ class OpCall {
   Tensor host(const std::string& name) const;    // the same tensor's values as given, on the host
   Grad grad(const std::string& name) const;      // accumulates if the call gave values
   double number(const std::string& name, double otherwise) const;
+  // The value, or a vector's values, in the device's memory under a name of its own; put there once as long as it stays the same.
+  template <class T>
+  const T* placed(const std::string& name, const T& value) {
+    return static_cast<const T*>(place(name, &value, sizeof value));
+  }
+  template <class T>
+  const T* placed(const std::string& name, const std::vector<T>& values) {
+    return static_cast<const T*>(place(name, values.data(), values.size() * sizeof(T)));
+  }
   // Throws std::runtime_error naming the tensor whose surroundings were written to.
   void collect();
   // The tensors on the host: as given, and after `collect` as the op left them.
@@ -31,6 +41,8 @@ class OpCall {
   std::map<std::string, Type> types_;                // of those on the device
   std::map<std::string, Tensor> tensors_;
   std::map<std::string, bool> given_;
+  std::map<std::string, std::pair<void*, std::vector<uint8_t>>> placed_;  // on the device, and what lies there
+  const void* place(const std::string& name, const void* bytes, size_t count);
 };
 
 // Runs the op; a scalar result becomes the tensor "result". Throws std::invalid_argument for an unknown name.

@@ -34,8 +34,10 @@ void update(real* __restrict p, real* __restrict m, real* __restrict v, real* __
 
 }  // namespace
 
-void adam_step(Context& ctx, real* p, real* m, real* v, real* ema, Tensor rounded, const real* g, size_t count, Adam a) {
+void adam_step(Context& ctx, real* p, real* m, real* v, real* ema, Tensor rounded, const real* g, size_t count, const Adam* at) {
   check(!rounded, "adam_step", "no copy in bf16: this backend keeps none");
+  const Adam a = *at;
+  if (a.halted) return;
   double correction1 = 1 - std::pow(a.beta1, double(a.step)), correction2 = 1 - std::pow(a.beta2, double(a.step));
   Factors factors = {
       real(1 - a.beta1), real(1 - a.beta2),           real(a.grad_scale),   real(a.lr / correction1), real(1 / std::sqrt(correction2)),

@@ -18,6 +18,7 @@ class Context {
   // At least `count` reals of device memory, 64-byte aligned, contents undefined, shared by all threads of the op; grows, never shrinks: a
   // second step of equal shape does not allocate. A second call may move the block: an op calls it once for each of its phases.
   real* scratch(size_t count);
+  const real* block() const { return block_; }
 
  private:
   int threads_;

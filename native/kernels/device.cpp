@@ -37,6 +37,9 @@ void device_get(void* to_host, const void* from, size_t bytes) { std::memmove(to
 void device_copy(real* to, const real* from, size_t count) { std::memmove(to, from, count * sizeof(real)); }
 void device_fill(real* to, real value, size_t count) { std::fill(to, to + count, value); }
 
+void device_wait() {}
+extern const bool device_is_host = true;
+
 OnHost::OnHost(real* at, size_t count, bool) : at_(at), count_(count), data_(at) {}
 void OnHost::put_back() {}
 

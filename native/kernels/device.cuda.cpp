@@ -65,6 +65,9 @@ void device_copy(real* to, const real* from, size_t count) {
 }
 void device_fill(real* to, real value, size_t count) { fill_kernel(cover(count), kElementThreads, {to, value, count}); }
 
+void device_wait() { PHOENIX_CALL(driver(), cuStreamSynchronize, current_stream()); }
+extern const bool device_is_host = false;
+
 OnHost::OnHost(real* at, size_t count, bool fetch) : at_(at), count_(count), copy_(count), data_(copy_.data()) {
   if (fetch) device_get(data_, at, count * sizeof(real));
 }

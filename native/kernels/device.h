@@ -33,6 +33,10 @@ void device_put(void* to, const void* from_host, size_t bytes);
 void device_get(void* to_host, const void* from, size_t bytes);  // waits for the work that `from` comes from
 void device_copy(real* to, const real* from, size_t count);      // ranges are equal or do not overlap
 void device_fill(real* to, real value, size_t count);
+void device_wait();  // until all work is done
+
+// True where the device's memory is the host's, and its work is done when a call returns.
+extern const bool device_is_host;
 
 // A range of the device's memory as the host sees it: on the CPU that memory itself, on a GPU a copy, which `put_back` writes to the device.
 class OnHost {

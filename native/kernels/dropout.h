@@ -22,10 +22,10 @@ struct DropoutRule {
 
   bool active() const { return threshold > 0; }
 
-  // 0 or `factor`, for the element at row-major index `element`.
+  // 0 or `factor`, for the element at row-major index `element`. Where the device's memory is the host's.
   real kept(size_t element) const {
     if (!active()) return 1;
-    Words words = philox(dropout.key, uint32_t(element / 8), dropout.layer, dropout.step, Purpose::dropout);
+    Words words = philox(dropout.draw->key, uint32_t(element / 8), dropout.layer, dropout.draw->step, Purpose::dropout);
     uint32_t half = words.w[element % 8 / 2] >> (element % 2 * 16) & 0xFFFF;
     return half >= threshold ? factor : 0;
   }

@@ -50,8 +50,8 @@ void for_images(Context& ctx, int images, Body body) {
 }
 
 StripDropout strip_dropout(const DropoutRule& rule, const Shape& s, size_t row, int channel) {
-  return {rule.dropout.key, rule.dropout.layer,         rule.dropout.step, rule.threshold,
-          rule.factor,      row * s.channels + channel, size_t(s.channels)};
+  const Draw draw = rule.active() ? *rule.dropout.draw : Draw{};
+  return {draw.key, rule.dropout.layer, draw.step, rule.threshold, rule.factor, row * s.channels + channel, size_t(s.channels)};
 }
 
 // body(source, first channel, first row, pixels) for the strips of image n, source by source.

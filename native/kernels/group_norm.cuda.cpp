@@ -16,7 +16,7 @@ const Kernel<GroupNormBackward> group_norm_parameters_kernel("group_norm_paramet
 
 DropoutWords words(Dropout d) {
   DropoutRule rule(d);
-  return {d.key, d.layer, d.step, rule.threshold, rule.factor};
+  return {d.draw, d.layer, rule.threshold, rule.factor};
 }
 
 }  // namespace

@@ -1,13 +1,14 @@
 // Parameters of group_norm's kernels.
 #pragma once
 #include "cuda.cuh"
+#include "ops.h"
 
 namespace phx {
 
 // DropoutRule as kernels see it.
 struct DropoutWords {
-  uint64_t key;
-  uint32_t layer, step, threshold;
+  const Draw* draw;
+  uint32_t layer, threshold;
   float factor;
 };
 struct GroupNormForward {

@@ -26,9 +26,10 @@ void noise_batch(Context& ctx, Tensor xt, Tensor target, Tensor weight, Tensor t
   check_shape("noise_batch", "target", target, xt.n, xt.h, xt.w, xt.c);
   check(weight.size() == size_t(xt.n) && t.size() == size_t(xt.n), "noise_batch", "one weight and one t an image");
   check(a.steps > 0, "noise_batch", "steps > 0");
+  const Draw draw = *a.draw;
   parallel_for(ctx, xt.n, [&](size_t begin, size_t end) {
     for (size_t n = begin; n < end; n++) {
-      Words words = philox(a.key, 0, uint32_t(n), a.step, Purpose::timestep);
+      Words words = philox(draw.key, 0, uint32_t(n), draw.step, Purpose::timestep);
       int time = int(uint64_t(words.w[0]) * a.steps >> 32);
       bool mirror = a.flip && (words.w[1] & 1);
       double bar = alpha_bar[time];
@@ -37,7 +38,7 @@ void noise_batch(Context& ctx, Tensor xt, Tensor target, Tensor weight, Tensor t
       weight.data[n] = real(min_snr_weight(a.prediction, bar / (1 - bar), a.min_snr_gamma));
 
       const uint8_t* image = images + size_t(indices[n]) * xt.h * xt.w * xt.c;
-      NormalStream normals(a.key, uint32_t(n), a.step, Purpose::noise);
+      NormalStream normals(draw.key, uint32_t(n), draw.step, Purpose::noise);
       for (int i = 0; i < xt.h; i++)
         for (int j = 0; j < xt.w; j++) {
           const uint8_t* pixel = image + (size_t(i) * xt.w + (mirror ? xt.w - 1 - j : j)) * xt.c;

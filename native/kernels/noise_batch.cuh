@@ -5,17 +5,23 @@
 
 namespace phx {
 
-// What the launcher knows of one image of the batch, from its random words and the noise schedule.
+// What one image of the batch gets by its random words and the noise schedule.
 struct NoisedImage {
   float signal, sigma;  // √ᾱ_t, √(1-ᾱ_t)
   int mirror;
 };
+struct NoisingTimes {
+  View t, weight;
+  NoisedImage* images;  // one an image of the batch
+  const double* alpha_bar;
+  NoiseBatch attributes;
+};
 struct NoisingBatch {
   View xt, target;
-  const uint8_t* pixels;      // of the batch, in its order
-  const NoisedImage* images;  // one an image
-  uint64_t key;
-  uint32_t step;
+  const uint8_t* pixels;  // of all images
+  const int32_t* indices;
+  const NoisedImage* images;
+  const Draw* draw;
   Prediction prediction;
 };
 struct NormalFill {

@@ -14,6 +14,15 @@
 
 namespace phx {
 
+// Attributes that change from step to step are read in the device's memory (`const Draw*`, `const Adam*`, `const SamplerStep*`), so that a step
+// can be recorded once and replayed with others (device.h, Program). On the CPU that is ordinary memory.
+
+// The random words that an op draws: Philox's key, and the step that its counters name.
+struct Draw {
+  uint64_t key = 0;
+  uint32_t step = 0;
+};
+
 // ---- convolution and matrices
 
 // 3x3 convolution over x, zero padding of `pad` on the top and left and as much as needed below and right;
@@ -40,8 +49,8 @@ void linear_backward(Context&, Grad dx0, Grad dx1, Tensor dw, Tensor db, Tensor 
 // divided by the share kept. The bits are half-word e%8 (low half of word 0 first) of philox(key, {e/8, layer, step, Purpose::dropout}).
 struct Dropout {
   float p = 0;  // share dropped, 0 <= p < 1; 0 switches it off
-  uint64_t key = 0;
-  uint32_t layer = 0, step = 0;
+  uint32_t layer = 0;
+  const Draw* draw = nullptr;  // key and step; needed if p > 0
 };
 struct GroupNorm {
   int groups = 32;
@@ -93,10 +102,9 @@ struct NoiseBatch {
   int steps = 1000;
   real min_snr_gamma = 0;  // 0 = off
   bool flip = false;
-  uint64_t key = 0;
-  uint32_t step = 0;
+  const Draw* draw = nullptr;
 };
-// xt, target (N,H,W,C)  weight, t (N)  images (all, H·W·C) u8  indices (N)  alpha_bar (steps)
+// xt, target (N,H,W,C)  weight, t (N)  images (all, H·W·C) u8  indices (N)  alpha_bar (steps), all in the device's memory
 void noise_batch(Context&, Tensor xt, Tensor target, Tensor weight, Tensor t, const uint8_t* images, const int32_t* indices,
                  const double* alpha_bar, NoiseBatch);
 
@@ -116,7 +124,7 @@ struct SamplerStep {
   uint32_t step = 0, first_image = 0;
 };
 // x, x0_prev, m (N,H,W,C); x and x0_prev are updated in place
-void sampler_step(Context&, Tensor x, Tensor x0_prev, Tensor m, SamplerStep);
+void sampler_step(Context&, Tensor x, Tensor x0_prev, Tensor m, const SamplerStep*);
 // x[n] = standard normals from {j, first_image + n, 0, Purpose::prior}
 void normal_fill(Context&, Tensor x, uint64_t key, uint32_t first_image);
 
@@ -141,10 +149,27 @@ void proximal(Context&, real* g, const real* p, const real* anchor, double mu, s
 // g ← g·grad_scale;  m, v moments;  p ← p - lr·(m̂/(√v̂ + eps) + weight_decay·p);  ema ← ema + (1-ema_decay)·(p - ema) if ema is given
 struct Adam {
   double lr, beta1, beta2, eps, weight_decay, grad_scale, ema_decay;
-  int64_t step;  // of bias correction, from 1
+  int64_t step;        // of bias correction, from 1
+  int64_t halted = 0;  // not 0: the step changes nothing
 };
 // rounded: the parameters anew in bf16, or empty
-void adam_step(Context&, real* p, real* m, real* v, real* ema, Tensor rounded, const real* g, size_t count, Adam);
+void adam_step(Context&, real* p, real* m, real* v, real* ema, Tensor rounded, const real* g, size_t count, const Adam*);
+
+// ---- the steps of a recorded program; what they share lies in the device's memory
+
+// Steps begun since the host set this to zeros, and whether one of them found what is not finite: it and those after it are not applied.
+struct Progress {
+  uint32_t begun = 0, halted = 0;
+};
+// Begins a step: now = records[progress.begun], of `bytes` bytes each, a multiple of 16; then progress.begun += 1.
+void next_record(Context&, void* now, const void* records, size_t bytes, Progress*);
+
+struct StepResult {
+  double loss, grad_norm;
+};
+// Between backward and adam_step: results[progress.begun - 1] = {mean of loss, ‖g‖}, adam.grad_scale = min(1, clip/‖g‖), 1 with clip 0.
+// If one of the two is not finite: progress.halted. adam.halted = progress.halted.
+void finish_gradient(Context&, StepResult* results, Progress*, Adam*, Tensor loss, const real* g, size_t count, double clip);
 
 // A server's step on the mean update Δ of a round.  Adam and Yogi: Reddi et al. 2021, alg. 2; momentum (FedAvgM): Hsu et al. 2019
 // momentum: m ← β1·m + Δ, p ← p + lr·m   adam, yogi: m ← β1·m + (1-β1)·Δ, p ← p + lr·m/(√v + tau)
@@ -156,7 +181,7 @@ struct ServerStep {
 };
 void server_step(Context&, real* p, const real* delta, real* m, real* v, size_t count, ServerStep);
 
-// ---- updates as bytes, little-endian, in host memory; what comes in is not trusted: std::invalid_argument names what does not fit
+// ---- updates as bytes, little-endian; these ops work in host memory, vectors included (device.h, OnHost). What comes in is not trusted: std::invalid_argument names what does not fit
 
 // bfloat16, 2 bytes a value, rounded to nearest even
 void encode_bf16(Context&, uint8_t* bytes, const real* x, size_t count);
@@ -173,7 +198,7 @@ std::vector<uint8_t> encode_largest(Context&, const real* x, size_t count, size_
 // x = 0 but for the values sent
 void decode_largest(Context&, real* x, size_t count, const uint8_t* bytes, size_t length);
 
-// ---- several updates as rows of one block in host memory
+// ---- several updates as rows of one block, in host memory as above
 
 // y[j] = mean over the rows of rows[·,j] without the `trim` lowest and highest, 2·trim < n; at trim = (n-1)/2 the median.  Yin et al. 2018
 void trimmed_mean(Context&, real* y, const real* rows, size_t n, size_t columns, size_t trim);

@@ -9,7 +9,8 @@
 
 namespace phx {
 
-void sampler_step(Context& ctx, Tensor x, Tensor x0_prev, Tensor m, SamplerStep a) {
+void sampler_step(Context& ctx, Tensor x, Tensor x0_prev, Tensor m, const SamplerStep* at) {
+  const SamplerStep a = *at;
   check_shape("sampler_step", "x0_prev", x0_prev, x.n, x.h, x.w, x.c);
   check_shape("sampler_step", "m", m, x.n, x.h, x.w, x.c);
   size_t pixels = size_t(x.h) * x.w;

@@ -7,7 +7,7 @@ namespace phx {
 extern "C" __global__ void __launch_bounds__(kThreads) sampler_step_kernel(SamplerUpdate u) {
   size_t e = thread_index(), size = size_t(u.x.h) * u.x.w * u.x.c;
   if (e >= elements(u.x)) return;
-  const SamplerStep& s = u.step;
+  const SamplerStep& s = *u.step;
   float x = element(u.x, e), m = element(u.m, e);
   float x0 = s.prediction == Prediction::eps ? (x - s.sigma * m) / s.alpha : s.prediction == Prediction::x0 ? m : s.alpha * x - s.sigma * m;
   if (s.clip) x0 = x0 < -1 ? -1 : x0 > 1 ? 1 : x0;  // NaN stays

@@ -7,7 +7,7 @@ namespace phx {
 
 struct SamplerUpdate {
   View x, x0_prev, m;
-  SamplerStep step;
+  const SamplerStep* step;
 };
 
 }  // namespace phx

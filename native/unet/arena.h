@@ -22,6 +22,7 @@ class Arena {
   // Throws std::bad_alloc; frees what was committed before. All tensors must have been given back.
   void commit(size_t count);
   bool dry() const { return block_ == nullptr; }
+  const real* block() const { return block_; }
   size_t high_water() const { return high_water_; }  // reals
   size_t capacity() const { return capacity_; }
   void reset();

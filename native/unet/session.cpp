@@ -1,10 +1,9 @@
 #include "session.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
-#include <new>
 
 #include "../kernels/check.h"
 #include "../kernels/device.h"
@@ -19,13 +18,6 @@ std::vector<real> values_of(const Tensor& t) {
   std::vector<real> values(t.size());
   device_get(values.data(), t.data, values.size() * sizeof(real));
   return values;
-}
-
-// Zeros, made at once: a large block is the system's fresh pages.
-uint8_t* allocate_bytes(size_t count) {
-  void* block = std::calloc(std::max<size_t>(count, 1), 1);
-  if (!block) throw std::bad_alloc();
-  return static_cast<uint8_t*>(block);
 }
 
 double mean(const Tensor& t) {
@@ -51,18 +43,29 @@ void assign(Tensor t, const T* values) {
 Buffer::Buffer(size_t count) : data(static_cast<real*>(device_allocate_zeros(count * sizeof(real)))), count(count) {}
 Buffer::~Buffer() { device_release(data); }
 
+Block::~Block() { device_release(data_); }
+
+void Block::reserve(size_t bytes) {
+  if (bytes <= bytes_) return;
+  device_release(data_);
+  data_ = nullptr, bytes_ = 0;
+  data_ = static_cast<char*>(device_allocate_zeros(bytes));
+  bytes_ = bytes;
+}
+
 Images::Images(size_t count, int height, int width, int channels)
-    : count(count),
-      height(height),
-      width(width),
-      channels(channels),
-      bytes(count * height * width * channels),
-      pixels(allocate_bytes(bytes), std::free) {}
+    : count(count), height(height), width(width), channels(channels), block(bytes()) {}
 
 Session::Session(UNetConfig config, NoiseSchedule noise, int threads, Type activations)
-    : net_(std::move(config)), noise_(std::move(noise)), context_(threads), params_(std::make_shared<Buffer>(net_.parameter_count())) {
+    : net_(std::move(config)),
+      noise_(std::move(noise)),
+      context_(threads),
+      params_(std::make_shared<Buffer>(net_.parameter_count())),
+      alpha_bar_(noise_.alpha_bar.size() * sizeof(double)),
+      progress_(sizeof(Progress)) {
   check(!noise_.alpha_bar.empty(), "session", "a noise schedule of at least one step");
   check(activations == Type::real || device_takes_bf16(), "session", "a device that computes in bf16; this one does in fp32 only");
+  device_put(alpha_bar_.data(), noise_.alpha_bar.data(), alpha_bar_.bytes());
   if (activations == Type::real) return;
   rounded_memory_ = std::make_shared<Buffer>(reals_of(Type::bf16, params_->count));
   rounded_ = {rounded_memory_->data, 1, 1, 1, int(params_->count), int(params_->count), Type::bf16};
@@ -147,12 +150,6 @@ void Session::use_weights(const real* weights) {
   if (rounded_) convert(context_, rounded_, vector(const_cast<real*>(weights), rounded_.c));
 }
 
-void Session::fill_classes(Tensor classes, const std::vector<int32_t>& of_images, const int32_t* indices) const {
-  std::vector<int32_t> values(classes.size());
-  for (size_t i = 0; i < values.size(); i++) values[i] = net_.config().classes ? of_images[indices[i]] : 0;
-  assign(classes, values.data());
-}
-
 void Session::check_images(const Images& images, const std::vector<int32_t>& indices, const std::vector<int32_t>& classes) const {
   const UNetConfig& c = net_.config();
   check(images.height == c.height && images.width == c.width && images.channels == c.in_channels, "images",
@@ -167,6 +164,54 @@ void Session::check_images(const Images& images, const std::vector<int32_t>& ind
     check(k >= 0 && k < c.classes, "classes", "classes below " + std::to_string(c.classes) + ", got " + std::to_string(k));
 }
 
+// ---- steps
+
+namespace {
+
+constexpr size_t kRecordUnit = 16;
+constexpr int kTrainRecords = 256;   // steps whose records lie on the device at once
+constexpr size_t kPrograms = 8;      // recorded ones that a Session keeps
+constexpr size_t kRowsInFlight = 8;  // of a sampler, between two reports of its progress
+
+size_t rounded(size_t bytes) { return (bytes + kRecordUnit - 1) / kRecordUnit * kRecordUnit; }
+
+// What a step reads, as it lies in `now_`: a header, then the batch's arrays. T: the header.
+struct TrainHeader {
+  Draw draw;
+  Adam adam;
+};
+template <class T>
+class Record {
+ public:
+  Record(void* at, int batch) : at_(static_cast<char*>(at)), batch_(size_t(batch)) {}
+  static size_t bytes(int batch) { return rounded(sizeof(T)) + rounded(batch * sizeof(int32_t)) + 2 * rounded(batch * sizeof(real)); }
+  T* header() const { return reinterpret_cast<T*>(at_); }
+  int32_t* indices() const { return reinterpret_cast<int32_t*>(at_ + rounded(sizeof(T))); }
+  real* classes() const { return reinterpret_cast<real*>(at_ + rounded(sizeof(T)) + rounded(batch_ * sizeof(int32_t))); }
+  real* times() const { return classes() + rounded(batch_ * sizeof(real)) / sizeof(real); }
+
+ private:
+  char* at_;
+  size_t batch_;
+};
+
+uint64_t bits(double value) { return std::bit_cast<uint64_t>(value); }
+uint64_t bits(const void* pointer) { return uint64_t(reinterpret_cast<uintptr_t>(pointer)); }
+
+}  // namespace
+
+void Session::run_step(std::vector<uint64_t> baked, const std::function<void()>& work) {
+  if (programs_.size() >= kPrograms && !programs_.contains(baked)) programs_.clear();
+  Recorded& recorded = programs_[std::move(baked)];
+  auto places = [&] {
+    return std::vector<uint64_t>{bits(arena_.block()), bits(context_.block()), bits(records_.data()),
+                                 bits(now_.data()),    bits(results_.data()),  bits(drawn_.data())};
+  };
+  if (!recorded.program || recorded.places != places()) recorded.program = std::make_unique<Program>();
+  recorded.program->run(work);
+  recorded.places = places();  // a first run may have moved the scratch memory
+}
+
 // ---- training
 
 Session::TrainResult Session::train(const Images& images, const TrainOptions& o, const std::atomic<bool>* stop) {
@@ -174,40 +219,77 @@ Session::TrainResult Session::train(const Images& images, const TrainOptions& o,
   check(!o.anchor || o.anchor->count == params_->count, "train", "an anchor of as many values as the model has parameters");
   check_images(images, o.indices, o.classes);
   lazily(gradient_, params_->count), adam_m(), adam_v();
-  size_t count = params_->count;
-  if (o.ema_decay > 0 && o.global_step == 0) device_copy(ema()->data, params_->data, count);
+  size_t count = params_->count, bytes = Record<TrainHeader>::bytes(o.batch);
+  const real* anchor = o.mu > 0 && o.anchor ? o.anchor->data : nullptr;
+  real* averaged = o.ema_decay > 0 ? ema()->data : nullptr;
+  reserve(o.batch, true, true);
+  now_.reserve(bytes), records_.reserve(bytes * kTrainRecords), results_.reserve(kTrainRecords * sizeof(StepResult));
+  if (averaged && o.global_step == 0) device_copy(averaged, params_->data, count);
   if (o.adam_step == 0)
     for (const BufferPtr& moment : {m_, v_}) device_fill(moment->data, 0, count);
-  reserve(o.batch, true, true);
   use_weights(params_->data);
 
-  TrainResult result;
-  for (int i = 0; i < o.steps; i++) {
-    const int32_t* indices = o.indices.data() + size_t(i) * o.batch;
-    uint32_t step = o.first_step + uint32_t(i);
-    NoiseBatch noise{noise_.prediction, int(noise_.alpha_bar.size()), real(o.min_snr_gamma), o.flip, o.key, step};
-    double loss = 0;
+  Record<TrainHeader> now(now_.data(), o.batch);
+  const Draw* draw = &now.header()->draw;
+  Adam* adam = &now.header()->adam;
+  auto* progress = reinterpret_cast<Progress*>(progress_.data());
+  auto* results = reinterpret_cast<StepResult*>(results_.data());
+  NoiseBatch noise{noise_.prediction, int(noise_.alpha_bar.size()), real(o.min_snr_gamma), o.flip, draw};
+  auto step = [&] {
+    Tensor losses;
+    next_record(context_, now_.data(), records_.data(), bytes, progress);
     arena_.reset();
     pass(
-        arena_, o.batch, params_->data, gradient_->data, true, {0, o.key, 0, step}, stop,
+        arena_, o.batch, params_->data, gradient_->data, true, {0, 0, draw}, stop,
         [&](const Batch& b) {
-          noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels.get(), indices, noise_.alpha_bar.data(), noise);
-          fill_classes(b.classes, o.classes, indices);
+          noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels(), now.indices(),
+                      reinterpret_cast<const double*>(alpha_bar_.data()), noise);
+          device_copy(b.classes.data, now.classes(), b.classes.size());
         },
-        [&](const Batch& b, Tensor) { loss = mean(b.loss); });
-    if (o.mu > 0 && o.anchor) proximal(context_, gradient_->data, params_->data, o.anchor->data, o.mu, count);
-    double norm = std::sqrt(sum_of_squares(context_, gradient_->data, count));
-    if (!std::isfinite(loss) || !std::isfinite(norm))
-      throw NotFinite{"the loss (" + std::to_string(loss) + ") or the gradient's norm (" + std::to_string(norm) + ") of step " +
-                      std::to_string(step) + " is not finite"};
-    int64_t n = o.global_step + i;
-    Adam adam{o.lr, o.beta1, o.beta2, o.eps, o.weight_decay, 1, 0, o.adam_step + i + 1};
-    if (o.warmup > 0) adam.lr *= std::min(1.0, double(n + 1) / o.warmup);
-    if (o.clip > 0 && norm > o.clip) adam.grad_scale = o.clip / norm;
-    adam.ema_decay = std::min(o.ema_decay, double(1 + n) / double(10 + n));
-    adam_step(context_, params_->data, m_->data, v_->data, o.ema_decay > 0 ? ema_->data : nullptr, rounded_, gradient_->data, count, adam);
-    result.losses.push_back(loss);
-    result.grad_norms.push_back(norm);
+        [&](const Batch& b, Tensor) { losses = b.loss; });  // nothing takes memory of the arena until the next step
+    if (anchor) proximal(context_, gradient_->data, params_->data, anchor, o.mu, count);
+    finish_gradient(context_, results, progress, adam, losses, gradient_->data, count, o.clip);
+    adam_step(context_, params_->data, m_->data, v_->data, averaged, rounded_, gradient_->data, count, adam);
+  };
+  std::vector<uint64_t> baked{
+      0, uint64_t(o.batch), o.flip, bits(o.min_snr_gamma), bits(o.mu), bits(o.clip), bits(anchor), bits(averaged), bits(images.pixels())};
+
+  TrainResult result;
+  for (int first = 0, n; first < o.steps; first += n) {
+    n = std::min(kTrainRecords, o.steps - first);
+    std::vector<char> staged(bytes * size_t(n));
+    for (int i = 0; i < n; i++) {
+      Record<TrainHeader> record(staged.data() + bytes * size_t(i), o.batch);
+      int64_t at = o.global_step + first + i;
+      Adam a{o.lr, o.beta1, o.beta2, o.eps, o.weight_decay, 1, 0, o.adam_step + first + i + 1};
+      if (o.warmup > 0) a.lr *= std::min(1.0, double(at + 1) / o.warmup);
+      a.ema_decay = std::min(o.ema_decay, double(1 + at) / double(10 + at));
+      *record.header() = {{o.key, o.first_step + uint32_t(first + i)}, a};
+      const int32_t* indices = o.indices.data() + size_t(first + i) * o.batch;
+      for (int j = 0; j < o.batch; j++) {
+        record.indices()[j] = indices[j];
+        record.classes()[j] = real(net_.config().classes ? o.classes[indices[j]] : 0);
+      }
+    }
+    device_put(records_.data(), staged.data(), staged.size());
+    const Progress begin;
+    device_put(progress, &begin, sizeof begin);
+    int begun = 0;
+    while (begun < n) {
+      if (stop && stop->load(std::memory_order_relaxed)) throw Aborted{};
+      run_step(baked, step);
+      begun++;
+      if (device_is_host && progress->halted) break;
+    }
+    std::vector<StepResult> found(begun);
+    device_get(found.data(), results, found.size() * sizeof(StepResult));
+    for (const StepResult& r : found) {
+      if (!std::isfinite(r.loss) || !std::isfinite(r.grad_norm))
+        throw NotFinite{"the loss (" + std::to_string(r.loss) + ") or the gradient's norm (" + std::to_string(r.grad_norm) + ") of step " +
+                        std::to_string(o.first_step + result.losses.size()) + " is not finite"};
+      result.losses.push_back(r.loss);
+      result.grad_norms.push_back(r.grad_norm);
+    }
   }
   return result;
 }
@@ -220,14 +302,25 @@ double Session::eval_loss(const Images& images, const EvalOptions& o, const std:
   double sum = 0;
   for (size_t first = 0; first < o.indices.size(); first += o.batch) {
     int n = int(std::min(size_t(o.batch), o.indices.size() - first));
-    NoiseBatch noise{noise_.prediction, int(noise_.alpha_bar.size()), 0, false, o.key, uint32_t(first / o.batch)};
+    size_t bytes = Record<Draw>::bytes(n);
     reserve(n, false, true);
+    now_.reserve(bytes);
+    std::vector<char> staged(bytes);
+    Record<Draw> record(staged.data(), n), now(now_.data(), n);
+    *record.header() = {o.key, uint32_t(first / o.batch)};
+    for (int j = 0; j < n; j++) {
+      int32_t index = o.indices[first + j];
+      record.indices()[j] = index;
+      record.classes()[j] = real(net_.config().classes ? o.classes[index] : 0);
+    }
+    device_put(now_.data(), staged.data(), bytes);
+    NoiseBatch noise{noise_.prediction, int(noise_.alpha_bar.size()), 0, false, now.header()};
     pass(
         arena_, n, o.weights->data, nullptr, true, {}, stop,
         [&](const Batch& b) {
-          noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels.get(), o.indices.data() + first, noise_.alpha_bar.data(),
-                      noise);
-          fill_classes(b.classes, o.classes, o.indices.data() + first);
+          noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels(), now.indices(),
+                      reinterpret_cast<const double*>(alpha_bar_.data()), noise);
+          device_copy(b.classes.data, now.classes(), b.classes.size());
         },
         [&](const Batch& b, Tensor) { sum += mean(b.loss) * n; });
   }
@@ -251,36 +344,59 @@ std::vector<float> Session::sample(const SampleOptions& o, const std::atomic<boo
   use_weights(o.weights->data);
   std::vector<float> images(size_t(o.count) * image_size());
   size_t done = 0, all = rows * ((size_t(o.count) + o.batch - 1) / o.batch);
+  auto* progress = reinterpret_cast<Progress*>(progress_.data());
   for (int first = 0, n; first < o.count; first += n) {
     n = std::min(o.batch, o.count - first);
-    size_t values = size_t(n) * image_size();
-    Buffer state(2 * values);
-    Tensor x = tensor(state.data, n, c.height, c.width, c.in_channels),
-           x0_prev = tensor(state.data + values, n, c.height, c.width, c.in_channels);
-    normal_fill(context_, x, o.key, o.first_image + uint32_t(first));
+    size_t values = size_t(n) * image_size(), bytes = Record<SamplerStep>::bytes(n);
     reserve(n, false, false);
+    now_.reserve(bytes), records_.reserve(bytes * rows), drawn_.reserve(2 * values * sizeof(real));
+    real* state = reinterpret_cast<real*>(drawn_.data());
+    Tensor x = tensor(state, n, c.height, c.width, c.in_channels), x0_prev = tensor(state + values, n, c.height, c.width, c.in_channels);
+    normal_fill(context_, x, o.key, o.first_image + uint32_t(first));
+
+    std::vector<char> staged(bytes * rows);
     for (size_t row = 0; row < rows; row++) {
+      Record<SamplerStep> record(staged.data() + bytes * row, n);
       const double* r = o.table.data() + row * kColumns;
-      SamplerStep step{real(r[1]),
-                       real(r[2]),
-                       real(r[3]),
-                       real(r[4]),
-                       real(r[5]),
-                       real(r[6]),
-                       noise_.prediction,
-                       o.clip,
-                       o.key,
-                       uint32_t(row),
-                       o.first_image + uint32_t(first)};
+      *record.header() = {real(r[1]),
+                          real(r[2]),
+                          real(r[3]),
+                          real(r[4]),
+                          real(r[5]),
+                          real(r[6]),
+                          noise_.prediction,
+                          o.clip,
+                          o.key,
+                          uint32_t(row),
+                          o.first_image + uint32_t(first)};
+      std::fill_n(record.times(), n, real(r[0]));
+      for (int j = 0; j < n; j++) record.classes()[j] = real(c.classes ? o.classes[size_t(first) + j] : 0);
+    }
+    device_put(records_.data(), staged.data(), staged.size());
+    const Progress begin;
+    device_put(progress, &begin, sizeof begin);
+
+    Record<SamplerStep> now(now_.data(), n);
+    auto step = [&] {
+      next_record(context_, now_.data(), records_.data(), bytes, progress);
+      arena_.reset();
       pass(
           arena_, n, o.weights->data, nullptr, false, {}, stop,
           [&](const Batch& b) {
             device_copy(b.x.data, x.data, values);
-            device_fill(b.t.data, real(r[0]), size_t(n));
-            if (c.classes) assign(b.classes, o.classes.data() + first);
+            device_copy(b.t.data, now.times(), size_t(n));
+            device_copy(b.classes.data, now.classes(), size_t(n));
           },
-          [&](const Batch&, Tensor output) { sampler_step(context_, x, x0_prev, output, step); });
-      if (o.on_progress) o.on_progress(double(++done) / double(all));
+          [&](const Batch&, Tensor output) { sampler_step(context_, x, x0_prev, output, now.header()); });
+    };
+    for (size_t row = 0; row < rows; row++) {
+      if (stop && stop->load(std::memory_order_relaxed)) throw Aborted{};
+      run_step({1, uint64_t(n), bits(o.weights->data)}, step);
+      ++done;
+      if (!o.on_progress) continue;
+      // Where work is queued: what is reported is done, and little is queued when a stop is asked for.
+      if (done % kRowsInFlight == 0 || row + 1 == rows) device_wait();
+      if (device_is_host || done % kRowsInFlight == 0 || row + 1 == rows) o.on_progress(double(done) / double(all));
     }
     if (!all_finite(context_, x.data, values)) throw NotFinite{"the samples contain NaN or infinite values: the parameters are damaged"};
     std::vector<real> drawn = values_of(x);

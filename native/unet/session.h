@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../kernels/device.h"
 #include "unet.h"
 
 namespace phx {
@@ -25,13 +26,31 @@ class Buffer {
 };
 using BufferPtr = std::shared_ptr<Buffer>;
 
+// Bytes in the device's memory, zeros at first; throws std::bad_alloc. `reserve` makes them at least so many, and gives up what they held if it
+// has to move them.
+class Block {
+ public:
+  explicit Block(size_t bytes = 0) { reserve(bytes); }
+  ~Block();
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+  void reserve(size_t bytes);
+  char* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  char* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
 // A resident set of images, (count, height, width, channels) u8.
 struct Images {
   Images(size_t count, int height, int width, int channels);  // zeros; throws std::bad_alloc
   const size_t count;
   const int height, width, channels;
-  const size_t bytes;
-  const std::unique_ptr<uint8_t[], void (*)(void*)> pixels;
+  const Block block;
+  size_t bytes() const { return count * height * width * channels; }
+  const uint8_t* pixels() const { return reinterpret_cast<const uint8_t*>(block.data()); }
 };
 
 struct NoiseSchedule {
@@ -94,7 +113,8 @@ class Session {
   struct TrainResult {
     std::vector<double> losses, grad_norms;
   };
-  // Throws Aborted between two ops if stop is set, NotFinite before a step would be applied; the steps before it stay applied.
+  // Throws Aborted between two steps, where steps are not replayed between two ops, if stop is set; NotFinite if a step was not finite: neither it nor
+  // those after it are applied. The steps before it stay applied.
   TrainResult train(const Images&, const TrainOptions&, const std::atomic<bool>* stop);
   double eval_loss(const Images&, const EvalOptions&, const std::atomic<bool>* stop);
   // (count, height, width, channels) in [-1,1]
@@ -127,9 +147,10 @@ class Session {
             const Fill& fill, const Use& use);
   // Makes the arena large enough for such a pass.
   void reserve(int batch, bool training, bool with_loss);
-  void fill_classes(Tensor classes, const std::vector<int32_t>& of_images, const int32_t* indices) const;
   // The weights of the coming passes: with bf16 activations their rounded copy is made.
   void use_weights(const real* weights);
+  // A step that is the same but for its record: run, recorded, replayed. `baked` is all else that the work depends on.
+  void run_step(std::vector<uint64_t> baked, const std::function<void()>& work);
   void check_images(const Images&, const std::vector<int32_t>& indices, const std::vector<int32_t>& classes) const;
   size_t image_size() const { return size_t(net_.config().height) * net_.config().width * net_.config().in_channels; }
 
@@ -140,6 +161,14 @@ class Session {
   std::map<std::tuple<int, bool, bool>, size_t> planned_;
   BufferPtr params_, gradient_, m_, v_, ema_, rounded_memory_;
   Tensor rounded_;  // the weights in use in bf16, or empty
+  // What steps read: the noise schedule's ᾱ; records, of which `now_` holds the running step's; how far they are and what they found. And the
+  // images that are being drawn.
+  Block alpha_bar_, records_, now_, progress_, results_, drawn_;
+  struct Recorded {
+    std::vector<uint64_t> places;
+    std::unique_ptr<Program> program;
+  };
+  std::map<std::vector<uint64_t>, Recorded> programs_;
 };
 
 }  // namespace phx

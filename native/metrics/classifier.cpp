@@ -165,7 +165,7 @@ std::vector<double> classifier_train(Context& ctx, const ClassifierShape& shape,
     losses.push_back(pass(ctx, arena, shape, plan, state.weights.data(), gradient.data(), &pixels[first * image_bytes(shape)],
                           &labels[first], batch, nullptr, nullptr));
     Adam adam{rates[step], 0.9, 0.999, 1e-8, 0, 1, 0, ++state.step};
-    adam_step(ctx, state.weights.data(), state.m.data(), state.v.data(), nullptr, {}, gradient.data(), plan.count, adam);
+    adam_step(ctx, state.weights.data(), state.m.data(), state.v.data(), nullptr, {}, gradient.data(), plan.count, &adam);
   }
   return losses;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * The command line: phoenix demo | federate | train | sample | report | doctor.
+ * The command line: phoenix demo | federate | train | finetune | sample | report | doctor.
  *
  * Results go to stdout, progress and messages to stderr. With --json stdout holds JSON only: demo, federate and train write a line
  * {"event":"start", …}, a line {"event":"round", …} a round and {"event":"done", …} at the end; the other commands write one document; an
@@ -12,6 +12,7 @@ import {
   type Command as Configured,
   demoOptions,
   type FederateOptions,
+  type FinetuneOptions,
   type OptionRow,
   optionTable,
   parseOptions,
@@ -22,6 +23,8 @@ import { diagnose, formatDiagnosis } from './doctor.ts';
 import { PhoenixError } from './errors.ts';
 import type { RunEvents, RunResult, StepEvent } from './events.ts';
 import { federate } from './federate.ts';
+import { finetune } from './finetune.ts';
+import { describeDecision } from './fl/strategies/filter.ts';
 import type { RoundRecord } from './fl/types.ts';
 import { packageInfo } from './package-info.ts';
 import { createProgress, type Progress } from './progress.ts';
@@ -78,6 +81,11 @@ function buildProgram(run: (work: (terminal: Terminal) => Promise<void>, raw: Ra
   training('federate', 'federate', 'Trains one model over clients that each hold a part of a dataset.', {});
   training('train', 'train', 'Trains a model on one dataset in one place, to compare a federation with.', {});
 
+  withOptions(
+    program.command('finetune').description("Trains a model on one site's images: its personal layers, where it has some, else all of it."),
+    'finetune',
+    {},
+  ).action((source: string, raw: Raw) => run((terminal) => runFinetune({ ...raw, source }, terminal), raw));
   withOptions(program.command('sample').description('Draws images from a trained model into a PNG.'), 'sample', {}).action(
     (source: string, raw: Raw) => run((terminal) => runSample({ ...raw, source }, terminal), raw),
   );
@@ -199,12 +207,27 @@ function where({ round, rounds, client }: StepEvent): string {
   return client ? `round ${round}/${rounds}, client ${client.number}/${client.of}` : `round ${round}/${rounds}`;
 }
 
-function summarize({ round, loss, evalLoss, seconds, failures, notes }: RoundRecord, rounds: number): string {
+function summarize({ round, loss, evalLoss, seconds, failures, notes, decisions = [] }: RoundRecord, rounds: number): string {
   const parts = [`round ${round}/${rounds}`, `loss ${loss.toPrecision(3)}`];
   if (evalLoss !== null) parts.push(`held out ${evalLoss.toPrecision(3)}`);
   parts.push(formatDuration(seconds));
   for (const failure of failures) parts.push(`${failure.client} failed (${failure.stage}): ${failure.reason}`);
-  return [...parts, ...notes].join(', ');
+  return [...parts, ...decisions.map(describeDecision), ...notes].join(', ');
+}
+
+async function runFinetune(raw: Raw, { progress, signal, json, text }: Terminal): Promise<void> {
+  const options = checkOptions('finetune', raw);
+  const done = await finetune(options as FinetuneOptions, {
+    signal,
+    onStep: ({ step, steps, loss, imagesPerSecond }) =>
+      progress.update({ done: step, total: steps, label: 'training', loss, imagesPerSecond }),
+  });
+  progress.stop();
+  json({ event: 'done', ...done });
+  const { trained, parameterCount, examples, steps, evalLoss, evalLossAfter } = done;
+  text(`${formatCount(trained)} of ${formatCount(parameterCount)} parameters trained on ${formatCount(examples)} images, ${steps} steps`);
+  if (evalLoss !== undefined) text(`held-out loss ${evalLoss.toPrecision(3)} before, ${evalLossAfter!.toPrecision(3)} after`);
+  text(`model    ${done.checkpoint}`);
 }
 
 async function runSample(raw: Raw, { progress, signal, json, text }: Terminal): Promise<void> {

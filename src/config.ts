@@ -19,7 +19,7 @@ import { strategies } from './fl/strategies/index.ts';
 import type { Strategy } from './fl/types.ts';
 import { compressions, parseCompression } from './fl/vector.ts';
 
-export type Command = 'federate' | 'train' | 'sample';
+export type Command = 'federate' | 'train' | 'finetune' | 'sample';
 
 /** A type of option: how it is checked and what a help text calls it. Numbers may come as text, as a command line gives them. */
 type Kind<T> = {
@@ -218,7 +218,7 @@ const methods = {
 } as const;
 
 const both = ['federate', 'train'] as const;
-const all = ['federate', 'train', 'sample'] as const;
+const all = ['federate', 'train', 'finetune', 'sample'] as const;
 
 const table = [
   option({
@@ -680,6 +680,39 @@ const table = [
 
   option({
     key: 'source',
+    commands: ['finetune'],
+    kind: text('path'),
+    default: required,
+    positional: true,
+    help: 'a run folder, a checkpoint (.safetensors), or a diffusers folder',
+  }),
+  option({
+    key: 'data',
+    commands: ['finetune'],
+    kind: dataKind,
+    default: required,
+    help: "the site's images: a dataset as for federate, brought to the size and channels of the model",
+  }),
+  option({
+    key: 'epochs',
+    commands: ['finetune'],
+    kind: integer(1, 1_000_000),
+    default: 5,
+    unit: 'passes',
+    help: "passes over the site's images",
+  }),
+  option({ key: 'batch', commands: ['finetune'], kind: integer(1, 65_536), default: 32, unit: 'images', help: 'images a step' }),
+  option({ key: 'lr', commands: ['finetune'], kind: above0(10), default: 1e-3, help: "Adam's learning rate" }),
+  option({
+    key: 'checkpoint',
+    commands: ['finetune'],
+    kind: text('file.safetensors'),
+    default: required,
+    help: 'the file to write: a whole model, to draw from without naming a client',
+  }),
+
+  option({
+    key: 'source',
     commands: ['sample'],
     kind: text('path'),
     default: required,
@@ -711,7 +744,7 @@ const table = [
     kind: text('id'),
     default: undefined,
     defaultText: 'none',
-    help: 'for a run with personal layers: the client whose layers the model gets',
+    help: 'for a run with personal layers: the client whose layers the model gets, or * for equal parts from every client',
   }),
   option({
     key: 'grid',
@@ -793,6 +826,7 @@ export type Options<C extends Command> = RequiredSettings<C> & Partial<Settings<
 
 export type FederateOptions = Options<'federate'>;
 export type TrainOptions = Options<'train'>;
+export type FinetuneOptions = Options<'finetune'>;
 export type SampleOptions = Options<'sample'>;
 
 const entriesOf = (command: Command): Entry[] => table.filter((entry) => (entry.commands as readonly Command[]).includes(command));
@@ -812,7 +846,7 @@ export function parseOptions<C extends Command>(command: C, raw: Record<string, 
   const settings: Record<string, unknown> = {};
   const method: Record<string, unknown> = Object.hasOwn(methods, String(raw.method)) ? methods[raw.method as keyof typeof methods] : {};
   for (const entry of entries) settings[entry.key] = parseOption(entry, raw[entry.key] ?? method[entry.key]);
-  if (command !== 'sample') checkTogether(settings);
+  if (command === 'federate' || command === 'train') checkTogether(settings);
   return settings as Settings<C>;
 }
 

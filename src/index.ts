@@ -5,7 +5,7 @@
 export { createImages, type Device, type Images, type Session } from './bindings/session.ts';
 export type { Vector } from './bindings/vector.ts';
 export { createVector } from './bindings/vector.ts';
-export type { FederateOptions, SampleOptions, TrainOptions } from './config.ts';
+export type { FederateOptions, FinetuneOptions, SampleOptions, TrainOptions } from './config.ts';
 export {
   type Checkpoint,
   type CheckpointContent,
@@ -14,6 +14,7 @@ export {
   saveDiffusers,
 } from './ddpm/checkpoint.ts';
 export { type Dataset, type DatasetOptions, openDataset } from './ddpm/data/index.ts';
+export { type FeatureSource, featureSource, pixels8, sourceOf } from './ddpm/metrics/sources.ts';
 export { type Noise, type NoiseOptions, noise } from './ddpm/noise.ts';
 export { type DrawSamplesOptions, drawSamples, toPixels } from './ddpm/sample.ts';
 export { makeTable, type Scheduler, type SchedulerName, type SchedulerOptions, type Step, schedulers } from './ddpm/schedulers/index.ts';
@@ -23,14 +24,18 @@ export { type Preset, type PresetName, presets, type UNetConfig, unetConfig } fr
 export { PhoenixError, type PhoenixErrorCode } from './errors.ts';
 export type { MessageEvent, RunEvents, RunResult, StartEvent, StepEvent } from './events.ts';
 export { federate } from './federate.ts';
+export { type Finetuned, type FinetuneEvents, finetune } from './finetune.ts';
 export { type Client, type ClientOptions, createClient } from './fl/client.ts';
 export { type FederationOptions, initialState, runFederation } from './fl/federation.ts';
 export { type Partitioner, partitioner, partitions } from './fl/partition/index.ts';
 export { personalPresets } from './fl/personal.ts';
+export type { ProbeTools } from './fl/probe.ts';
 export { serverSteps } from './fl/server-step.ts';
 export { memoryStore } from './fl/store.ts';
 export { checkStrategy } from './fl/strategies/contract.ts';
+export { type FilterOptions, filtered } from './fl/strategies/filter.ts';
 export { strategies } from './fl/strategies/index.ts';
+export type { Probing, Sharing } from './fl/supplies.ts';
 export { memoryTransport } from './fl/transports/memory.ts';
 export type * from './fl/types.ts';
 export { compressions } from './fl/vector.ts';

@@ -34,9 +34,14 @@ export type Samples = {
   /** The checkpoint file or diffusers folder that was drawn from, and which of its weights. */
   checkpoint: string;
   weights: 'raw' | 'ema';
+  /** Whose personal layers the images were drawn with, and how many of them each, one client after the other. */
+  clients?: { id: string; count: number }[];
   /** Path of the grid, if one was asked for. */
   grid?: string;
 };
+
+/** The client that stands for all: equal parts of the images from each one's model. */
+const EVERY_CLIENT = '*';
 
 /**
  * Draws `n` images, from the EMA weights unless `raw` is set or there are none. Equal options give equal images, whatever batch and threads.
@@ -49,7 +54,7 @@ export async function sample(options: SampleOptions, { onProgress, signal }: Sam
   const { path, stored } = await findCheckpoint(settings.source);
   const checkpoint = await readCheckpoint(path);
   const patterns = personalOf(checkpoint);
-  const personal = ownLayers(patterns, stored, settings.client);
+  const owners = ownersOf(patterns, stored, settings.client, count);
   const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
   const schedule = noise(checkpoint.noise);
   const classes = classesOf(count, numClasses, settings.class);
@@ -62,34 +67,39 @@ export async function sample(options: SampleOptions, { onProgress, signal }: Sam
     threads: settings.threads || undefined,
   });
   await checkpoint.load(session.params, session.ema, session.parameters);
-  if (patterns && personal !== undefined) {
-    for (const vector of [session.params, session.ema]) await setPersonal(vector, session.parameters, patterns, personal);
-  }
   const weights = checkpoint.hasEma && !settings.raw ? 'ema' : 'raw';
-  const values = await drawSamples({
-    session,
-    noise: schedule,
-    count,
-    batch: Math.min(count, settings.batch),
-    scheduler: settings.scheduler,
-    steps: settings.steps,
-    eta: settings.eta,
-    key: streamKey(settings.seed, 'samples'),
-    weights: weights === 'ema' ? session.ema : session.params,
-    classes,
-    onProgress,
-    signal,
-  });
-  const pixels = toPixels(values);
+  const vector = weights === 'ema' ? session.ema : session.params;
+  const pixels = new Uint8Array(count * height * width * channels);
+  let done = 0;
+  for (const { id, path: layers, count: part } of owners) {
+    if (patterns && layers !== undefined) await setPersonal(vector, session.parameters, patterns, layers);
+    const values = await drawSamples({
+      session,
+      noise: schedule,
+      count: part,
+      batch: Math.min(part, settings.batch),
+      scheduler: settings.scheduler,
+      steps: settings.steps,
+      eta: settings.eta,
+      key: owners.length > 1 ? streamKey(settings.seed, 'samples', id!) : streamKey(settings.seed, 'samples'),
+      weights: vector,
+      classes: classes?.subarray(done, done + part),
+      onProgress: onProgress && ((share) => onProgress((done + share * part) / count)),
+      signal,
+    });
+    pixels.set(toPixels(values), done * height * width * channels);
+    done += part;
+  }
+  const clients = owners.flatMap(({ id, count: part }) => (id === undefined ? [] : [{ id, count: part }]));
   if (grid !== undefined) {
     const columns = settings.class === undefined && numClasses > 1 && numClasses <= 20 ? numClasses : undefined;
     await writeWhole(grid, await imageGrid(pixels, { count, height, width, channels, columns }));
   }
-  return { pixels, count, height, width, channels, classes, checkpoint: path, weights, grid };
+  return { pixels, count, height, width, channels, classes, checkpoint: path, weights, ...(clients.length > 0 && { clients }), grid };
 }
 
 /** The newest checkpoint of a run folder and what it keeps for clients; what is no run folder is the checkpoint itself. */
-async function findCheckpoint(source: string): Promise<{ path: string; stored: Record<string, string> }> {
+export async function findCheckpoint(source: string): Promise<{ path: string; stored: Record<string, string> }> {
   const isRun = await stat(join(source, 'state.json')).then(
     () => true,
     () => false,
@@ -106,7 +116,7 @@ async function findCheckpoint(source: string): Promise<{ path: string; stored: R
 }
 
 /** The patterns of the parameters that a federation left to its clients. */
-function personalOf({ metadata }: Checkpoint): string[] | undefined {
+export function personalOf({ metadata }: Checkpoint): string[] | undefined {
   if (metadata.personal === undefined) return undefined;
   const parsed = z.array(z.string().min(1).max(200)).min(1).max(64).safeParse(jsonOf(metadata.personal));
   if (parsed.success) return parsed.data;
@@ -121,19 +131,38 @@ function jsonOf(text: string): unknown {
   }
 }
 
-/** Path of the layers of the client that was asked for. @throws PhoenixError unless the model has personal layers iff a client was named */
-function ownLayers(patterns: string[] | undefined, stored: Record<string, string>, client: string | undefined): string | undefined {
+/**
+ * Whose models to draw from, with the files of their layers: nobody's, one client's, or every client's in equal parts.
+ * @throws PhoenixError unless the model has personal layers iff a client was named
+ */
+function ownersOf(
+  patterns: string[] | undefined,
+  stored: Record<string, string>,
+  client: string | undefined,
+  count: number,
+): { id?: string; path?: string; count: number }[] {
   if (!patterns) {
-    if (client === undefined) return undefined;
+    if (client === undefined) return [{ count }];
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option client is ${client}, but this model has no personal layers: leave it out.`);
   }
-  const own = client === undefined ? undefined : stored[`${client}/personal`];
-  if (own !== undefined) return own;
-  const known = Object.keys(stored).filter((key) => key.endsWith('/personal'));
-  const ids = known.slice(0, 10).map((key) => key.slice(0, -'/personal'.length));
+  const known = Object.keys(stored)
+    .filter((key) => key.endsWith('/personal'))
+    .map((key) => key.slice(0, -'/personal'.length))
+    .sort();
+  const wanted = client === EVERY_CLIENT ? known : known.filter((id) => id === client);
+  if (wanted.length > count)
+    throw new PhoenixError(
+      'ERR_PHOENIX_ARGUMENT',
+      `${count} images are too few to draw from each of ${wanted.length} clients: ask for more.`,
+    );
+  if (wanted.length > 0) {
+    const upTo = (i: number) => Math.floor((i * count) / wanted.length);
+    return wanted.map((id, i) => ({ id, path: stored[`${id}/personal`]!, count: upTo(i + 1) - upTo(i) }));
+  }
+  const ids = known.slice(0, 10);
   throw new PhoenixError(
     'ERR_PHOENIX_ARGUMENT',
-    `This model has personal layers (${patterns.join(', ')}), which only its clients have trained: name the run folder and a client (--client ID). ${
+    `This model has personal layers (${patterns.join(', ')}), which only its clients have trained: name the run folder and a client (--client ID), or all of them (--client '*'), or train them on a site's images first (phoenix finetune). ${
       ids.length > 0 ? `Clients that have trained: ${ids.join(', ')}${known.length > ids.length ? ', …' : ''}.` : 'There are none here.'
     }`,
   );

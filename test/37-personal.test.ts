@@ -6,9 +6,11 @@ import test, { type ExecutionContext } from 'ava';
 import { createVector } from '../src/bindings/vector.ts';
 import type { FederateOptions } from '../src/config.ts';
 import { readCheckpoint } from '../src/ddpm/checkpoint.ts';
+import { openDataset } from '../src/ddpm/data/index.ts';
 import { noise } from '../src/ddpm/noise.ts';
 import { createSession } from '../src/ddpm/session.ts';
 import { federate } from '../src/federate.ts';
+import { finetune } from '../src/finetune.ts';
 import { parsePersonal, personalPresets, splitParameters } from '../src/fl/personal.ts';
 import { getBytes } from '../src/fl/vector.ts';
 import { streamKey } from '../src/rng.ts';
@@ -117,6 +119,67 @@ test('personal layers go with compression, robust rules and server moments', asy
   const { personal, initial, own } = await parts(dir);
   t.deepEqual(personal, initial);
   t.notDeepEqual(own[0], own[1]);
+});
+
+test('a mixture draws equal parts from every client, each from its own model', async (t) => {
+  const dir = join(await temporary(t), 'run');
+  await federate({ ...little, rounds: 1, out: dir });
+  const options = { source: dir, n: 5, steps: 2, threads: 1 };
+  const mixed = await sample({ ...options, client: '*' });
+  t.deepEqual(mixed.clients, [
+    { id: 'client-1', count: 2 },
+    { id: 'client-2', count: 3 },
+  ]);
+  t.deepEqual((await sample({ ...options, client: '*', batch: 1 })).pixels, mixed.pixels);
+  const image = 8 * 8 * 3;
+  const parts = Array.from({ length: 5 }, (_, i) => Buffer.from(mixed.pixels.subarray(i * image, (i + 1) * image)).toString('hex'));
+  t.is(new Set(parts).size, 5, 'no two clients draw from the same noise');
+  await t.throwsAsync(sample({ ...options, n: 1, client: '*' }), { code: 'ERR_PHOENIX_ARGUMENT', message: /too few/ });
+});
+
+test('a site that took no part trains the personal layers alone, the rest stays bit for bit', async (t) => {
+  const base = await temporary(t);
+  const dir = join(base, 'run');
+  await federate({ ...little, out: dir });
+  const file = join(base, 'site.safetensors');
+  const options = { source: dir, data: 'synthetic:30', epochs: 2, batch: 8, threads: 1, checkpoint: file };
+  const steps: number[] = [];
+  const done = await finetune(options, { onStep: ({ step }) => void steps.push(step) });
+  t.like(done, { examples: 27, steps: 8, checkpoint: file });
+  t.deepEqual(steps, [1, 2, 3, 4, 5, 6, 7, 8]);
+  t.true(Number.isFinite(done.evalLoss) && Number.isFinite(done.evalLossAfter));
+
+  const before = await readCheckpoint((await openRun(dir)).checkpoint!);
+  const after = await readCheckpoint(file);
+  using session = createSession({ unet: after.unet, noise: noise(after.noise), threads: 1 });
+  const split = splitParameters(session.parameters, parsePersonal('head')!);
+  t.is(done.trained, split.personalCount);
+  const partsOf = async () =>
+    Promise.all(
+      [split.shared, split.personal].map(async (ranges, i) => {
+        const part = createVector(i === 0 ? split.sharedCount : split.personalCount);
+        await part.gather(session.ema, ranges);
+        return Uint8Array.from(await getBytes(part));
+      }),
+    );
+  await before.load(session.params, session.ema, session.parameters);
+  const [shared, personal] = await partsOf();
+  await after.load(session.params, session.ema, session.parameters);
+  const [sharedAfter, personalAfter] = await partsOf();
+  t.deepEqual(sharedAfter, shared);
+  t.notDeepEqual(personalAfter, personal);
+
+  t.is((await sample({ source: file, n: 2, steps: 2, threads: 1 })).count, 2, 'it is drawn from without a client');
+  const again = join(base, 'again.safetensors');
+  await finetune({ ...options, threads: 2, checkpoint: again });
+  t.deepEqual(await readFile(again), await readFile(file));
+
+  const plain = join(base, 'plain');
+  await federate({ ...little, personal: 'none', rounds: 1, out: plain });
+  const whole = await finetune({ ...options, source: plain });
+  t.is(whole.trained, whole.parameterCount, 'a model without personal layers is trained as a whole');
+  const odd = await openDataset('synthetic:10', { size: 12 });
+  await t.throwsAsync(finetune({ ...options, data: odd }), { code: 'ERR_PHOENIX_CONFIG', message: /12x12.*8x8/ });
 });
 
 test('a personalised model is drawn from with a client, and without one refused', async (t) => {

@@ -6,7 +6,7 @@ import { presets } from '../src/ddpm/unet.ts';
 import { PhoenixError } from '../src/errors.ts';
 import { strategies } from '../src/fl/strategies/index.ts';
 
-const commands: Command[] = ['federate', 'train', 'sample'];
+const commands: Command[] = ['federate', 'train', 'finetune', 'sample'];
 
 const refusal = (command: Command, raw: Record<string, unknown>): PhoenixError => {
   try {
@@ -101,7 +101,13 @@ test('every option has a help text, a flag of its own, and a default that is val
       if (!row.required && row.default === undefined) t.truthy(row.defaultText, `${command} ${row.key} has no default in words`);
       if (row.required || row.default === undefined) continue;
       const raw = row.placeholder === undefined ? row.default : String(row.default);
-      const given = { ...(command === 'sample' ? { source: 'x' } : { data: 'x', out: 'dir' }), [row.key]: raw };
+      const needed = {
+        federate: { data: 'x', out: 'dir' },
+        train: { data: 'x', out: 'dir' },
+        finetune: { source: 'x', data: 'x', checkpoint: 'x' },
+        sample: { source: 'x' },
+      };
+      const given = { ...needed[command], [row.key]: raw };
       t.notThrows(() => parseOptions(command, given), `${command} ${row.key}`);
     }
   }

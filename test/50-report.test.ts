@@ -77,6 +77,7 @@ const record = (round: number): LoggedRound => ({
   ],
   failures: round === 2 ? [{ client: 'client-2', stage: 'upload', reason: 'connection lost' }] : [],
   notes: [],
+  decisions: [],
 });
 const line = (round: number) => `${JSON.stringify({ kind: 'round', ...record(round) })}\n`;
 
@@ -188,6 +189,7 @@ test('strings of a run cannot become markup', (t) => {
   bad.clients[0]!.client = evil;
   bad.failures = [{ client: evil, stage: evil, reason: evil }];
   bad.notes = [evil];
+  bad.decisions = [{ client: evil, action: 'keep', statistic: 'loss', value: 1, limit: 2, reason: evil }];
   const page = renderPage(
     report({
       data: evil,

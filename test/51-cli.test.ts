@@ -61,7 +61,7 @@ test('--version prints the version of the package', async (t) => {
 });
 
 test('--help shows every option of the table with its unit, default and choices', async (t) => {
-  for (const command of ['federate', 'train', 'sample'] as const) {
+  for (const command of ['federate', 'train', 'finetune', 'sample'] as const) {
     const { code, stdout } = await phoenix([command, '--help']);
     t.is(code, 0);
     const help = stdout.replace(/\s+/g, ' ');
@@ -81,7 +81,7 @@ test('--help shows every option of the table with its unit, default and choices'
 test('wrong usage: exit code 2, the valid names on stderr, nothing on stdout, no stack', async (t) => {
   for (const [args, ...messages] of [
     [[], /Commands:/],
-    [['federrate'], /unknown command 'federrate'/, /Valid commands: demo, federate, train, sample, report, doctor/],
+    [['federrate'], /unknown command 'federrate'/, /Valid commands: demo, federate, train, finetune, sample, report, doctor/],
     [['--frobnicate'], /unknown option '--frobnicate'/, /federate/],
     [['federate', '--lrr', '1'], /unknown option '--lrr'/, /--lr,/],
     [['federate'], /data is missing/],

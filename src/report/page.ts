@@ -1,4 +1,5 @@
 /** The page of a run as one HTML text: tables, hand-made SVG charts, pictures as data URIs. Pure: what it shows is what it is given. */
+import { describeDecision } from '../fl/strategies/filter.ts';
 import { byteUnit, formatBytes, formatCount, formatDuration } from '../units.ts';
 import { barChart, highest, lineChart, lowest, type Point, responsive, type Series, sum } from './charts.ts';
 import { html, type Markup, STYLE } from './markup.ts';
@@ -231,6 +232,7 @@ function participationSection(allRounds: LoggedRound[], allClients: string[]): M
 function eventSection(rounds: LoggedRound[]): Markup | undefined {
   const events = rounds.flatMap((round) => [
     ...round.failures.map((failure) => ({ round: round.round, text: `${failure.client} failed (${failure.stage}): ${failure.reason}` })),
+    ...round.decisions.map((decision) => ({ round: round.round, text: describeDecision(decision) })),
     ...round.notes.map((text) => ({ round: round.round, text })),
   ]);
   if (events.length === 0) return undefined;

@@ -7,6 +7,7 @@ import { readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises
 import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
+import { statistics } from '../fl/probe.ts';
 import { openRun } from '../run/folder.ts';
 import { formatBytes, formatCount } from '../units.ts';
 import { type Report, renderPage } from './page.ts';
@@ -30,6 +31,20 @@ const loggedRound = z.looseObject({
   clients: z.array(loggedClient).default([]),
   failures: z.array(z.looseObject({ client: z.string(), stage: z.string(), reason: z.string() })).default([]),
   notes: z.array(z.string()).default([]),
+  decisions: z
+    .array(
+      z.looseObject({
+        client: z.string(),
+        action: z.enum(['quarantine', 'disconnect', 'readmit', 'keep']),
+        statistic: z.enum(statistics),
+        value: z.number(),
+        limit: z.number(),
+        reason: z.string(),
+      }),
+    )
+    .default([]),
+  coherence: z.number().optional(),
+  work: z.number().optional(),
 });
 /** One line of log.jsonl as far as the report needs it; see RoundRecord in fl/types.ts. */
 export type LoggedRound = z.infer<typeof loggedRound>;
@@ -121,6 +136,7 @@ const runConfig = z.looseObject({
     classNames: z.array(z.string()).default([]),
   }),
   clients: z.array(z.looseObject({ id: z.string(), histogram: z.array(z.number()).optional() })),
+  sharing: z.looseObject({ count: z.number(), each: z.number(), source: z.string() }).optional(),
   parameterCount: z.number(),
   build: z.looseObject({ backend: z.string(), isa: z.string() }),
 });
@@ -170,6 +186,10 @@ async function readReport(dir: string): Promise<Report> {
       `${data.width}×${data.height} ${data.channels === 1 ? 'gray' : 'RGB'}`,
       `preset ${options.preset}`,
       options.strategy ?? [],
+      config.sharing?.source === 'real'
+        ? `a shared set of ${formatCount(config.sharing.count)} images of the training data, which is public`
+        : [],
+      config.sharing?.source === 'synthetic' ? `a shared set of ${formatCount(config.sharing.count)} drawn images` : [],
       `${formatCount(config.parameterCount)} parameters`,
       `${build.backend} ${build.isa}`,
       `seed ${options.seed}`,

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { PhoenixError } from '../../errors.ts';
 import { resizer } from '../data/pixels.ts';
 import { type Features, featureMatrix } from './features.ts';
-import { type FeatureImages, featureNetwork } from './network.ts';
+import { type FeatureImages, type FeatureNetwork, featureNetwork } from './network.ts';
 
 export type FeatureSource = {
   /** Small letters and digits, for the names of metrics: pixels8, resnet56. */
@@ -53,25 +53,23 @@ export const pixels8: FeatureSource = {
   },
 };
 
+/** The features of a network. Images that are larger than it takes, or not square, are brought to its size first. */
+export const sourceOf = (network: FeatureNetwork): FeatureSource => ({
+  name: network.name,
+  fingerprint: network.fingerprint,
+  extract: async (images, options) => (await network.run(fit(images, network), options)).features,
+});
+
 /**
- * `pixels8`, or the feature network in a file; images of another size than the network's are resized first.
+ * `pixels8`, or the feature network in a file.
  * @throws PhoenixError ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO
  */
-export async function featureSource(name: string): Promise<FeatureSource> {
-  if (name === pixels8.name) return pixels8;
-  const network = await featureNetwork(name);
-  return {
-    name: network.name,
-    fingerprint: network.fingerprint,
-    async extract(images, options) {
-      return (await network.run(fit(images, network), options)).features;
-    },
-  };
-}
+export const featureSource = async (name: string): Promise<FeatureSource> =>
+  name === pixels8.name ? pixels8 : sourceOf(await featureNetwork(name));
 
 function fit(images: FeatureImages, { height, width }: { height: number; width: number }): FeatureImages {
-  if (images.height === height && images.width === width) return images;
   const { pixels, count, channels } = images;
+  if (images.height === images.width && images.height <= height) return images;
   const [from, to] = [images.height * images.width * channels, height * width * channels];
   const resize = resizer(images, { height, width }, channels as 1 | 3);
   const resized = new Uint8Array(count * to);

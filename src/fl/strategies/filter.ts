@@ -115,6 +115,12 @@ export function decide(reports: Report[], state: FilterState, profiles: Profiles
   return decisions;
 }
 
+/** A decision as a person reads it. */
+export const describeDecision = ({ client, action, statistic, value, limit, reason }: Decision): string => {
+  const done = { quarantine: 'sits out', disconnect: 'is disconnected', readmit: 'is back', keep: 'stays in' }[action];
+  return `${client} ${done}: ${statistic} ${value.toPrecision(3)}, limit ${limit.toPrecision(3)}; ${reason}`;
+};
+
 /** `base` over the clients that the filter leaves in; the others get weight 0. Both states side by side. */
 export function filtered<Base>(base: Strategy<Base>, options: FilterOptions): Strategy<{ out: FilterState; base: Base }> {
   const { combine } = base;

@@ -4,7 +4,7 @@
  */
 import test from 'ava';
 import { rng } from '../src/rng.ts';
-import { cases, conv, linearOf, type OpArguments } from './cases.ts';
+import { cases, conv, linearOf, norm, type OpArguments } from './cases.ts';
 import { checkPair, usable } from './cuda.ts';
 
 const withDevice = usable ? test.serial : test.serial.skip;
@@ -40,3 +40,8 @@ for (const tile of [64, 128] as const) {
   check('two inputs, ragged', 'linear_forward', (r) => linearOf(150, 40, 24, 136, { b: false, residual: true }, r), tile);
 }
 check('a sum in ranges', 'conv2d_forward', (r) => conv([3, 16, 16, 8], 16, {}, {}, r), undefined, [0]);
+
+const normed = { silu: true, dropout: 0.1, mean: 3 };
+check('slabs', 'group_norm_forward', (r) => norm([2, 4, 6, 64], 0, 16, normed, r));
+check('slabs, two inputs, the last one shorter', 'group_norm_forward', (r) => norm([2, 3, 5, 40], 32, 6, { ...normed, dropout: 0 }, r));
+check('slabs of a few pixels, one group', 'group_norm_forward', (r) => norm([1, 2, 2, 48], 0, 1, { ...normed, silu: false }, r));

@@ -5,6 +5,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -77,7 +78,8 @@ void load_kernels(const Driver& driver, bool from_text) {
       if (driver.cuModuleGetFunction(&function, module, kernel->name) == CUDA_SUCCESS) break;
     if (!function) throw std::runtime_error(std::string("the addon lacks the kernel ") + kernel->name + ": build it again");
     if (kernel->needs.shared_bytes > kPlainShared)
-      driver.check(driver.cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, int(kernel->needs.shared_bytes)),
+      driver.check(driver.cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                             std::min(int(kernel->needs.shared_bytes), driver.most_shared_bytes)),
                    kernel->name, __FILE__, __LINE__);
     kernel->function = function;
   }
@@ -98,6 +100,7 @@ void open(Driver& driver) {
   PHOENIX_CALL(driver, cuDeviceGetAttribute, &major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
   PHOENIX_CALL(driver, cuDeviceGetAttribute, &minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device);
   PHOENIX_CALL(driver, cuDeviceGetAttribute, &driver.multiprocessors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device);
+  PHOENIX_CALL(driver, cuDeviceGetAttribute, &driver.most_shared_bytes, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, device);
   driver.architecture = 10 * major + minor;
   driver.name = std::string(name) + ", compute capability " + std::to_string(major) + "." + std::to_string(minor) + ", driver for CUDA " +
                 std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
@@ -145,6 +148,7 @@ void use_stream(CUstream stream) { own_stream = stream; }
 const DeviceState& device_state() { return opened().state; }
 int architecture() { return driver().architecture; }
 int multiprocessors() { return driver().multiprocessors; }
+int most_shared_bytes() { return driver().most_shared_bytes; }
 
 // ---- kernels
 
@@ -153,14 +157,14 @@ bool AnyKernel::available() const {
   return function != nullptr;
 }
 
-void AnyKernel::start(Blocks grid, unsigned threads, void* parameters) const {
+void AnyKernel::start(Blocks grid, unsigned threads, void* parameters, unsigned shared_bytes) const {
   if (!grid.x || !grid.y || !grid.z) return;
   const Driver& d = driver();
   if (!function)
     throw std::runtime_error(std::string(name) + " is a kernel for compute capability 9.0 (sm_90a), which this device or build has not");
   void* arguments[] = {parameters};
   if (needs.cluster == 1) {
-    d.check(d.cuLaunchKernel(static_cast<CUfunction>(function), unsigned(grid.x), grid.y, grid.z, threads, 1, 1, needs.shared_bytes,
+    d.check(d.cuLaunchKernel(static_cast<CUfunction>(function), unsigned(grid.x), grid.y, grid.z, threads, 1, 1, shared_bytes,
                              current_stream(), arguments, nullptr),
             name, __FILE__, __LINE__);
     return;
@@ -171,7 +175,7 @@ void AnyKernel::start(Blocks grid, unsigned threads, void* parameters) const {
   CUlaunchConfig config{};
   config.gridDimX = unsigned(grid.x), config.gridDimY = grid.y, config.gridDimZ = grid.z;
   config.blockDimX = threads, config.blockDimY = config.blockDimZ = 1;
-  config.sharedMemBytes = needs.shared_bytes;
+  config.sharedMemBytes = shared_bytes;
   config.hStream = current_stream();
   config.attrs = &cluster;
   config.numAttrs = 1;

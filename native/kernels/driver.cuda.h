@@ -24,7 +24,7 @@ struct Driver {
 #undef PHOENIX_MEMBER
   CUcontext context = nullptr;
   CUstream stream = nullptr;
-  int architecture = 0, multiprocessors = 0;
+  int architecture = 0, multiprocessors = 0, most_shared_bytes = 0;
   std::string name;
 
   // Throws std::runtime_error with the call, the place and the driver's reason.

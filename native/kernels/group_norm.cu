@@ -7,7 +7,7 @@ namespace phx {
 // 0 or the factor, for the element at row-major index e: ops.h, Dropout.
 __device__ inline float kept(const DropoutWords& d, size_t e) {
   if (!d.threshold) return 1;
-  Words words = philox(d.draw->key, uint32_t(e / 8), d.layer, d.draw->step, Purpose::dropout);
+  Words words = dropout_words(d, e);
   int word = int(e % 8 / 2);
   uint32_t bits = word == 0 ? words.w[0] : word == 1 ? words.w[1] : word == 2 ? words.w[2] : words.w[3];
   return ((e % 2 ? bits >> 16 : bits) & 0xFFFF) >= d.threshold ? d.factor : 0;

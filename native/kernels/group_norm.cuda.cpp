@@ -1,9 +1,12 @@
 // Launchers of group_norm.
 #include "group_norm.cuh"
 
+#include <numeric>
+
 #include "check.h"
 #include "dropout.h"
 #include "launch.cuda.h"
+#include "mma_product.cuda.h"
 #include "ops.h"
 #include "reduce.cuda.h"
 
@@ -13,6 +16,24 @@ namespace {
 const Kernel<GroupNormForward> group_norm_forward_kernel("group_norm_forward_kernel");
 const Kernel<GroupNormBackward> group_norm_input_gradient_kernel("group_norm_input_gradient_kernel");
 const Kernel<GroupNormBackward> group_norm_parameters_kernel("group_norm_parameters_kernel");
+
+constexpr unsigned kMostShared = 227 << 10;  // of any architecture
+const Kernel<GroupNormSlabForward> slab_forward_kernel("group_norm_slab_forward_kernel", {.shared_bytes = kMostShared});
+const Kernel<GroupNormSlabBackward> slab_backward_kernel("group_norm_slab_backward_kernel", {.shared_bytes = kMostShared});
+
+// Channels of a slab, 0 where there is none: whole groups, a multiple of 8, so that every row is read in whole pieces of 16 bytes. About 32 of them, fewer
+// if two blocks then do not fit side by side.
+int slab_width(const Tensor& like, int groups, int slabs, std::initializer_list<Tensor> tensors) {
+  for (const Tensor& t : tensors)
+    if (t && !mma_addressable(t)) return 0;
+  constexpr int kWish = 32, kMost = 8 * int(kElementThreads);
+  int unit = std::lcm(like.c / groups, 8), pixels = like.h * like.w;
+  auto fits = [&](int width, size_t limit) { return slab_bytes(pixels, width, slabs) <= limit; };
+  if (unit > kMost || !fits(unit, size_t(most_shared_bytes()))) return 0;
+  int width = unit;
+  while (width < kWish && width < like.c && fits(width + unit, kMostShared / 2)) width += unit;
+  return width;
+}
 
 DropoutWords words(Dropout d) {
   DropoutRule rule(d);
@@ -25,9 +46,13 @@ void group_norm_forward(Context&, Tensor y, Tensor mean, Tensor rstd, Tensor x0,
   int channels = x0.c + (x1 ? x1.c : 0);
   check(channels % a.groups == 0, "group_norm_forward", "channels that the groups divide");
   check_shape("group_norm_forward", "y", y, x0.n, x0.h, x0.w, channels);
-  group_norm_forward_kernel(
-      {size_t(y.n) * a.groups}, kElementThreads,
-      {view(y), view(mean), view(rstd), view(x0), view(x1), view(w), view(b), a.groups, a.silu, a.eps, words(a.dropout)});
+  GroupNormForward parameters{view(y), view(mean), view(rstd), view(x0), view(x1),        view(w),
+                              view(b), a.groups,   a.silu,     a.eps,    words(a.dropout)};
+  if (int width = slab_width(y, a.groups, 1, {y, x0, x1}))
+    slab_forward_kernel({size_t(y.n), unsigned(channels + width - 1) / unsigned(width)}, kElementThreads, {parameters, width},
+                        slab_bytes(y.h * y.w, width, 1));
+  else
+    group_norm_forward_kernel({size_t(y.n) * a.groups}, kElementThreads, parameters);
 }
 
 void group_norm_backward(Context& ctx, Grad dx0, Grad dx1, Tensor dw, Tensor db, Tensor dy, Tensor mean, Tensor rstd, Tensor x0, Tensor x1,
@@ -40,10 +65,15 @@ void group_norm_backward(Context& ctx, Grad dx0, Grad dx1, Tensor dw, Tensor db,
   Tensor weights = matrix(partial, dy.n, channels), biases = matrix(partial + each, dy.n, channels);
   GroupNormBackward parameters{view(dx0), view(dx1), view(weights), view(biases), view(dy), view(mean), view(rstd),
                                view(x0),  view(x1),  view(w),       view(b),      a.groups, a.silu,     words(a.dropout)};
-  group_norm_parameters_kernel({size_t(dy.n), unsigned(channels + 31) / 32}, kElementThreads, parameters);
+  int width = slab_width(dy, a.groups, 2, {dy, x0, x1, dx0.t, dx1.t});
+  if (width)
+    slab_backward_kernel({size_t(dy.n), unsigned(channels + width - 1) / unsigned(width)}, kElementThreads, {parameters, width},
+                         slab_bytes(dy.h * dy.w, width, 2));
+  else
+    group_norm_parameters_kernel({size_t(dy.n), unsigned(channels + 31) / 32}, kElementThreads, parameters);
   row_sums(matrix(dw.data, 1, channels), weights, size_t(dy.n));
   row_sums(matrix(db.data, 1, channels), biases, size_t(dy.n));
-  if (dx0 || dx1) group_norm_input_gradient_kernel({size_t(dy.n) * a.groups}, kElementThreads, parameters);
+  if (!width && (dx0 || dx1)) group_norm_input_gradient_kernel({size_t(dy.n) * a.groups}, kElementThreads, parameters);
 }
 
 }  // namespace phx

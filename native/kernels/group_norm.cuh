@@ -25,4 +25,25 @@ struct GroupNormBackward {
   DropoutWords dropout;
 };
 
+// The same for kernels that hold slabs of `width` channels, whole groups and a multiple of 8, in shared memory.
+struct GroupNormSlabForward {
+  GroupNormForward all;
+  int width;
+};
+struct GroupNormSlabBackward {
+  GroupNormBackward all;
+  int width;
+};
+// Shared memory of a slab: `slabs` of them in bf16, then the sums over threads.
+constexpr size_t slab_bytes(int pixels, int width, int slabs) {
+  return size_t(slabs) * pixels * width * sizeof(uint16_t) + (256 * 8 + 10 * size_t(width)) * sizeof(float);
+}
+
+#ifdef __CUDACC__
+// The random words of the element at row-major index e and its neighbours in eight: ops.h, Dropout.
+__device__ inline Words dropout_words(const DropoutWords& d, size_t e) {
+  return philox(d.draw->key, uint32_t(e / 8), d.layer, d.draw->step, Purpose::dropout);
+}
+#endif
+
 }  // namespace phx

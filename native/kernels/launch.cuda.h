@@ -14,7 +14,7 @@ struct Blocks {
 // What a kernel needs besides its parameters; settled when the device is opened.
 struct KernelNeeds {
   int architecture = 80;      // 90: it is compiled for sm_90a alone, and there to be started only where available()
-  unsigned shared_bytes = 0;  // dynamic shared memory of a block; may exceed 48 KiB
+  unsigned shared_bytes = 0;  // dynamic shared memory of a block, at most; may exceed 48 KiB, what exceeds the device's limit is cut off
   unsigned cluster = 1;       // blocks along x that form a cluster; the grid is a multiple of it
 };
 
@@ -36,20 +36,26 @@ class AnyKernel {
 
  protected:
   // Throws std::runtime_error with the driver's reason. Work of no blocks is left out.
-  void start(Blocks grid, unsigned threads, void* parameters) const;
+  void start(Blocks grid, unsigned threads, void* parameters, unsigned shared_bytes) const;
 };
 
 template <class Parameters>
 class Kernel : public AnyKernel {
  public:
   using AnyKernel::AnyKernel;
-  void operator()(Blocks grid, unsigned threads, Parameters parameters) const { start(grid, threads, &parameters); }
+  void operator()(Blocks grid, unsigned threads, Parameters parameters) const { start(grid, threads, &parameters, needs.shared_bytes); }
+  // With less shared memory than it may need.
+  void operator()(Blocks grid, unsigned threads, Parameters parameters, size_t shared_bytes) const {
+    start(grid, threads, &parameters, unsigned(shared_bytes));
+  }
 };
 
 // Compute capability of the device times ten (80, 90, …): what tables choose kernels by. Throws where there is no device.
 int architecture();
 // Multiprocessors of the device.
 int multiprocessors();
+// The most dynamic shared memory that a block can have, in bytes.
+int most_shared_bytes();
 
 // A tensor map of the copy engine (TMA), part of a kernel's parameter struct; the kernel takes the struct as `const __grid_constant__`.
 struct alignas(64) TensorMap {

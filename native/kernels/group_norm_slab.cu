@@ -1,0 +1,201 @@
+// group_norm in one pass over bf16 tensors: a block holds an image's slab of whole groups, all its pixels, in shared memory, so that forward reads x
+// and writes y once, and backward reads x and dy once. The formulas are group_norm.ref.cpp's.  Wu & He 2018, eq. 1
+// A thread owns 8 channels of every `stride`-th pixel from first to last, so the slab needs no barriers; only sums over threads do.
+#include "group_norm.cuh"
+
+namespace phx {
+
+extern __shared__ __align__(16) unsigned char slab_memory[];
+
+struct Eight {
+  float x[8];
+};
+__device__ inline Eight unpacked(uint4 v) {
+  Eight e;
+  const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) e.x[2 * i] = __uint_as_float(words[i] << 16), e.x[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
+  return e;
+}
+__device__ inline uint4 packed(const Eight& e) {
+  uint32_t words[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) words[i] = uint32_t(bf16_bits(e.x[2 * i + 1])) << 16 | bf16_bits(e.x[2 * i]);
+  return {words[0], words[1], words[2], words[3]};
+}
+__device__ inline uint4* eight_at(const View& t, size_t row, int column) {
+  return reinterpret_cast<uint4*>(reinterpret_cast<uint16_t*>(t.data) + row * t.ld + column);
+}
+// Where channel `column` of [t0 | t1] begins at a row.
+__device__ inline uint4* joined_eight(const View& t0, const View& t1, size_t row, int column) {
+  return column < t0.c ? eight_at(t0, row, column) : eight_at(t1, row, column - t0.c);
+}
+// 0 or the factor for the 8 elements from index e on, a multiple of 8: ops.h, Dropout.
+__device__ inline Eight kept_eight(const DropoutWords& d, size_t e) {
+  Eight kept;
+  if (!d.threshold) {
+#pragma unroll
+    for (float& k : kept.x) k = 1;
+    return kept;
+  }
+  Words words = dropout_words(d, e);
+#pragma unroll
+  for (int i = 0; i < 8; i++) kept.x[i] = ((words.w[i / 2] >> i % 2 * 16) & 0xFFFF) >= d.threshold ? d.factor : 0;
+  return kept;
+}
+__device__ inline float fast_sigmoid(float z) { return __fdividef(1, 1 + __expf(-z)); }
+
+// Where a block and its threads work.
+struct Slab {
+  int n, first, channels, pixels;     // of the image; the slab's channels are [first, first + channels)
+  int pieces, stride, pixel, column;  // a thread's own: pixels pixel, pixel + stride, …; 8 channels from first + column on
+  uint4* memory;                      // (pixels, pieces); backward has two of them
+  float *parts, *segments, *sums[2];  // means of sums over threads
+
+  __device__ Slab(const View& like, int width, int slabs) {
+    n = blockIdx.x, first = blockIdx.y * width;
+    channels = min(width, like.c - first);
+    pixels = like.h * like.w;
+    pieces = channels / 8, stride = kThreads / pieces;
+    column = int(threadIdx.x) % pieces * 8, pixel = int(threadIdx.x) / pieces;
+    if (pixel >= stride) pixel = pixels;  // threads that are left over do nothing
+    memory = reinterpret_cast<uint4*>(slab_memory);
+    parts = reinterpret_cast<float*>(memory + size_t(slabs) * pixels * (width / 8));
+    segments = parts + kThreads * 8;
+    sums[0] = segments + 8 * width, sums[1] = sums[0] + width;
+  }
+  __device__ uint4& own(int at, int which = 0) const { return memory[(size_t(which) * pixels + at) * pieces + column / 8]; }
+  __device__ size_t row(int at) const { return size_t(n) * pixels + at; }
+
+  // sums[which][c] = Σ over threads of the eight values that stand for channel c, in a fixed order. For all threads.
+  __device__ void add_up(const Eight& mine, int which) const {
+    __syncthreads();
+    int line = int(threadIdx.x) / pieces;
+    if (line < stride)
+#pragma unroll
+      for (int i = 0; i < 8; i++) parts[line * channels + column + i] = mine.x[i];
+    __syncthreads();
+    for (int task = threadIdx.x; task < 8 * channels; task += kThreads) {
+      float sum = 0;
+      for (int l = task / channels; l < stride; l += 8) sum += parts[l * channels + task % channels];
+      segments[task] = sum;
+    }
+    __syncthreads();
+    for (int c = threadIdx.x; c < channels; c += kThreads) {
+      float sum = 0;
+      for (int s = 0; s < 8; s++) sum += segments[s * channels + c];
+      sums[which][c] = sum;
+    }
+    __syncthreads();
+  }
+  // The mean over the pixels and the group of own channel i.
+  __device__ float group_mean(int i, int width, int which, const float* weights = nullptr) const {
+    int start = (column + i) / width * width;
+    float sum = 0;
+    for (int c = start; c < start + width; c++) sum += weights ? weights[first + c] * sums[which][c] : sums[which][c];
+    return sum / float(pixels * width);
+  }
+};
+
+extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_forward_kernel(const __grid_constant__ GroupNormSlabForward p) {
+  const GroupNormForward& a = p.all;
+  Slab s(a.y, p.width, 1);
+  int width = a.y.c / a.groups;
+  Eight sum{};
+#pragma unroll 4
+  for (int at = s.pixel; at < s.pixels; at += s.stride) {
+    uint4 v = *joined_eight(a.x0, a.x1, s.row(at), s.first + s.column);
+    s.own(at) = v;
+    Eight x = unpacked(v);
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum.x[i] += x.x[i];
+  }
+  s.add_up(sum, 0);
+  Eight mean, scale, shift, squares{};
+#pragma unroll
+  for (int i = 0; i < 8; i++) mean.x[i] = s.group_mean(i, width, 0);
+  for (int at = s.pixel; at < s.pixels; at += s.stride) {
+    Eight x = unpacked(s.own(at));
+#pragma unroll
+    for (int i = 0; i < 8; i++) squares.x[i] += (x.x[i] - mean.x[i]) * (x.x[i] - mean.x[i]);
+  }
+  s.add_up(squares, 1);
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    int c = s.first + s.column + i;
+    float rstd = 1 / sqrtf(s.group_mean(i, width, 1) + a.eps);
+    scale.x[i] = rstd * a.w.data[c];
+    shift.x[i] = a.b.data[c] - mean.x[i] * scale.x[i];
+    if (threadIdx.x < s.pieces && c % width == 0) {
+      put(a.mean, s.n, c / width, mean.x[i]);
+      put(a.rstd, s.n, c / width, rstd);
+    }
+  }
+  for (int at = s.pixel; at < s.pixels; at += s.stride) {
+    Eight y = unpacked(s.own(at)), kept = kept_eight(a.dropout, s.row(at) * a.y.c + s.first + s.column);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      float z = y.x[i] * scale.x[i] + shift.x[i];
+      y.x[i] = (a.silu ? z * fast_sigmoid(z) : z) * kept.x[i];
+    }
+    *eight_at(a.y, s.row(at), s.first + s.column) = packed(y);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_backward_kernel(const __grid_constant__ GroupNormSlabBackward p) {
+  const GroupNormBackward& a = p.all;
+  Slab s(a.dy, p.width, 2);
+  int width = a.dy.c / a.groups, own = s.first + s.column;
+  Eight rstd, shift, w, b;  // x̂ = x·rstd + shift
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    rstd.x[i] = at(a.rstd, s.n, (own + i) / width);
+    shift.x[i] = -at(a.mean, s.n, (own + i) / width) * rstd.x[i];
+    w.x[i] = a.w.data[own + i], b.x[i] = a.b.data[own + i];
+  }
+  Eight db{}, dw{};
+#pragma unroll 2
+  for (int at = s.pixel; at < s.pixels; at += s.stride) {
+    uint4 v = *joined_eight(a.x0, a.x1, s.row(at), own);
+    s.own(at) = v;
+    Eight x = unpacked(v), dz = unpacked(*eight_at(a.dy, s.row(at), own)), kept = kept_eight(a.dropout, s.row(at) * a.dy.c + own);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      float normalized = x.x[i] * rstd.x[i] + shift.x[i], z = normalized * w.x[i] + b.x[i];
+      dz.x[i] *= kept.x[i];
+      if (a.silu) {
+        float sigma = fast_sigmoid(z);
+        dz.x[i] *= sigma * (1 + z * (1 - sigma));
+      }
+      db.x[i] += dz.x[i];
+      dw.x[i] += dz.x[i] * normalized;
+    }
+    s.own(at, 1) = packed(dz);
+  }
+  s.add_up(db, 0);
+  s.add_up(dw, 1);
+  for (int c = threadIdx.x; c < s.channels; c += kThreads) {
+    put(a.db, s.n, s.first + c, s.sums[0][c]);
+    put(a.dw, s.n, s.first + c, s.sums[1][c]);
+  }
+  const GradView& dx = own < a.x0.c ? a.dx0 : a.dx1;
+  if (!dx.t.data) return;
+  int column = own < a.x0.c ? own : own - a.x0.c;
+  Eight mean, product;
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    mean.x[i] = s.group_mean(i, width, 0, a.w.data);
+    product.x[i] = s.group_mean(i, width, 1, a.w.data);
+  }
+  for (int at = s.pixel; at < s.pixels; at += s.stride) {
+    Eight x = unpacked(s.own(at)), dz = unpacked(s.own(at, 1)), former{};
+    uint4* to = eight_at(dx.t, s.row(at), column);
+    if (dx.accumulate) former = unpacked(*to);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      x.x[i] = former.x[i] + rstd.x[i] * (w.x[i] * dz.x[i] - mean.x[i] - (x.x[i] * rstd.x[i] + shift.x[i]) * product.x[i]);
+    *to = packed(x);
+  }
+}
+
+}  // namespace phx

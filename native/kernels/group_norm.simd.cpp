@@ -1,5 +1,8 @@
-// Inner loops of group_norm (group_norm_leaves.h), vector over channels, pixel by pixel; the last channels % kLanes go through a small buffer.
-// Dropout's random bits are made for up to 2048 elements at a time (4 KB), kLanes/2 Philox calls at once.  Salmon et al. 2011, §3.3
+// Inner loops of group_norm (group_norm_leaves.h), one vector of channels at a time down the pixels of a strip, so that what belongs to the
+// channels stays in registers; the last channels % kLanes go through a small buffer.
+// Dropout's random bits are made for up to 2048 elements at a time (4 KB), kLanes/2 Philox calls to a vector and four vectors side by
+// side: ten rounds of multiply, shift and exchange are a chain of some 60 cycles, in which four take hardly longer than one.  Salmon et
+// al. 2011, §3.3
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -52,23 +55,21 @@ PHX_INLINE Vec64 multiply(Vec64 a, uint32_t b) {
 }
 
 constexpr int kWindow = 2048;
-constexpr int kTogether = 2;    // groups of calls whose chains of ten rounds run side by side
-constexpr int kSegment = 1024;  // channels handled in one go, so that a pixel's bits fit the window
+constexpr int kTogether = kLanes == 4 ? 2 : 4;  // groups of calls whose chains of ten rounds run side by side
+constexpr int kSegment = 1024;                  // channels handled in one go, so that a pixel's bits fit the window
 
-// The 16 bits of each element of a strip, in ascending order of elements.
+// The 16 bits of each element of a stretch of pixels.
 struct Bits {
   const StripDropout& rule;
-  size_t last;  // one past the last element that will be asked for
-  size_t begin = 0, end = 0;
-  uint16_t half[kWindow + 8 * kTogether * kCalls + kLanes];
+  size_t begin = 0;
+  uint16_t half[kWindow + 8 + 8 * kTogether * kCalls + kLanes];
 
-  Bits(const StripDropout& rule, size_t last) : rule(rule), last(last) {}
+  explicit Bits(const StripDropout& rule) : rule(rule) {}
 
-  void fill(size_t element) {
-    size_t call = element / 8, calls = (last + 7) / 8 - call;
-    if (calls > kWindow / 8) calls = kWindow / 8;
+  // Makes the bits of elements [first, past), at most kWindow.
+  void fill(size_t first, size_t past) {
+    size_t call = first / 8, calls = (past + 7) / 8 - call;
     begin = call * 8;
-    end = begin + calls * 8;
     uint64_t keys[20];
     uint32_t k0 = uint32_t(rule.key), k1 = uint32_t(rule.key >> 32);
     for (int round = 0; round < 10; round++) {
@@ -112,43 +113,80 @@ struct Bits {
     }
   }
 
-  const uint16_t* at(size_t element, int count) {
-    if (element + count > end) fill(element);
-    return half + (element - begin);
-  }
+  const uint16_t* at(size_t element) const { return half + (element - begin); }
 };
 
 PHX_INLINE Vec dropped(Vec x, const uint16_t* bits, uint32_t threshold, float factor) {
+#if defined(__AVX512F__)
+  __mmask16 kept = _mm256_cmpge_epu16_mask(_mm256_loadu_si256((const __m256i*)bits), _mm256_set1_epi16(short(threshold)));
+  return (Vec)_mm512_maskz_mul_ps(kept, (__m512)x, _mm512_set1_ps(factor));
+#else
   VecI random = __builtin_convertvector((Halves) * (const HalvesMem*)bits, VecI);
-  return select(random >= (VecI{} + int(threshold)), x * factor, Vec{});
+  return (Vec)((VecI)(x * factor) & (random >= (VecI{} + int(threshold))));
+#endif
+}
+
+// Pixels whose bits fit the window, all of them where there is no dropout.
+int pixels_together(bool drop, const StripDropout& rule, int pixels, int channels) {
+  if (!drop) return pixels;
+  int fit = int((kWindow - channels) / rule.row) + 1;
+  return fit < pixels ? fit : pixels;
+}
+
+// body(first pixel, count) for stretches of pixels of one segment, their bits made.
+template <bool drop, class Body>
+PHX_INLINE void stretches(const StripDropout& rule, int pixels, int channels, Bits& bits, Body body) {
+  int together = pixels_together(drop, rule, pixels, channels);
+  for (int p = 0; p < pixels; p += together) {
+    int count = pixels - p < together ? pixels - p : together;
+    if (drop) bits.fill(rule.first + p * rule.row, rule.first + (p + count - 1) * rule.row + channels);
+    body(p, count);
+  }
 }
 
 // ---- forward
 
-template <int kVectors>
+// kVectors vectors of channels; where they are few, pixels go to kParts sums by turns, so that no addition waits for the one before.
+template <int kVectors, int kParts>
 PHX_INLINE void sums_of(float* sum, float* square, const float* x, ptrdiff_t ldx, int pixels) {
-  Vec first[kVectors], s[kVectors], q[kVectors];
+  Vec first[kVectors], s[kParts][kVectors], q[kParts][kVectors];
+#pragma GCC unroll 8
   for (int v = 0; v < kVectors; v++) {
     first[v] = load(x + v * kLanes);
-    s[v] = q[v] = Vec{};
+#pragma GCC unroll 4
+    for (int part = 0; part < kParts; part++) s[part][v] = q[part][v] = Vec{};
   }
-  for (int p = 1; p < pixels; p++)
+  int p = 0;
+  for (; p + kParts <= pixels; p += kParts)
+#pragma GCC unroll 4
+    for (int part = 0; part < kParts; part++)
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; v++) {
+        Vec d = load(x + (p + part) * ldx + v * kLanes) - first[v];
+        s[part][v] += d;
+        q[part][v] += d * d;
+      }
+  for (; p < pixels; p++)
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; v++) {
       Vec d = load(x + p * ldx + v * kLanes) - first[v];
-      s[v] += d;
-      q[v] += d * d;
+      s[0][v] += d;
+      q[0][v] += d * d;
     }
+#pragma GCC unroll 8
   for (int v = 0; v < kVectors; v++) {
-    store(sum + v * kLanes, s[v]);
-    store(square + v * kLanes, q[v]);
+#pragma GCC unroll 4
+    for (int part = 1; part < kParts; part++) s[0][v] += s[part][v], q[0][v] += q[part][v];
+    store(sum + v * kLanes, s[0][v]);
+    store(square + v * kLanes, q[0][v]);
   }
 }
 
 void sums(float* sum, float* square, const float* x, ptrdiff_t ldx, int pixels, int channels) {
-  constexpr int kVectors = kLanes == 16 ? 8 : 4;  // three registers each, of 32 or 16
   int c = 0;
-  for (; c + kVectors * kLanes <= channels; c += kVectors * kLanes) sums_of<kVectors>(sum + c, square + c, x + c, ldx, pixels);
-  for (; c + kLanes <= channels; c += kLanes) sums_of<1>(sum + c, square + c, x + c, ldx, pixels);
+  for (; c + 4 * kLanes <= channels; c += 4 * kLanes) sums_of<4, kLanes == 16 ? 2 : 1>(sum + c, square + c, x + c, ldx, pixels);
+  for (; c + 2 * kLanes <= channels; c += 2 * kLanes) sums_of<2, kLanes == 16 ? 4 : 2>(sum + c, square + c, x + c, ldx, pixels);
+  for (; c + kLanes <= channels; c += kLanes) sums_of<1, 4>(sum + c, square + c, x + c, ldx, pixels);
   if (c == channels) return;
   Vec first = load_some(x + c, channels - c), s{}, q{};
   for (int p = 1; p < pixels; p++) {
@@ -160,23 +198,39 @@ void sums(float* sum, float* square, const float* x, ptrdiff_t ldx, int pixels, 
   store(square + c, q);
 }
 
+// One vector of channels down a stretch of pixels: mean, scale and bias stay in registers.
+template <bool whole, bool silu, bool drop>
+PHX_INLINE void apply_column(int rest, float* y, ptrdiff_t ldy, const float* x, ptrdiff_t ldx, int pixels, Vec mean, Vec scale, Vec bias,
+                             const uint16_t* half, const StripDropout& rule) {
+  const uint32_t threshold = rule.threshold;
+  const float factor = rule.factor;
+  const size_t row = rule.row;
+#pragma GCC unroll 2
+  for (int p = 0; p < pixels; p++) {
+    Vec v = ((whole ? load(x + p * ldx) : load_some(x + p * ldx, rest)) - mean) * scale + bias;
+    if (silu) v = v * sigmoid(v);
+    if (drop) v = dropped(v, half + p * row, threshold, factor);
+    whole ? store(y + p * ldy, v) : store_some(y + p * ldy, v, rest);
+  }
+}
+
 template <bool silu, bool drop>
 void apply_segment(float* y, ptrdiff_t ldy, const float* x, ptrdiff_t ldx, int pixels, int channels, const float* mean, const float* scale,
                    const float* bias, const StripDropout& rule) {
-  Bits bits(rule, rule.first + (pixels - 1) * rule.row + channels);
-  for (int p = 0; p < pixels; p++) {
-    const uint16_t* half = drop ? bits.at(rule.first + p * rule.row, channels) : nullptr;
-    const float* in = x + p * ldx;
-    float* out = y + p * ldy;
-    auto value = [&](Vec v, int c) __attribute__((always_inline)) {
-      v = (v - load(mean + c)) * load(scale + c) + load(bias + c);
-      if (silu) v = v / (1.0f + vexp(-v));
-      return drop ? dropped(v, half + c, rule.threshold, rule.factor) : v;
-    };
-    int c = 0;
-    for (; c + kLanes <= channels; c += kLanes) store(out + c, value(load(in + c), c));
-    if (c < channels) store_some(out + c, value(load_some(in + c, channels - c), c), channels - c);
-  }
+  Bits bits(rule);
+  stretches<drop>(
+      rule, pixels, channels, bits, [&](int p, int count) __attribute__((always_inline)) {
+        const uint16_t* half = drop ? bits.at(rule.first + p * rule.row) : nullptr;
+        const float* in = x + p * ldx;
+        float* out = y + p * ldy;
+        int c = 0;
+        for (; c + kLanes <= channels; c += kLanes)
+          apply_column<true, silu, drop>(0, out + c, ldy, in + c, ldx, count, load(mean + c), load(scale + c), load(bias + c), half + c,
+                                         rule);
+        if (c < channels)
+          apply_column<false, silu, drop>(channels - c, out + c, ldy, in + c, ldx, count, load(mean + c), load(scale + c), load(bias + c),
+                                          half + c, rule);
+      });
 }
 
 StripDropout from_channel(const StripDropout& rule, int c) {
@@ -196,39 +250,53 @@ void apply(float* y, ptrdiff_t ldy, const float* x, ptrdiff_t ldx, int pixels, i
 
 // ---- backward
 
+template <bool whole, bool silu, bool drop>
+PHX_INLINE void backward_column(int rest, float* dz, ptrdiff_t lddz, float* sum, float* product, const float* dy, ptrdiff_t lddy,
+                                const float* x, ptrdiff_t ldx, int pixels, Vec mean, Vec rstd, Vec w, Vec b, const uint16_t* half,
+                                const StripDropout& rule) {
+  const uint32_t threshold = rule.threshold;
+  const float factor = rule.factor;
+  const size_t row = rule.row;
+  Vec total = load(sum), products = load(product);
+#pragma GCC unroll 2
+  for (int p = 0; p < pixels; p++) {
+    Vec d = whole ? load(dy + p * lddy) : load_some(dy + p * lddy, rest);
+    Vec normal = ((whole ? load(x + p * ldx) : load_some(x + p * ldx, rest)) - mean) * rstd;
+    if (drop) d = dropped(d, half + p * row, threshold, factor);
+    if (silu) {
+      Vec z = normal * w + b, s = sigmoid(z);
+      d = d * (s + z * (s - s * s));
+    }
+    total += d;
+    products += d * normal;
+    if (dz) whole ? store(dz + p * lddz, d) : store_some(dz + p * lddz, d, rest);
+  }
+  store(sum, total);
+  store(product, products);
+}
+
 template <bool silu, bool drop>
 void backward_sums_segment(float* dz, ptrdiff_t lddz, float* sum, float* product, const float* dy, ptrdiff_t lddy, const float* x,
                            ptrdiff_t ldx, int pixels, int channels, const float* mean, const float* rstd, const float* w, const float* b,
                            const StripDropout& rule) {
-  Bits bits(rule, rule.first + (pixels - 1) * rule.row + channels);
   for (int c = 0; c < channels; c += kLanes) {
     store(sum + c, Vec{});
     store(product + c, Vec{});
   }
-  for (int p = 0; p < pixels; p++) {
-    const uint16_t* half = drop ? bits.at(rule.first + p * rule.row, channels) : nullptr;
-    const float *in = x + p * ldx, *gradient = dy + p * lddy;
-    auto value = [&](Vec v, Vec d, int c) __attribute__((always_inline)) {
-      Vec normal = (v - load(mean + c)) * load(rstd + c);
-      if (drop) d = dropped(d, half + c, rule.threshold, rule.factor);
-      if (silu) {
-        Vec z = normal * load(w + c) + load(b + c), s = sigmoid(z);
-        d = d * s * (1.0f + z * (1.0f - s));
-      }
-      store(sum + c, load(sum + c) + d);
-      store(product + c, load(product + c) + d * normal);
-      return d;
-    };
-    int c = 0;
-    for (; c + kLanes <= channels; c += kLanes) {
-      Vec d = value(load(in + c), load(gradient + c), c);
-      if (dz) store(dz + p * lddz + c, d);
-    }
-    if (c < channels) {
-      Vec d = value(load_some(in + c, channels - c), load_some(gradient + c, channels - c), c);
-      if (dz) store_some(dz + p * lddz + c, d, channels - c);
-    }
-  }
+  Bits bits(rule);
+  stretches<drop>(
+      rule, pixels, channels, bits, [&](int p, int count) __attribute__((always_inline)) {
+        const uint16_t* half = drop ? bits.at(rule.first + p * rule.row) : nullptr;
+        const float *in = x + p * ldx, *gradient = dy + p * lddy;
+        float* out = dz ? dz + p * lddz : nullptr;
+        int c = 0;
+        for (; c + kLanes <= channels; c += kLanes)
+          backward_column<true, silu, drop>(0, out ? out + c : nullptr, lddz, sum + c, product + c, gradient + c, lddy, in + c, ldx, count,
+                                            load(mean + c), load(rstd + c), load(w + c), load(b + c), half + c, rule);
+        if (c < channels)
+          backward_column<false, silu, drop>(channels - c, out ? out + c : nullptr, lddz, sum + c, product + c, gradient + c, lddy, in + c,
+                                             ldx, count, load(mean + c), load(rstd + c), load(w + c), load(b + c), half + c, rule);
+      });
 }
 
 void backward_sums(float* dz, ptrdiff_t lddz, float* sum, float* product, const float* dy, ptrdiff_t lddy, const float* x, ptrdiff_t ldx,

@@ -1,7 +1,11 @@
 // One vector register of floats, for the `*.simd.cpp` files only: each of those is compiled once per instruction set (CMakeLists.txt),
 // into a namespace of its own (PHOENIX_ISA: avx512, avx2 or portable), so nothing here or there may be shared inline code such as
-// std:: templates: the linker would merge copies made for different machines. GCC and Clang vector extensions; a·b + c contracts to an FMA.
+// std:: templates: the linker would merge copies made for different machines. GCC and Clang vector extensions; a·b + c
+// contracts to an FMA.
 #pragma once
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 namespace phx {
 namespace PHOENIX_ISA {
@@ -25,8 +29,28 @@ PHX_INLINE Vec load(const float* p) { return *(const VecMem*)p; }
 PHX_INLINE void store(float* p, Vec v) { *(VecMem*)p = v; }
 PHX_INLINE Vec set1(float x) { return x - Vec{}; }
 PHX_INLINE Vec select(VecI mask, Vec a, Vec b) { return (Vec)((mask & (VecI)a) | (~mask & (VecI)b)); }
+// The compilers make neither a minimum nor a reciprocal estimate out of vector extensions, so these two are intrinsics where there are any.
+// reciprocal: 1/x to about 1 unit in the last place, the estimate and Newton's step (x·r rounds once in the FMA), cheaper than a division.
+#if defined(__AVX512F__)
+PHX_INLINE Vec vmax(Vec a, Vec b) { return (Vec)_mm512_maskz_max_ps(0xFFFF, (__m512)a, (__m512)b); }
+PHX_INLINE Vec vmin(Vec a, Vec b) { return (Vec)_mm512_maskz_min_ps(0xFFFF, (__m512)a, (__m512)b); }
+PHX_INLINE Vec reciprocal(Vec x) {
+  Vec r = (Vec)_mm512_maskz_rcp14_ps(0xFFFF, (__m512)x);
+  return r + r * (1.0f - x * r);
+}
+#elif defined(__AVX2__)
+PHX_INLINE Vec vmax(Vec a, Vec b) { return (Vec)_mm256_max_ps((__m256)a, (__m256)b); }
+PHX_INLINE Vec vmin(Vec a, Vec b) { return (Vec)_mm256_min_ps((__m256)a, (__m256)b); }
+PHX_INLINE Vec reciprocal(Vec x) { return 1.0f / x; }
+#elif defined(__SSE2__)
+PHX_INLINE Vec vmax(Vec a, Vec b) { return (Vec)_mm_max_ps((__m128)a, (__m128)b); }
+PHX_INLINE Vec vmin(Vec a, Vec b) { return (Vec)_mm_min_ps((__m128)a, (__m128)b); }
+PHX_INLINE Vec reciprocal(Vec x) { return 1.0f / x; }
+#else
 PHX_INLINE Vec vmax(Vec a, Vec b) { return select(a > b, a, b); }
 PHX_INLINE Vec vmin(Vec a, Vec b) { return select(a < b, a, b); }
+PHX_INLINE Vec reciprocal(Vec x) { return 1.0f / x; }
+#endif
 PHX_INLINE float sum(Vec v) {  // pairwise, always in the same order
   float t[kLanes];
   store(t, v);
@@ -50,7 +74,7 @@ PHX_INLINE Vec vexp(Vec x) {
   VecI e = ((VecI)shifted - 0x4B400000 + 127) << 23;
   return p * (Vec)e;
 }
-PHX_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + vexp(-x)); }
+PHX_INLINE Vec sigmoid(Vec x) { return reciprocal(1.0f + vexp(-x)); }
 
 }  // namespace PHOENIX_ISA
 }  // namespace phx

@@ -23,13 +23,15 @@ void pack_panel(int n, int j, int k0, int k1, MatrixView b, real* out) {
   leaves.pack(k1 - k0, std::min(leaves.nr, n - column), b.data + k0 * b.rs + column * b.cs, b.rs, b.cs, out);
 }
 
-void multiply(int m, int n, int depth, MatrixView a, const real* panels, real* c, ptrdiff_t ldc, bool accumulate) {
+// c = row + matrix + a·panels
+void multiply(int m, int n, int depth, MatrixView a, const real* panels, real* c, ptrdiff_t ldc, const real* row, const real* matrix,
+              ptrdiff_t ld) {
   const GemmLeaves& leaves = gemm_leaves();
   int chunk = 8 * leaves.mr;
   for (int i = 0; i < m; i += chunk)
     for (int j = 0; j < n; j += leaves.nr)
-      leaves.panel(std::min(chunk, m - i), std::min(leaves.nr, n - j), depth, a.data + i * a.rs, a.rs, a.cs, panels + size_t(j) * depth,
-                   c + i * ldc + j, ldc, accumulate);
+      leaves.panel({std::min(chunk, m - i), std::min(leaves.nr, n - j), depth, a.data + i * a.rs, a.rs, a.cs, panels + size_t(j) * depth,
+                    c + i * ldc + j, ldc, row ? row + j : nullptr, matrix ? matrix + i * ld + j : nullptr, ld, j == 0});
 }
 
 }  // namespace
@@ -51,12 +53,24 @@ void gemm_pack(int n, int k, MatrixView b, real* packed, size_t first_part, size
 
 void gemm_rows_of_block(int m, int n, int k, int block, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, bool accumulate) {
   int k0 = gemm_block_begin(k, block), k1 = gemm_block_begin(k, block + 1);
-  multiply(m, n, k1 - k0, a, packed + size_t(k0) * width_of(n), c, ldc, accumulate || block > 0);
+  multiply(m, n, k1 - k0, a, packed + size_t(k0) * width_of(n), c, ldc, nullptr, accumulate || block > 0 ? c : nullptr, ldc);
+}
+
+void gemm_rows_onto(int m, int n, int k, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, const real* row, const real* matrix,
+                    ptrdiff_t ld_matrix) {
+  for (int block = 0; block < gemm_blocks(k); block++) {
+    int k0 = gemm_block_begin(k, block), k1 = gemm_block_begin(k, block + 1);
+    MatrixView columns{a.data + k0 * a.cs, a.rs, a.cs};
+    const real* panels = packed + size_t(k0) * width_of(n);
+    if (block == 0)
+      multiply(m, n, k1 - k0, columns, panels, c, ldc, row, matrix, ld_matrix);
+    else
+      multiply(m, n, k1 - k0, columns, panels, c, ldc, nullptr, c, ldc);
+  }
 }
 
 void gemm_rows(int m, int n, int k, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, bool accumulate) {
-  for (int block = 0; block < gemm_blocks(k); block++)
-    gemm_rows_of_block(m, n, k, block, {a.data + gemm_block_begin(k, block) * a.cs, a.rs, a.cs}, packed, c, ldc, accumulate);
+  gemm_rows_onto(m, n, k, a, packed, c, ldc, nullptr, accumulate ? c : nullptr, ldc);
 }
 
 size_t gemm_scratch(int n, int k) { return size_t(deepest(k)) * width_of(n); }
@@ -65,7 +79,7 @@ void gemm(int m, int n, int k, MatrixView a, MatrixView b, real* c, ptrdiff_t ld
   for (int block = 0; block < gemm_blocks(k); block++) {
     int k0 = gemm_block_begin(k, block), k1 = gemm_block_begin(k, block + 1);
     for (int j = 0; j < panels_of(n); j++) pack_panel(n, j, k0, k1, b, scratch + size_t(j) * gemm_leaves().nr * (k1 - k0));
-    multiply(m, n, k1 - k0, {a.data + k0 * a.cs, a.rs, a.cs}, scratch, c, ldc, accumulate || block > 0);
+    multiply(m, n, k1 - k0, {a.data + k0 * a.cs, a.rs, a.cs}, scratch, c, ldc, nullptr, accumulate || block > 0 ? c : nullptr, ldc);
   }
 }
 

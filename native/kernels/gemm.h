@@ -22,6 +22,9 @@ size_t gemm_packed(int n, int k);
 size_t gemm_parts(int n, int k);
 void gemm_pack(int n, int k, MatrixView b, real* packed, size_t first_part, size_t last_part);
 void gemm_rows(int m, int n, int k, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, bool accumulate);
+// c = row + matrix + a·b; row (n) and matrix (m,n), which may be c, may be null.
+void gemm_rows_onto(int m, int n, int k, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, const real* row, const real* matrix,
+                    ptrdiff_t ld_matrix);
 
 // The same one block of k at a time, for an a that is made piece by piece: a starts at column gemm_block_begin(k, block).
 constexpr int kGemmDepth = 256;  // at most so many k's a block

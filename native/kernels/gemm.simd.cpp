@@ -17,26 +17,35 @@ constexpr int kRows = 6;
 constexpr int kRows = 4;
 #endif
 constexpr int kColumns = 2 * kLanes;
+constexpr int kLine = 16;  // floats of a cache line
 
-// M rows × V vectors; V = 1 serves right edges of at most one vector.
-template <int M, int V, bool UnitStep>
-__attribute__((noinline)) void tile(int n, int k, const float* a, ptrdiff_t rs, ptrdiff_t cs, const float* b, float* c, ptrdiff_t ldc,
-                                    bool accumulate) {
+// What a tile fetches into the caches meanwhile: nothing, the next tile's rows and c, or the lines from GemmPanel::ahead on.
+enum class Fetch { nothing, rows, ahead };
+
+// M rows × V whole vectors, the t-th tile of its panel.
+template <int M, int V, bool UnitStep, Fetch fetch>
+__attribute__((noinline)) void tile(const GemmPanel& g, int t, const float* a, float* c, const float* matrix) {
   Vec sum[M][V];
-  float row[V * kLanes];
-  bool whole = n == V * kLanes;
+  if (matrix) {
 #pragma GCC unroll 16
-  for (int i = 0; i < M; i++) {
-    const float* from = c + i * ldc;
-    if (accumulate && !whole) {
-      for (int j = 0; j < V * kLanes; j++) row[j] = j < n ? from[j] : 0;
-      from = row;
-    }
+    for (int i = 0; i < M; i++)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) sum[i][v] = accumulate ? load(from + v * kLanes) : Vec{};
+      for (int v = 0; v < V; v++) sum[i][v] = load(matrix + i * g.ld + v * kLanes);
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i++)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) sum[i][v] = Vec{};
   }
-  if (UnitStep) cs = 1;
-  for (int p = 0; p < k; p++) {
+  if (g.row) {
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i++)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) sum[i][v] += load(g.row + v * kLanes);
+  }
+  const float* b = g.b;
+  ptrdiff_t rs = g.rs, cs = UnitStep ? 1 : g.cs;
+  auto step = [&]() __attribute__((always_inline)) {
     Vec right[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) right[v] = load(b + v * kLanes);
@@ -47,38 +56,84 @@ __attribute__((noinline)) void tile(int n, int k, const float* a, ptrdiff_t rs, 
       for (int v = 0; v < V; v++) sum[i][v] += left * right[v];
     }
     a += cs, b += kColumns;
+  };
+  if (fetch == Fetch::rows) {
+    // 14 rows side by side are more streams than the hardware foresees.
+    const float* next = a + M * rs;
+    float* to = c;
+    for (int p = 0; p < g.k; next += kLine) {
+      for (int i = 0; i < M; i++) __builtin_prefetch(next + i * rs);
+      for (int past = g.k - p < kLine ? g.k : p + kLine; p < past; p++) {
+        if (to < c + M * g.ldc) {
+          __builtin_prefetch(to, 1), __builtin_prefetch(to + V * kLanes - 1, 1);
+          to += g.ldc;
+        }
+        step();
+      }
+    }
+  } else if (fetch == Fetch::ahead) {
+    const float* ahead = g.ahead + ptrdiff_t(t) * g.k * kLine;
+    for (int p = 0; p < g.k; p++, ahead += kLine) {
+      __builtin_prefetch(ahead, 0, 2);
+      step();
+    }
+  } else {
+    for (int p = 0; p < g.k; p++) step();
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < M; i++) {
-    float* to = c + i * ldc;
+  for (int i = 0; i < M; i++)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) store(whole ? to + v * kLanes : row + v * kLanes, sum[i][v]);
-    if (!whole)
-      for (int j = 0; j < n; j++) to[j] = row[j];
+    for (int v = 0; v < V; v++) store(c + i * g.ldc + v * kLanes, sum[i][v]);
+}
+
+template <int M, int V, bool UnitStep, Fetch fetch>
+void rows(int m, const GemmPanel& g, int t, const float* a, float* c, const float* matrix) {
+  if (m == M)
+    tile<M, V, UnitStep, fetch>(g, t, a, c, matrix);
+  else if constexpr (M > 1)
+    rows<M - 1, V, UnitStep, fetch>(m, g, t, a, c, matrix);
+}
+
+// Tiles of almost equal height: a thin last one would wait on its few accumulators.
+template <int V, bool UnitStep, Fetch fetch>
+void tiles(const GemmPanel& g) {
+  int count = gemm_tiles(g.m, kRows);
+  for (int t = 0; t < count; t++) {
+    int first = int((long long)g.m * t / count), height = int((long long)g.m * (t + 1) / count) - first;
+    rows<kRows, V, UnitStep, fetch>(height, g, t, g.a + first * g.rs, g.c + first * g.ldc, g.matrix ? g.matrix + first * g.ld : nullptr);
   }
 }
 
-template <int M, int V, bool UnitStep>
-void rows(int m, int n, int k, const float* a, ptrdiff_t rs, ptrdiff_t cs, const float* b, float* c, ptrdiff_t ldc, bool accumulate) {
-  if (m == M)
-    tile<M, V, UnitStep>(n, k, a, rs, cs, b, c, ldc, accumulate);
-  else if constexpr (M > 1)
-    rows<M - 1, V, UnitStep>(m, n, k, a, rs, cs, b, c, ldc, accumulate);
+template <int V>
+void columns(const GemmPanel& g) {
+  if (g.cs != 1)
+    g.ahead ? tiles<V, false, Fetch::ahead>(g) : tiles<V, false, Fetch::nothing>(g);
+  else if (g.ahead)
+    tiles<V, true, Fetch::ahead>(g);
+  else if (g.cold)
+    tiles<V, true, Fetch::rows>(g);
+  else
+    tiles<V, true, Fetch::nothing>(g);
 }
 
-void panel(int m, int n, int k, const float* a, ptrdiff_t rs, ptrdiff_t cs, const float* b, float* c, ptrdiff_t ldc, bool accumulate) {
-  // Tiles of almost equal height: a thin last one would wait on its few accumulators.
-  int tiles = (m + kRows - 1) / kRows;
-  for (int t = 0; t < tiles; t++) {
-    int first = int((long long)m * t / tiles), height = int((long long)m * (t + 1) / tiles) - first;
-    const float* from = a + first * rs;
-    float* to = c + first * ldc;
-    if (n > kLanes)
-      cs == 1 ? rows<kRows, 2, true>(height, n, k, from, rs, cs, b, to, ldc, accumulate)
-              : rows<kRows, 2, false>(height, n, k, from, rs, cs, b, to, ldc, accumulate);
-    else
-      cs == 1 ? rows<kRows, 1, true>(height, n, k, from, rs, cs, b, to, ldc, accumulate)
-              : rows<kRows, 1, false>(height, n, k, from, rs, cs, b, to, ldc, accumulate);
+void panel(const GemmPanel& g) {
+  if (g.n == kColumns) return columns<2>(g);
+  if (g.n == kLanes) return columns<1>(g);
+  // The right edge of c: tile by tile through a block of whole vectors.
+  float row[kColumns], block[kRows * kColumns];
+  for (int j = 0; j < kColumns; j++) row[j] = g.row && j < g.n ? g.row[j] : 0;
+  for (int i = 0; i < g.m; i += kRows) {
+    GemmPanel part = g;
+    part.m = g.m - i < kRows ? g.m - i : kRows;
+    part.a += i * g.rs, part.c = block, part.ldc = kColumns, part.row = g.row ? row : nullptr, part.cold = false, part.ahead = nullptr;
+    if (g.matrix) {
+      part.matrix = block, part.ld = kColumns;
+      for (int r = 0; r < part.m; r++)
+        for (int j = 0; j < kColumns; j++) block[r * kColumns + j] = j < g.n ? g.matrix[(i + r) * g.ld + j] : 0;
+    }
+    g.n > kLanes ? columns<2>(part) : columns<1>(part);
+    for (int r = 0; r < part.m; r++)
+      for (int j = 0; j < g.n; j++) g.c[(i + r) * g.ldc + j] = block[r * kColumns + j];
   }
 }
 

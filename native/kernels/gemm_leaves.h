@@ -6,13 +6,29 @@
 
 namespace phx {
 
+// c (m,n) = row + matrix + a·b: a (m,k) of strides rs and cs, b a packed panel, n <= nr; row (n) and matrix (m,n), which may be c, may be null.
+struct GemmPanel {
+  int m, n, k;
+  const float* a;
+  ptrdiff_t rs, cs;
+  const float* b;
+  float* c;
+  ptrdiff_t ldc;
+  const float* row = nullptr;
+  const float* matrix = nullptr;
+  ptrdiff_t ld = 0;
+  bool cold = false;             // a and c come from memory: each tile fetches the next one's rows
+  const float* ahead = nullptr;  // each tile fetches k cache lines into L2, tile after tile, from here on
+};
+
+// How many tiles of at most mr rows.
+constexpr int gemm_tiles(int m, int mr) { return (m + mr - 1) / mr; }
+
 struct GemmLeaves {
   int mr, nr;  // rows and columns of a register tile
   // out[p][nr] = b (k,n) of strides rs and cs, n <= nr, columns from n on zero: one packed panel of B
   void (*pack)(int k, int n, const float* b, ptrdiff_t rs, ptrdiff_t cs, float* out);
-  // c (m,n), n <= nr: c = a·panel, or c += a·panel
-  void (*panel)(int m, int n, int k, const float* a, ptrdiff_t rs, ptrdiff_t cs, const float* panel, float* c, ptrdiff_t ldc,
-                bool accumulate);
+  void (*panel)(const GemmPanel&);
   // out[c] = Σ over the rows of x (rows,c), in order
   void (*sum_rows)(int rows, int c, const float* x, ptrdiff_t ld, float* out);
 };

@@ -1,7 +1,5 @@
-// y = [x0 | x1] wᵀ + b + residual: the two inputs are two products into the same rows, started from bias and residual while those rows are
-// in cache. dx = dy w, dw = dyᵀ x by the same product; db by partial sums of 256 rows, added in order.
+// y = [x0 | x1] wᵀ + b + residual: the two inputs are two products into the same rows, whose sums start from bias and residual. dx = dy w, dw = dyᵀ x by the same product; db by partial sums of 256 rows, added in order.
 #include <algorithm>
-#include <cstring>
 
 #include "check.h"
 #include "gemm.h"
@@ -22,13 +20,6 @@ void check_linear(const char* op, const Tensor& y, const Tensor& x0, const Tenso
 
 MatrixView view(const Tensor& t) { return {t.data, t.ld, 1}; }
 
-void start_row(real* y, int count, const real* b, const real* residual) {
-  if (b && residual)
-    for (int k = 0; k < count; k++) y[k] = b[k] + residual[k];
-  else if (b || residual)
-    std::memcpy(y, b ? b : residual, count * sizeof(real));
-}
-
 }  // namespace
 
 void linear_forward(Context& ctx, Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
@@ -46,9 +37,8 @@ void linear_forward(Context& ctx, Tensor y, Tensor x0, Tensor x1, Tensor residua
   parallel_for(ctx, y.rows(), [&](size_t begin, size_t end) {
     for (size_t i = begin; i < end; i += kRowsAtOnce) {
       int rows = int(std::min(end - i, size_t(kRowsAtOnce)));
-      if (b || residual)
-        for (int j = 0; j < rows; j++) start_row(y.row(i + j), y.c, b.data, residual ? residual.row(i + j) : nullptr);
-      gemm_rows(rows, y.c, x0.c, {x0.row(i), x0.ld, 1}, packed0, y.row(i), y.ld, b || residual);
+      gemm_rows_onto(rows, y.c, x0.c, {x0.row(i), x0.ld, 1}, packed0, y.row(i), y.ld, b.data, residual ? residual.row(i) : nullptr,
+                     residual.ld);
       if (x1) gemm_rows(rows, y.c, c1, {x1.row(i), x1.ld, 1}, packed1, y.row(i), y.ld, true);
     }
   });

@@ -109,6 +109,49 @@ void transform_output(const Output& to, const Tiles& tiles, int first, int last,
   }
 }
 
+// Memory to be fetched into L2 while products are formed, which need none: what the transforms before and after would wait for.
+class Ahead {
+ public:
+  // The rows of t that tiles [first,last) touch, `halo` rows more on each side, on a map whose side is side·scale that of the tiles'.
+  void add(const Tensor& t, const Tiles& tiles, int first, int last, int halo) {
+    if (!t || first >= last || t.ld >= 2 * t.c) return;
+    auto line = [&](int tile, int below) {
+      return ptrdiff_t(tiles.image(tile)) * t.h + ptrdiff_t(tiles.top(tile) + below) * t.h / tiles.h;
+    };
+    ptrdiff_t begin = std::max(ptrdiff_t(0), line(first, -halo)), end = std::min(ptrdiff_t(t.n) * t.h, line(last - 1, 4 + halo) + 1);
+    spans_[count_++] = {t.row(begin * t.w), t.row(end * t.w)};
+  }
+  size_t lines() const {
+    size_t sum = 0;
+    for (int i = at_; i < count_; i++) sum += size_t(spans_[i].end - spans_[i].begin) / kLine;
+    return sum;
+  }
+  void skip(size_t lines) {
+    for (; at_ < count_; at_++) {
+      size_t here = size_t(spans_[at_].end - spans_[at_].begin) / kLine;
+      if (lines < here) break;
+      lines -= here;
+    }
+    if (at_ < count_) spans_[at_].begin += lines * kLine;
+  }
+  // From where the next `lines` cache lines lie; null when there is no more.
+  const real* take(int lines) {
+    while (at_ < count_ && spans_[at_].begin >= spans_[at_].end) at_++;
+    if (at_ == count_) return nullptr;
+    const real* from = spans_[at_].begin;
+    spans_[at_].begin += size_t(lines) * kLine;
+    return from;
+  }
+
+ private:
+  static constexpr int kLine = 64 / sizeof(real);
+  struct Span {
+    const real *begin, *end;
+  };
+  Span spans_[4];
+  int count_ = 0, at_ = 0;
+};
+
 int block_of(int channels) { return channels <= 128 ? 56 : channels <= 384 ? 28 : channels <= 512 ? 14 : 28; }
 
 // Many tiles: all of U first, then each thread takes tiles, block by block through all three steps.
@@ -137,10 +180,15 @@ void convolve_many(Context& ctx, const Output& to, const Tensor& x, int zoom, co
       for (int first = int(tiles.count * thread / threads); first < past; first += block) {
         int last = std::min(past, first + block);
         transform_input(x, tiles, zoom, zeros, first, last, v, ldv, v_stride, nr);
+        Ahead ahead;
+        ahead.add(to.y, tiles, first, last, 0);
+        ahead.add(to.residual, tiles, first, last, 0);
+        ahead.add(x, tiles, last, std::min(past, last + block), 1);
+        int lines = gemm_tiles(last - first, leaves.mr) * c;
         for (int e = 0; e < kFrequencies; e++)
           for (int j = 0; j < panels; j++)
-            leaves.panel(last - first, nr, c, v + e * v_stride, ldv, 1, u + e * u_stride + size_t(j) * nr * c, m + e * m_stride + j * nr,
-                         ldm, false);
+            leaves.panel({last - first, nr, c, v + e * v_stride, ldv, 1, u + e * u_stride + size_t(j) * nr * c, m + e * m_stride + j * nr,
+                          ldm, nullptr, nullptr, 0, false, ahead.take(lines)});
         transform_output(to, tiles, first, last, m, ldm, m_stride);
       }
     }
@@ -173,8 +221,8 @@ void convolve_few(Context& ctx, const Output& to, const Tensor& x, int zoom, con
           int depth = std::min(kDepth, c - d);
           transform_filter(f, j, d, depth, u, u_stride, taps);
           for (int e = 0; e < kFrequencies; e++)
-            leaves.panel(last - first, nr, depth, v + e * v_stride + size_t(first) * ldv + d, ldv, 1, u + e * u_stride, m + e * m_stride,
-                         nr, d > 0);
+            leaves.panel({last - first, nr, depth, v + e * v_stride + size_t(first) * ldv + d, ldv, 1, u + e * u_stride, m + e * m_stride,
+                          nr, nullptr, d > 0 ? m + e * m_stride : nullptr, nr});
         }
         transform_output(some_channels(to, j * nr, std::min(nr, k - j * nr)), tiles, first, last, m, nr, m_stride);
       }
@@ -204,10 +252,11 @@ void winograd_weight_gradient(Context& ctx, Tensor dw, Tensor dy, Tensor x, int 
   const GemmLeaves& leaves = gemm_leaves();
   Tiles tiles(dy.n, dy.h, dy.w);
   int nr = leaves.nr, c = x.c, k = dy.c, panels = (c + nr - 1) / nr, ldm = padded(k);
-  int block = std::min(tiles.count, std::clamp(65536 / (c + k), 128, 256));
+  int block = tiles.count <= 128 ? tiles.count : c + k <= 128 ? 64 : c + k <= 256 ? 96 : 128;
   bool at_once = block == tiles.count;
   size_t threads = ctx.threads(), panel = size_t(block) * nr, v_stride = panel * panels + 16, m_stride = size_t(block) * ldm + 16;
-  size_t ldu = at_once ? nr : panels * nr, u_stride = (at_once ? kRows : k) * ldu + 16, zeros_size = padded(std::max(c, k));
+  ptrdiff_t ldu = at_once ? nr : panels * nr;
+  size_t u_stride = (at_once ? kRows : k) * ldu + 16, zeros_size = padded(std::max(c, k));
   real* zeros = ctx.scratch(zeros_size + (v_stride + m_stride + u_stride * (at_once ? threads : 1)) * kFrequencies);
   real *v = zeros + zeros_size, *m = v + v_stride * kFrequencies, *u = m + m_stride * kFrequencies;
   std::memset(zeros, 0, zeros_size * sizeof(real));
@@ -230,7 +279,7 @@ void winograd_weight_gradient(Context& ctx, Tensor dw, Tensor dy, Tensor x, int 
         for (size_t task = tasks * thread / threads; task < tasks * (thread + 1) / threads; task++) {
           int j = int(task / cuts), first = int(k * (task % cuts) / cuts), rows = int(k * (task % cuts + 1) / cuts) - first;
           for (int e = 0; e < kFrequencies; e++)
-            leaves.panel(rows, nr, block, m + e * m_stride + first, 1, ldm, v + e * v_stride + j * panel, part + e * u_stride, nr, false);
+            leaves.panel({rows, nr, block, m + e * m_stride + first, 1, ldm, v + e * v_stride + j * panel, part + e * u_stride, nr});
           for (int i = 0; i < rows; i++)
             winograd_leaves().filter_gradient(std::min(nr, c - j * nr), part + size_t(i) * nr, u_stride,
                                               dw.data + size_t(first + i) * 9 * c + j * nr, c);
@@ -242,10 +291,19 @@ void winograd_weight_gradient(Context& ctx, Tensor dw, Tensor dy, Tensor x, int 
   for (int first = 0; first < tiles.count; first += block) {
     int count = std::min(block, tiles.count - first);
     transform(first, count);
-    parallel_for(ctx, size_t(kFrequencies) * panels, [&](size_t begin, size_t end) {
+    int next = first + count, past = std::min(tiles.count, next + block);
+    Ahead ahead;
+    ahead.add(x, tiles, next, past, 1);
+    ahead.add(dy, tiles, next, past, 0);
+    size_t units = size_t(kFrequencies) * panels;
+    parallel_for(ctx, units, [&](size_t begin, size_t end) {
+      Ahead mine = ahead;
+      mine.skip(ahead.lines() * begin / units);
       for (size_t unit = begin; unit < end; unit++) {
         size_t e = unit / panels, j = unit % panels;
-        leaves.panel(k, nr, count, m + e * m_stride, 1, ldm, v + e * v_stride + j * panel, u + e * u_stride + j * nr, ldu, first > 0);
+        real* to = u + e * u_stride + j * nr;
+        leaves.panel({k, nr, count, m + e * m_stride, 1, ldm, v + e * v_stride + j * panel, to, ldu, nullptr, first > 0 ? to : nullptr, ldu,
+                      false, mine.take(gemm_tiles(k, leaves.mr) * count)});
       }
     });
   }

@@ -5,22 +5,21 @@
 #include <cstdint>
 #include <iterator>
 #include <optional>
+#include <vector>
 
+#include "ops.h"
 #include "wgmma_product.cuh"
 
 namespace phx {
 
-// bf16 values (N,H,W,C) in device memory, `ld` values from pixel to pixel. A matrix (rows, columns) is (1,1,rows,columns).
-struct Bf16 {
-  void* data = nullptr;
-  int n = 1, h = 1, w = 1, c = 0, ld = 0;
-  explicit operator bool() const { return data != nullptr; }
-};
-
 constexpr int kPlannedMultiprocessors = 132;  // of an H100 SXM or H200; only the cut into tiles depends on it
 
-// What tensor copies can address: 16-byte aligned rows.
-inline bool wgmma_addressable(const Bf16& t) { return t.c % 8 == 0 && t.ld % 8 == 0 && uintptr_t(t.data) % 16 == 0; }
+// What tensor copies can address: bf16, in rows of whole 16-byte pieces.
+inline bool wgmma_addressable(const Tensor& t) {
+  return t.type == Type::bf16 && t.c % 8 == 0 && t.ld % 8 == 0 && uintptr_t(t.data) % 16 == 0;
+}
+// A matrix as an image of one line.
+inline Tensor as_line(const Tensor& t) { return t ? Tensor{t.data, 1, 1, int(t.rows()), t.c, t.ld, t.type} : Tensor{}; }
 
 template <class T, size_t Size, class... Values>
 void set(T (&to)[Size], Values... values) {
@@ -40,7 +39,7 @@ inline std::optional<PixelTiles> cover_pixels(int n, int h, int w, int pixels) {
   return PixelTiles{{rows / h, h, w}, 1, 1, up(n, rows / h)};
 }
 
-inline TensorMap map_of_pixels(const Bf16& t, PixelBox box, int stride) {
+inline TensorMap map_of_pixels(const Tensor& t, PixelBox box, int stride) {
   uint64_t pixel = uint64_t(t.ld) * 2;
   TensorMapShape s;
   s.rank = 4;
@@ -51,18 +50,18 @@ inline TensorMap map_of_pixels(const Bf16& t, PixelBox box, int stride) {
   s.swizzle = 128;
   return tensor_map(t.data, s);
 }
-// Weights (K, taps, C) with `row` values from one k to the next; a copy takes 64 c of `count` k.
-inline TensorMap map_of_weights(const void* data, int k, int taps, int c, int row, int count) {
+// Weights (K, taps, C); a copy takes 64 c of `count` k.
+inline TensorMap map_of_weights(const Tensor& w, int count) {
   TensorMapShape s;
   s.rank = 3;
-  set(s.sizes, c, taps, k);
-  set(s.distances, uint64_t(row / taps) * 2, uint64_t(row) * 2);
+  set(s.sizes, w.c, w.h * w.w, w.n);
+  set(s.distances, uint64_t(w.ld) * 2, uint64_t(w.ld) * w.h * w.w * 2);
   set(s.box, kWgmmaDepth, 1, count);
   s.swizzle = 128;
-  return tensor_map(data, s);
+  return tensor_map(w.data, s);
 }
 // Half a tile of results, 64 channels of it: (N·H/phases, phases, W/phases, phases, C).
-inline TensorMap map_of_results(const Bf16& t, PixelBox box, int phases) {
+inline TensorMap map_of_results(const Tensor& t, PixelBox box, int phases) {
   uint64_t pixel = uint64_t(t.ld) * 2;
   int w = std::min(box.w, kWgmmaRows / 2);
   TensorMapShape s;
@@ -102,25 +101,23 @@ struct WgmmaPlan {
   int columns, tiles;
 };
 
-// out = in0|in1 · weights (taps as given) + bias + temb + residual. In the inputs' gradient in0 is dy, out is dx, and weights are (in0's channels, taps, out's).
+// out = in0|in1 · weights (taps as given) + bias + temb + residual. In the inputs' gradient in0 is dy and out is dx.
 struct WgmmaForwardArguments {
-  Bf16 out, in0, in1, residual;
-  void* weights = nullptr;
-  int weight_taps = 1, weight_row = 0;  // taps in a row of the weights, values in it
+  Tensor out, in0, in1, residual;
+  Tensor weights;  // (K,3,3,C), or (K,1,1,C): a row of `ld` values for each tap of a k
   bool input_gradient = false;
   const float* bias = nullptr;
-  const __nv_bfloat16* temb = nullptr;
-  int temb_ld = 0;
+  Tensor temb;
   int stride = 1, phases = 1, phase_h = 0, phase_w = 0;  // out's pixels are every `phases`-th
   int columns = 0;                                       // of a tile; 0: by the table
   int taps = 0;
-  Tap tap[9] = {};
+  Tap tap[kMostTaps] = {};
 };
 inline std::optional<WgmmaPlan<WgmmaForward>> plan_wgmma(const WgmmaForwardArguments& a) {
-  const Bf16& out = a.out;
-  for (const Bf16* t : {&a.out, &a.in0, &a.in1, &a.residual})
+  const Tensor& out = a.out;
+  for (const Tensor* t : {&a.out, &a.in0, &a.in1, &a.residual, &a.weights})
     if (*t && !wgmma_addressable(*t)) return {};
-  if (uintptr_t(a.weights) % 16 || a.weight_row / a.weight_taps % 8 || a.temb_ld % 2) return {};
+  if (a.temb && (a.temb.type != Type::bf16 || a.temb.ld % 2 || uintptr_t(a.temb.data) % 4)) return {};
   auto pixels = cover_pixels(out.n, out.h / a.phases, out.w / a.phases, kWgmmaRows);
   if (!pixels || pixels->box.w * a.stride > 256 || pixels->box.h * a.stride > 256) return {};
   WgmmaPlan<WgmmaForward> plan{};
@@ -128,15 +125,13 @@ inline std::optional<WgmmaPlan<WgmmaForward>> plan_wgmma(const WgmmaForwardArgum
   plan.columns = a.columns ? a.columns : wgmma_columns(pixels->count, out.c);
   f.in0 = map_of_pixels(a.in0, pixels->box, a.stride);
   f.in1 = a.in1 ? map_of_pixels(a.in1, pixels->box, a.stride) : f.in0;
-  int inputs = a.in0.c + a.in1.c;
-  f.weights = a.input_gradient ? map_of_weights(a.weights, inputs, a.weight_taps, out.c, a.weight_row, 64)
-                               : map_of_weights(a.weights, out.c, a.weight_taps, inputs, a.weight_row, plan.columns);
+  f.weights = map_of_weights(a.weights, a.input_gradient ? 64 : plan.columns);
   f.out = map_of_results(out, pixels->box, a.phases);
   f.residual = a.residual ? map_of_results(a.residual, pixels->box, a.phases) : f.out;
   f.has_residual = bool(a.residual);
   f.bias = a.bias;
-  f.temb = a.temb;
-  f.temb_ld = a.temb_ld;
+  f.temb = reinterpret_cast<const __nv_bfloat16*>(a.temb.data);
+  f.temb_ld = a.temb.ld;
   f.pixels = *pixels;
   f.columns = out.c;
   f.column_tiles = (out.c + plan.columns - 1) / plan.columns;
@@ -149,34 +144,50 @@ inline std::optional<WgmmaPlan<WgmmaForward>> plan_wgmma(const WgmmaForwardArgum
   f.channels0 = a.in0.c;
   f.stride = a.stride;
   f.taps = a.taps;
-  std::copy(a.tap, a.tap + 9, f.tap);
+  std::copy(a.tap, a.tap + kMostTaps, f.tap);
   plan.tiles = pixels->count * f.column_tiles;
   return plan;
 }
 
-// The taps of a 3x3 convolution, and those by which an input pixel of the given phase is read.
-inline void forward_taps(WgmmaForwardArguments& a, int pad) {
-  for (int r = 0; r < 3; r++)
-    for (int s = 0; s < 3; s++)
-      a.tap[a.taps++] = {static_cast<signed char>(r - pad), static_cast<signed char>(s - pad), static_cast<unsigned char>(3 * r + s)};
+inline Tap tap_at(int h, int w, int index) {
+  return {static_cast<signed char>(h), static_cast<signed char>(w), static_cast<unsigned char>(index)};
 }
-inline void input_gradient_taps(WgmmaForwardArguments& a, int pad, int stride) {
-  // Output pixel i reads input i·stride + r - pad; so input u·stride + phase is read by outputs u + (phase + pad - r)/stride, where that is whole.
+inline int floor_half(int i) { return i >> 1; }
+// Output pixel i reads enlarged input i·stride + r - pad. Enlarged twice, outputs 2u + phase read inputs u + ⌊(phase + r - pad)/2⌋.
+inline void set_forward_taps(WgmmaForwardArguments& a, Conv2d x) {
+  a.stride = x.stride;
+  a.phases = x.upsample;
   for (int r = 0; r < 3; r++)
     for (int s = 0; s < 3; s++) {
-      int h = a.phase_h + pad - r, w = a.phase_w + pad - s;
-      if (h % stride || w % stride) continue;
-      a.tap[a.taps++] = {static_cast<signed char>(h / stride), static_cast<signed char>(w / stride), static_cast<unsigned char>(3 * r + s)};
+      int h = a.phase_h + r - x.pad, w = a.phase_w + s - x.pad;
+      a.tap[a.taps++] = x.upsample == 2 ? tap_at(floor_half(h), floor_half(w), 3 * r + s) : tap_at(h, w, 3 * r + s);
     }
+}
+// Enlarged input e is read by outputs (e + pad - r)/stride, where that is whole: of inputs u·stride + phase, outputs u + (phase + pad - r)/stride; of
+// the copies 2u and 2u + 1 that an enlargement makes of u, outputs 2u + copy + pad - r.
+inline void set_input_gradient_taps(WgmmaForwardArguments& a, Conv2d x) {
+  a.input_gradient = true;
+  a.stride = x.upsample;
+  a.phases = x.stride;
+  for (int copy = 0; copy < x.upsample * x.upsample; copy++)
+    for (int r = 0; r < 3; r++)
+      for (int s = 0; s < 3; s++) {
+        int h = a.phase_h + copy / x.upsample + x.pad - r, w = a.phase_w + copy % x.upsample + x.pad - s;
+        if (h % x.stride == 0 && w % x.stride == 0) a.tap[a.taps++] = tap_at(h / x.stride, w / x.stride, 3 * r + s);
+      }
 }
 
 // partial (ranges, K, row_length) of dw; x's channels stand at first_column of each tap, tap_stride from tap to tap.
 struct WgmmaWeightGradientArguments {
-  Bf16 dy, x;
-  int row_length = 0, first_column = 0, tap_stride = 0, stride = 1, taps = 1, pad = 0;  // 1 or 9 taps
+  Tensor dy, x;
+  int row_length = 0, first_column = 0, tap_stride = 0;
+  int taps = 1;  // 9: of `window`
+  Conv2d window;
+  int steps_per_range = 0;  // 0: by the table
 };
 inline std::optional<WgmmaPlan<WgmmaWeightGradient>> plan_wgmma(const WgmmaWeightGradientArguments& a) {
-  auto pixels = cover_pixels(a.dy.n, a.dy.h, a.dy.w, kWgmmaDepth);
+  int up = a.window.upsample;
+  auto pixels = cover_pixels(a.dy.n, a.dy.h / up, a.dy.w / up, kWgmmaDepth);
   if (!wgmma_addressable(a.dy) || !wgmma_addressable(a.x) || !pixels) return {};
   WgmmaPlan<WgmmaWeightGradient> plan{};
   WgmmaWeightGradient& g = plan.parameters;
@@ -186,10 +197,10 @@ inline std::optional<WgmmaPlan<WgmmaWeightGradient>> plan_wgmma(const WgmmaWeigh
   g.columns = a.x.c;
   plan.columns = a.x.c > 128 ? 256 : a.x.c > 64 ? 128 : 64;
   g.column_tiles = (a.x.c + plan.columns - 1) / plan.columns;
-  g.dy = map_of_pixels(a.dy, pixels->box, 1);
-  g.x = map_of_pixels(a.x, pixels->box, a.stride);
+  g.dy = map_of_pixels(a.dy, pixels->box, up);
+  g.x = map_of_pixels(a.x, pixels->box, a.window.stride);
   // Ranges of pixels: the fewest steps in a row, a tile's end counted as 12 and each range's sums as a quarter.
-  int tiles = g.row_tiles * a.taps * g.column_tiles, steps = pixels->count;
+  int tiles = g.row_tiles * a.taps * g.column_tiles, steps = pixels->count * up * up;
   double least = 1e30;
   for (int ranges = 1; ranges <= std::min(steps, 64); ranges++) {
     int per_range = (steps + ranges - 1) / ranges;
@@ -198,16 +209,82 @@ inline std::optional<WgmmaPlan<WgmmaWeightGradient>> plan_wgmma(const WgmmaWeigh
     least = price;
     g.steps_per_range = per_range;
   }
+  if (a.steps_per_range) g.steps_per_range = a.steps_per_range;
+  g.steps = steps;
   g.ranges = (steps + g.steps_per_range - 1) / g.steps_per_range;
   g.row_length = a.row_length;
   g.first_column = a.first_column;
   g.tap_stride = a.tap_stride;
-  g.stride = a.stride;
+  g.stride = a.window.stride;
+  g.upsample = up;
   g.taps = a.taps;
-  for (int t = 0; t < a.taps; t++)
-    g.tap[t] = {static_cast<signed char>(t / 3 - a.pad), static_cast<signed char>(t % 3 - a.pad), static_cast<unsigned char>(t)};
+  for (int t = 0; t < a.taps; t++) g.tap[t] = a.taps == 1 ? Tap{} : tap_at(t / 3 - a.window.pad, t % 3 - a.window.pad, t);
   plan.tiles = tiles * g.ranges;
   return plan;
+}
+
+// ---- the ops' plans: what to launch, in this order; nothing where the tensors do not suit
+
+using WgmmaForwards = std::vector<WgmmaPlan<WgmmaForward>>;
+using WgmmaWeightGradients = std::vector<WgmmaPlan<WgmmaWeightGradient>>;  // `partial` is still to be set; all have the same ranges
+
+// One launch for each phase of the results.
+template <class SetTaps>
+WgmmaForwards plan_phases(WgmmaForwardArguments a, int phases, SetTaps set_taps) {
+  WgmmaForwards plans;
+  for (a.phase_h = 0; a.phase_h < phases; a.phase_h++)
+    for (a.phase_w = 0; a.phase_w < phases; a.phase_w++) {
+      a.taps = 0;
+      set_taps(a);
+      auto plan = plan_wgmma(a);
+      if (!plan) return {};
+      plans.push_back(*plan);
+    }
+  return plans;
+}
+inline WgmmaForwards plan_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d window,
+                                         int columns = 0) {
+  WgmmaForwardArguments a;
+  a.out = y, a.in0 = x, a.residual = residual, a.weights = w, a.bias = b.data, a.temb = temb, a.columns = columns;
+  return plan_phases(a, window.upsample, [&](auto& a) { set_forward_taps(a, window); });
+}
+inline WgmmaForwards plan_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d window, int columns = 0) {
+  WgmmaForwardArguments a;
+  a.out = dx.t, a.in0 = dy, a.residual = dx.accumulate ? dx.t : Tensor{}, a.weights = w, a.columns = columns;
+  return plan_phases(a, window.stride, [&](auto& a) { set_input_gradient_taps(a, window); });
+}
+inline WgmmaWeightGradients plan_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d window) {
+  WgmmaWeightGradientArguments a;
+  a.dy = dy, a.x = x, a.row_length = 9 * x.c, a.tap_stride = x.c, a.taps = 9, a.window = window;
+  auto plan = plan_wgmma(a);
+  return plan ? WgmmaWeightGradients{*plan} : WgmmaWeightGradients{};
+}
+inline WgmmaForwards plan_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
+  WgmmaForwardArguments a;
+  a.out = as_line(y), a.in0 = as_line(x0), a.in1 = as_line(x1), a.residual = as_line(residual), a.weights = w, a.bias = b.data;
+  return plan_phases(a, 1, [](auto& a) { a.taps = 1; });
+}
+// w0: the columns of the weights that belong to this input.
+inline WgmmaForwards plan_linear_input_gradient(Grad dx, Tensor dy, Tensor w0) {
+  WgmmaForwardArguments a;
+  a.out = as_line(dx.t), a.in0 = as_line(dy), a.residual = dx.accumulate ? as_line(dx.t) : Tensor{}, a.weights = w0;
+  a.input_gradient = true;
+  return plan_phases(a, 1, [](auto& a) { a.taps = 1; });
+}
+inline WgmmaWeightGradients plan_linear_weight_gradient(Tensor dy, Tensor x0, Tensor x1) {
+  WgmmaWeightGradients plans;
+  WgmmaWeightGradientArguments a;
+  a.dy = as_line(dy), a.row_length = x0.c + x1.c;
+  for (const Tensor& x : {x0, x1}) {
+    if (!x) continue;
+    a.x = as_line(x);
+    auto plan = plan_wgmma(a);
+    if (!plan) return {};
+    plans.push_back(*plan);
+    a.first_column += x.c;
+    a.steps_per_range = plan->parameters.steps_per_range;
+  }
+  return plans;
 }
 
 }  // namespace phx

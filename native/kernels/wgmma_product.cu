@@ -215,15 +215,17 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
     lower_registers<24>();
     if (thread) return;
     for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
-      int begin = tile / per_range * g.steps_per_range, end = min(begin + g.steps_per_range, g.pixels.count);
+      int begin = tile / per_range * g.steps_per_range, end = min(begin + g.steps_per_range, g.steps);
       int column = tile % g.column_tiles * Columns, row = tile / g.column_tiles / g.taps % g.row_tiles * kWgmmaRows;
       Tap t = g.tap[tile / g.column_tiles % g.taps];
       for (int step = begin; step < end; step++) {
-        Pixel p = first_pixel(g.pixels, step);
+        Pixel p = first_pixel(g.pixels, step % g.pixels.count);
+        int up = g.upsample, phase = step / g.pixels.count, phase_h = phase / up, phase_w = phase % up;
+        int h = p.h * g.stride + (up == 2 ? (phase_h + t.h) >> 1 : t.h), w = p.w * g.stride + (up == 2 ? (phase_w + t.w) >> 1 : t.w);
         uint32_t full = ring.begin_load();
-        for (int j = 0; j < kConsumers; j++) load_box(ring.a() + uint32_t(j) * kBlockBytes, &g.dy, full, row + 64 * j, p.w, p.h, p.n);
-        for (int j = 0; j < kBlocks; j++)
-          load_box(ring.b() + uint32_t(j) * kBlockBytes, &g.x, full, column + 64 * j, p.w * g.stride + t.w, p.h * g.stride + t.h, p.n);
+        for (int j = 0; j < kConsumers; j++)
+          load_box(ring.a() + uint32_t(j) * kBlockBytes, &g.dy, full, row + 64 * j, p.w * up + phase_w, p.h * up + phase_h, p.n);
+        for (int j = 0; j < kBlocks; j++) load_box(ring.b() + uint32_t(j) * kBlockBytes, &g.x, full, column + 64 * j, w, h, p.n);
         ring.advance();
       }
     }
@@ -233,7 +235,7 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
   raise_registers<240>();
   int consumer = warpgroup - 1;
   for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
-    int range = tile / per_range, begin = range * g.steps_per_range, end = min(begin + g.steps_per_range, g.pixels.count);
+    int range = tile / per_range, begin = range * g.steps_per_range, end = min(begin + g.steps_per_range, g.steps);
     int column = tile % g.column_tiles * Columns, row = tile / g.column_tiles / g.taps % g.row_tiles * kWgmmaRows;
     Tap t = g.tap[tile / g.column_tiles % g.taps];
     float sums[Columns / 2];

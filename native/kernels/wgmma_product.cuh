@@ -30,6 +30,7 @@ struct Tap {
   signed char h, w;
   unsigned char index;
 };
+constexpr int kMostTaps = 36;  // 9 of each of the 4 copies of a pixel that an enlargement makes
 
 // out(p,j) = Σ_tap Σ_c in(p·stride + tap, c)·weights(j, tap, c) + bias(j) + temb(image, j) + residual(p,j), out rounded to bf16.
 struct WgmmaForward {
@@ -43,18 +44,19 @@ struct WgmmaForward {
   int columns, column_tiles, rows_per_image, images, phase_h, phase_w;
   int steps0, steps1, channels0;  // steps over the channels of in0 and in1; where in1's weights begin
   int stride, taps;
-  Tap tap[9];
+  Tap tap[kMostTaps];
 };
-// partial(range, k, tap, c) = Σ_{p in range} dy(p,k)·x(p·stride + tap, c), fp32.
+// partial(range, k, tap, c) = Σ_{p in range} dy(p,k)·x(p·stride + tap, c), fp32. With upsample 2, of the enlarged x: p runs over the pixels of x for each of
+// the 4 phases of dy, which are dy(2p + phase) and x(p + ⌊(phase + tap)/2⌋).
 struct WgmmaWeightGradient {
   TensorMap dy, x;
   float* partial;
-  PixelTiles pixels;  // of dy, boxes of kWgmmaDepth pixels
-  int steps_per_range, ranges;
+  PixelTiles pixels;  // of a phase of dy, boxes of kWgmmaDepth pixels
+  int steps, steps_per_range, ranges;
   int rows, row_tiles, columns, column_tiles;
   int row_length, first_column;  // of partial: taps·C in all; where x's channels begin in a tap
   int tap_stride;                // columns from one tap to the next
-  int stride, taps;
+  int stride, upsample, taps;
   Tap tap[9];
 };
 

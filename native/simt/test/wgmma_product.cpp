@@ -37,11 +37,11 @@ double from_bf16(uint16_t value) {
 }
 
 // bf16 values on the host and the device; those between c and ld are left alone.
-struct Tensor {
+struct Values {
   int n, h, w, c, ld;
   std::vector<uint16_t> values;
   Buffer memory;
-  Tensor(int n, int h, int w, int c, unsigned seed, int ld = 0)
+  Values(int n, int h, int w, int c, unsigned seed, int ld = 0)
       : n(n), h(h), w(w), c(c), ld(ld ? ld : c), values(draw(size_t(n) * h * w * this->ld, seed)), memory(values) {}
   static std::vector<uint16_t> draw(size_t count, unsigned seed) {
     std::vector<uint16_t> v(count);
@@ -56,7 +56,7 @@ struct Tensor {
     if (ih < 0 || iw < 0 || ih >= h || iw >= w) return 0;
     return from_bf16(values[((size_t(in) * h + ih) * w + iw) * ld + ic]);
   }
-  Bf16 view() const { return {reinterpret_cast<void*>(memory.pointer), n, h, w, c, ld}; }
+  Tensor view() const { return {reinterpret_cast<float*>(memory.pointer), n, h, w, c, ld, Type::bf16}; }
   void read() { values = memory.read<uint16_t>(); }
 };
 struct Floats {
@@ -68,16 +68,23 @@ struct Floats {
     for (size_t i = 0; i < count; ++i) v[i] = float(int(i * 7 % 11) - 5);
     return v;
   }
+  Tensor view() const { return {reinterpret_cast<float*>(memory.pointer), 1, 1, 1, int(values.size()), int(values.size())}; }
 };
 
-template <class Parameters>
-CUresult start(CUmodule module, const char* name, const WgmmaPlan<Parameters>& plan, bool staged) {
-  CUfunction f = function(module, ("wgmma_" + std::string(name) + "_" + std::to_string(plan.columns) + "_kernel").c_str());
-  const int shared = wgmma_shared_bytes(plan.columns, staged);
-  succeeded(cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared), "shared memory");
-  return run(f, unsigned(std::min(plan.tiles, 3)), kWgmmaThreads, unsigned(shared), nullptr, plan.parameters);
+// Starts what a plan holds, on three blocks, so that a block takes several tiles.
+template <class Plans>
+bool start(CUmodule module, const std::string& kernel, const Plans& plans, bool staged, const std::string& what) {
+  check(!plans.empty(), what + " is taken");
+  for (const auto& plan : plans) {
+    CUfunction f = function(module, ("wgmma_" + kernel + "_" + std::to_string(plan.columns) + "_kernel").c_str());
+    const int shared = wgmma_shared_bytes(plan.columns, staged);
+    succeeded(cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared), "shared memory");
+    if (!succeeded(run(f, unsigned(std::min(plan.tiles, 3)), kWgmmaThreads, unsigned(shared), nullptr, plan.parameters), what))
+      return false;
+  }
+  return !plans.empty();
 }
-void compare(Tensor& got, const std::string& what, const std::function<double(int, int, int, int)>& wanted) {
+void compare(Values& got, const std::string& what, const std::function<double(int, int, int, int)>& wanted) {
   const std::vector<uint16_t> before = got.values;
   got.read();
   size_t wrong = 0;
@@ -96,143 +103,118 @@ void compare(Tensor& got, const std::string& what, const std::function<double(in
 }
 
 struct Case {
-  int n, h, w, c, k, stride, pad;
-  bool temb, residual;
-  int slack;        // ld - channels
-  int columns = 0;  // of a tile; 0: by the table
+  int n, h, w, c, k;  // of x
+  Conv2d window;
+  bool temb, accumulate;  // the residual too
+  int slack = 0;          // ld - channels
+  int columns = 0;        // of a tile; 0: by the table
+  int height() const { return h * window.upsample / window.stride; }
+  int width() const { return w * window.upsample / window.stride; }
 };
 std::string name_of(const char* what, const Case& c) {
   return std::string(what) + " " + std::to_string(c.n) + "x" + std::to_string(c.h) + "x" + std::to_string(c.w) + "x" + std::to_string(c.c) +
-         " to " + std::to_string(c.k) + " stride " + std::to_string(c.stride);
+         " to " + std::to_string(c.k) + ", stride " + std::to_string(c.window.stride) + ", upsample " + std::to_string(c.window.upsample);
+}
+// Calls visit(input row, input column, r, s) for all that output pixel (i,j) reads.
+template <class Visit>
+void each_tap(const Conv2d& a, int h, int w, int i, int j, Visit visit) {
+  for (int r = 0; r < 3; ++r)
+    for (int s = 0; s < 3; ++s) {
+      const int up = i * a.stride + r - a.pad, left = j * a.stride + s - a.pad;
+      if (up >= 0 && left >= 0 && up < h * a.upsample && left < w * a.upsample) visit(up / a.upsample, left / a.upsample, r, s);
+    }
 }
 
-WgmmaForwardArguments arguments(const Tensor& out, const Tensor& in, void* weights, int taps, int row) {
-  WgmmaForwardArguments a;
-  a.out = out.view();
-  a.in0 = in.view();
-  a.weights = weights;
-  a.weight_taps = taps;
-  a.weight_row = row;
-  return a;
-}
 void convolution(CUmodule module, const Case& c) {
-  Tensor x(c.n, c.h, c.w, c.c, 1, c.c + c.slack), w(c.k, 3, 3, c.c, 2), y(c.n, c.h / c.stride, c.w / c.stride, c.k, 3, c.k + c.slack),
+  Values x(c.n, c.h, c.w, c.c, 1, c.c + c.slack), w(c.k, 3, 3, c.c, 2), y(c.n, c.height(), c.width(), c.k, 3, c.k + c.slack),
       temb(c.n, 1, 1, c.k, 4, c.k + 2), residual(c.n, y.h, y.w, c.k, 5);
   Floats bias(size_t(c.k));
-  WgmmaForwardArguments a = arguments(y, x, w.view().data, 9, 9 * c.c);
-  if (c.residual) a.residual = residual.view();
-  a.bias = reinterpret_cast<const float*>(bias.memory.pointer);
-  if (c.temb) a.temb = static_cast<const __nv_bfloat16*>(temb.view().data);
-  a.temb_ld = temb.ld;
-  a.stride = c.stride;
-  a.columns = c.columns;
-  forward_taps(a, c.pad);
-  auto plan = plan_wgmma(a);
   const std::string name = name_of("convolution", c);
-  check(bool(plan), name + " is taken");
-  if (!plan || !succeeded(start(module, "forward", *plan, true), name)) return;
+  const auto plans = plan_conv2d_forward(y.view(), x.view(), c.temb ? temb.view() : Tensor{}, c.accumulate ? residual.view() : Tensor{},
+                                         w.view(), bias.view(), c.window, c.columns);
+  if (!start(module, "forward", plans, true, name)) return;
   compare(y, name, [&](int n, int i, int j, int k) {
-    double sum = bias.values[size_t(k)] + (c.temb ? temb.at(n, 0, 0, k) : 0) + (c.residual ? residual.at(n, i, j, k) : 0);
-    for (int r = 0; r < 3; ++r)
-      for (int s = 0; s < 3; ++s)
-        for (int ch = 0; ch < c.c; ++ch) sum += x.at(n, i * c.stride + r - c.pad, j * c.stride + s - c.pad, ch) * w.at(k, r, s, ch);
+    double sum = bias.values[size_t(k)] + (c.temb ? temb.at(n, 0, 0, k) : 0) + (c.accumulate ? residual.at(n, i, j, k) : 0);
+    each_tap(c.window, c.h, c.w, i, j, [&](int h, int v, int r, int s) {
+      for (int ch = 0; ch < c.c; ++ch) sum += x.at(n, h, v, ch) * w.at(k, r, s, ch);
+    });
     return sum;
   });
 }
 void input_gradient(CUmodule module, const Case& c) {
-  Tensor dx(c.n, c.h, c.w, c.c, 1, c.c + c.slack), w(c.k, 3, 3, c.c, 2), dy(c.n, c.h / c.stride, c.w / c.stride, c.k, 3);
-  const Tensor before(c.n, c.h, c.w, c.c, 1, c.c + c.slack);
-  const std::string name = name_of("gradient of the input of", c);
-  for (int phase = 0; phase < c.stride * c.stride; ++phase) {
-    WgmmaForwardArguments a = arguments(dx, dy, w.view().data, 9, 9 * c.c);
-    a.input_gradient = true;
-    a.columns = c.columns;
-    if (c.residual) a.residual = dx.view();  // accumulates
-    a.phases = c.stride;
-    a.phase_h = phase / c.stride;
-    a.phase_w = phase % c.stride;
-    input_gradient_taps(a, c.pad, c.stride);
-    auto plan = plan_wgmma(a);
-    check(bool(plan), name + " is taken");
-    if (!plan || !succeeded(start(module, "input_gradient", *plan, true), name)) return;
+  Values dx(c.n, c.h, c.w, c.c, 1, c.c + c.slack), w(c.k, 3, 3, c.c, 2), dy(c.n, c.height(), c.width(), c.k, 3);
+  std::vector<double> wanted(size_t(c.n) * c.h * c.w * c.c);
+  auto place = [&](int n, int h, int v, int ch) { return ((size_t(n) * c.h + h) * c.w + v) * c.c + ch; };
+  for (int n = 0; n < c.n; ++n) {
+    for (int h = 0; h < c.h && c.accumulate; ++h)
+      for (int v = 0; v < c.w; ++v)
+        for (int ch = 0; ch < c.c; ++ch) wanted[place(n, h, v, ch)] = dx.at(n, h, v, ch);
+    for (int i = 0; i < dy.h; ++i)
+      for (int j = 0; j < dy.w; ++j)
+        each_tap(c.window, c.h, c.w, i, j, [&](int h, int v, int r, int s) {
+          for (int k = 0; k < c.k; ++k)
+            for (int ch = 0; ch < c.c; ++ch) wanted[place(n, h, v, ch)] += dy.at(n, i, j, k) * w.at(k, r, s, ch);
+        });
   }
-  compare(dx, name, [&](int n, int h, int v, int ch) {
-    double sum = c.residual ? before.at(n, h, v, ch) : 0;
-    for (int r = 0; r < 3; ++r)
-      for (int s = 0; s < 3; ++s) {
-        const int i = h + c.pad - r, j = v + c.pad - s;
-        if (i < 0 || j < 0 || i % c.stride || j % c.stride) continue;
-        for (int k = 0; k < c.k; ++k) sum += dy.at(n, i / c.stride, j / c.stride, k) * w.at(k, r, s, ch);
-      }
-    return sum;
-  });
+  const std::string name = name_of("gradient of the input of", c);
+  if (!start(module, "input_gradient", plan_conv2d_input_gradient({dx.view(), c.accumulate}, dy.view(), w.view(), c.window, c.columns),
+             true, name))
+    return;
+  compare(dx, name, [&](int n, int h, int v, int ch) { return wanted[place(n, h, v, ch)]; });
+}
+// The sums over the ranges of `plans`, (rows, columns).
+std::vector<double> weight_gradient_of(CUmodule module, WgmmaWeightGradients plans, int rows, int columns, const std::string& what) {
+  std::vector<double> sums(size_t(rows) * columns);
+  if (plans.empty()) return start(module, "weight_gradient", plans, false, what), sums;
+  const int ranges = plans[0].parameters.ranges;
+  Buffer partial(sums.size() * size_t(ranges) * 4);
+  for (auto& plan : plans) plan.parameters.partial = reinterpret_cast<float*>(partial.pointer);
+  if (!start(module, "weight_gradient", plans, false, what)) return sums;
+  const std::vector<float> parts = partial.read<float>();
+  for (size_t i = 0; i < parts.size(); ++i) sums[i % sums.size()] += parts[i];
+  return sums;
 }
 void weight_gradient(CUmodule module, const Case& c) {
-  Tensor x(c.n, c.h, c.w, c.c, 1, c.c + c.slack), dy(c.n, c.h / c.stride, c.w / c.stride, c.k, 3);
-  WgmmaWeightGradientArguments a;
-  a.dy = dy.view();
-  a.x = x.view();
-  a.row_length = 9 * c.c;
-  a.tap_stride = c.c;
-  a.stride = c.stride;
-  a.taps = 9;
-  a.pad = c.pad;
-  auto plan = plan_wgmma(a);
+  Values x(c.n, c.h, c.w, c.c, 1, c.c + c.slack), dy(c.n, c.height(), c.width(), c.k, 3);
+  std::vector<double> wanted(size_t(c.k) * 9 * c.c);
+  for (int n = 0; n < c.n; ++n)
+    for (int i = 0; i < dy.h; ++i)
+      for (int j = 0; j < dy.w; ++j)
+        each_tap(c.window, c.h, c.w, i, j, [&](int h, int v, int r, int s) {
+          for (int k = 0; k < c.k; ++k)
+            for (int ch = 0; ch < c.c; ++ch) wanted[size_t((k * 9 + r * 3 + s) * c.c + ch)] += dy.at(n, i, j, k) * x.at(n, h, v, ch);
+        });
   const std::string name = name_of("gradient of the weights of", c);
-  check(bool(plan), name + " is taken");
-  if (!plan) return;
-  const size_t size = size_t(c.k) * 9 * c.c;
-  Buffer partial(size * size_t(plan->parameters.ranges) * 4);
-  plan->parameters.partial = reinterpret_cast<float*>(partial.pointer);
-  if (!succeeded(start(module, "weight_gradient", *plan, false), name)) return;
-  const std::vector<float> parts = partial.read<float>();
-  size_t wrong = 0;
-  for (int k = 0; k < c.k; ++k)
-    for (int t = 0; t < 9; ++t)
-      for (int ch = 0; ch < c.c; ++ch) {
-        double wanted = 0, got = 0;
-        for (int n = 0; n < c.n; ++n)
-          for (int i = 0; i < dy.h; ++i)
-            for (int j = 0; j < dy.w; ++j)
-              wanted += dy.at(n, i, j, k) * x.at(n, i * c.stride + t / 3 - c.pad, j * c.stride + t % 3 - c.pad, ch);
-        for (int range = 0; range < plan->parameters.ranges; ++range)
-          got += parts[size_t(range) * size + (size_t(k) * 9 + size_t(t)) * size_t(c.c) + size_t(ch)];
-        wrong += got != wanted;
-      }
-  check(!wrong, name + ": " + std::to_string(wrong) + " wrong, in " + std::to_string(plan->parameters.ranges) + " ranges");
+  check(weight_gradient_of(module, plan_conv2d_weight_gradient(dy.view(), x.view(), c.window), c.k, 9 * c.c, name) == wanted, name);
 }
-// y = [x0 | x1] w + b + residual and its gradients, on matrices.
+// y = [x0 | x1] wᵀ + b + residual and its gradients, on matrices.
 void linear(CUmodule module, int rows, int c0, int c1, int k) {
+  const int c = c0 + c1;
   const std::string name =
       "linear " + std::to_string(rows) + "x(" + std::to_string(c0) + "+" + std::to_string(c1) + ") to " + std::to_string(k);
-  const int c = c0 + c1;
-  Tensor x0(1, 1, rows, c0, 1), x1(1, 1, rows, std::max(c1, 8), 2), w(k, 1, 1, c, 3), y(1, 1, rows, k, 4), residual(1, 1, rows, k, 5),
-      dy(1, 1, rows, k, 6), dx1(1, 1, rows, std::max(c1, 8), 7);
+  Values x0(rows, 1, 1, c0, 1), x1(rows, 1, 1, std::max(c1, 8), 2), w(k, 1, 1, c, 3), y(rows, 1, 1, k, 4), residual(rows, 1, 1, k, 5),
+      dy(rows, 1, 1, k, 6), dx1(rows, 1, 1, std::max(c1, 8), 7);
   Floats bias{size_t(k)};
-  WgmmaForwardArguments a = arguments(y, x0, w.view().data, 1, c);
-  a.residual = residual.view();
-  if (c1) a.in1 = x1.view();
-  a.bias = reinterpret_cast<const float*>(bias.memory.pointer);
-  a.taps = 1;
-  auto plan = plan_wgmma(a);
-  check(bool(plan), name + " is taken");
-  if (!plan || !succeeded(start(module, "forward", *plan, true), name)) return;
-  auto joined = [&](int row, int ch) { return ch < c0 ? x0.at(0, 0, row, ch) : x1.at(0, 0, row, ch - c0); };
-  compare(y, name, [&](int, int, int row, int out) {
-    double sum = bias.values[size_t(out)] + residual.at(0, 0, row, out);
+  const Tensor second = c1 ? x1.view() : Tensor{};
+  auto joined = [&](int row, int ch) { return ch < c0 ? x0.at(row, 0, 0, ch) : x1.at(row, 0, 0, ch - c0); };
+  if (!start(module, "forward", plan_linear_forward(y.view(), x0.view(), second, residual.view(), w.view(), bias.view()), true, name))
+    return;
+  compare(y, name, [&](int row, int, int, int out) {
+    double sum = bias.values[size_t(out)] + residual.at(row, 0, 0, out);
     for (int ch = 0; ch < c; ++ch) sum += joined(row, ch) * w.at(out, 0, 0, ch);
     return sum;
   });
+  std::vector<double> wanted(size_t(k) * c);
+  for (int row = 0; row < rows; ++row)
+    for (int out = 0; out < k; ++out)
+      for (int ch = 0; ch < c; ++ch) wanted[size_t(out * c + ch)] += dy.at(row, 0, 0, out) * joined(row, ch);
+  check(weight_gradient_of(module, plan_linear_weight_gradient(dy.view(), x0.view(), second), k, c, name) == wanted,
+        name + ", gradient of the weights");
   if (!c1) return;
-  WgmmaForwardArguments b = arguments(dx1, dy, static_cast<uint16_t*>(w.view().data) + c0, 1, c);
-  b.input_gradient = true;
-  b.taps = 1;
-  plan = plan_wgmma(b);
-  check(bool(plan), name + ": gradient is taken");
-  if (!plan || !succeeded(start(module, "input_gradient", *plan, true), name)) return;
-  compare(dx1, name + ", gradient of the second input", [&](int, int, int row, int ch) {
+  if (!start(module, "input_gradient", plan_linear_input_gradient({dx1.view()}, dy.view(), w.view().channels(c0, c1)), true, name)) return;
+  compare(dx1, name + ", gradient of the second input", [&](int row, int, int, int ch) {
     double sum = 0;
-    for (int out = 0; out < k; ++out) sum += dy.at(0, 0, row, out) * w.at(out, 0, 0, c0 + ch);
+    for (int out = 0; out < k; ++out) sum += dy.at(row, 0, 0, out) * w.at(out, 0, 0, c0 + ch);
     return sum;
   });
 }
@@ -240,10 +222,12 @@ void linear(CUmodule module, int rows, int c0, int c1, int k) {
 }  // namespace
 
 void test_wgmma_products(CUmodule module) {
+  const Conv2d plain{}, half{2, 0, 1}, half_padded{2, 1, 1}, twice{1, 1, 2};
   const Case cases[] = {
-      {2, 8, 8, 64, 64, 1, 1, true, true, 0},    {3, 4, 4, 24, 40, 1, 1, true, false, 8},      {1, 16, 16, 72, 136, 1, 1, false, true, 0},
-      {1, 2, 128, 16, 8, 1, 1, false, false, 0}, {2, 16, 8, 40, 16, 2, 0, true, true, 0},      {1, 32, 32, 8, 72, 2, 1, false, false, 0},
-      {33, 2, 2, 16, 16, 1, 1, true, false, 0},  {2, 8, 8, 136, 16, 1, 1, true, true, 0, 128}, {1, 8, 8, 8, 264, 1, 1, true, true, 0, 256},
+      {2, 8, 8, 64, 64, plain, true, true},    {3, 4, 4, 24, 40, plain, true, false, 8},      {1, 16, 16, 72, 136, plain, false, true},
+      {1, 2, 128, 16, 8, plain, false, false}, {2, 16, 8, 40, 16, half, true, true},          {1, 32, 32, 8, 72, half_padded, false, false},
+      {33, 2, 2, 16, 16, plain, true, false},  {2, 8, 8, 136, 16, plain, true, true, 0, 128}, {1, 8, 8, 8, 264, plain, true, true, 0, 256},
+      {2, 8, 8, 16, 24, twice, true, true},    {1, 4, 4, 24, 8, twice, false, false},
   };
   for (const Case& c : cases) {
     convolution(module, c);

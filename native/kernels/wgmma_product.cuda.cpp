@@ -1,0 +1,72 @@
+// Launchers of the products on Hopper's tensor cores.
+#include "wgmma_product.cuda.h"
+
+#include <tuple>
+
+namespace phx {
+namespace {
+
+KernelNeeds needs(int columns, bool staged) { return {90, unsigned(wgmma_shared_bytes(columns, staged))}; }
+
+// A kernel for each width of a tile.
+template <class Parameters>
+struct Widths {
+  Kernel<Parameters> narrow, middle, wide;
+  void operator()(const WgmmaPlan<Parameters>& plan) const {
+    const Kernel<Parameters>& kernel = plan.columns == 64 ? narrow : plan.columns == 128 ? middle : wide;
+    kernel({size_t(std::min(plan.tiles, multiprocessors()))}, kWgmmaThreads, plan.parameters);
+  }
+  bool available() const { return narrow.available(); }
+};
+const Widths<WgmmaForward> forward_kernel{{"wgmma_forward_64_kernel", needs(64, true)},
+                                          {"wgmma_forward_128_kernel", needs(128, true)},
+                                          {"wgmma_forward_256_kernel", needs(256, true)}};
+const Widths<WgmmaForward> input_gradient_kernel{{"wgmma_input_gradient_64_kernel", needs(64, true)},
+                                                 {"wgmma_input_gradient_128_kernel", needs(128, true)},
+                                                 {"wgmma_input_gradient_256_kernel", needs(256, true)}};
+const Widths<WgmmaWeightGradient> weight_gradient_kernel{{"wgmma_weight_gradient_64_kernel", needs(64, false)},
+                                                         {"wgmma_weight_gradient_128_kernel", needs(128, false)},
+                                                         {"wgmma_weight_gradient_256_kernel", needs(256, false)}};
+
+bool start(const Widths<WgmmaForward>& kernel, const WgmmaForwards& plans) {
+  for (const auto& plan : plans) kernel(plan);
+  return !plans.empty();
+}
+
+}  // namespace
+
+bool wgmma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
+  return forward_kernel.available() && start(forward_kernel, plan_conv2d_forward(y, x, temb, residual, w, b, a));
+}
+bool wgmma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
+  return input_gradient_kernel.available() && start(input_gradient_kernel, plan_conv2d_input_gradient(dx, dy, w, a));
+}
+bool wgmma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
+  return forward_kernel.available() && start(forward_kernel, plan_linear_forward(y, x0, x1, residual, w, b));
+}
+bool wgmma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0) {
+  if (!input_gradient_kernel.available()) return false;
+  WgmmaForwards plans;
+  for (auto [dx, first, count] : {std::tuple(dx0, 0, columns0), std::tuple(dx1, columns0, w.c - columns0)}) {
+    if (!dx) continue;
+    WgmmaForwards more = plan_linear_input_gradient(dx, dy, w.channels(first, count));
+    if (more.empty()) return false;
+    plans.insert(plans.end(), more.begin(), more.end());
+  }
+  return start(input_gradient_kernel, plans);
+}
+
+WgmmaWeightGradients wgmma_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d a) {
+  return weight_gradient_kernel.available() ? plan_conv2d_weight_gradient(dy, x, a) : WgmmaWeightGradients{};
+}
+WgmmaWeightGradients wgmma_linear_weight_gradient(Tensor dy, Tensor x0, Tensor x1) {
+  return weight_gradient_kernel.available() ? plan_linear_weight_gradient(dy, x0, x1) : WgmmaWeightGradients{};
+}
+void wgmma_weight_gradient(const WgmmaWeightGradients& plans, float* partial) {
+  for (auto plan : plans) {
+    plan.parameters.partial = partial;
+    weight_gradient_kernel(plan);
+  }
+}
+
+}  // namespace phx

@@ -5,6 +5,7 @@
 #include "launch.cuda.h"
 #include "mma_product.cuda.h"
 #include "reduce.cuda.h"
+#include "wgmma_product.cuda.h"
 
 namespace phx {
 namespace {
@@ -26,6 +27,7 @@ void check_conv(const char* op, const Tensor& y, const Tensor& x, const Tensor& 
 
 void conv2d_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
   check_conv("conv2d_forward", y, x, w, a);
+  if (wgmma_conv2d_forward(y, x, temb, residual, w, b, a)) return;
   if (auto plan = mma_conv2d_forward(y, x, temb, residual, w, b, a)) return mma_forward(*plan);
   ProductSize size{int(y.rows()), y.c, 9 * x.c, 9 * x.c};
   conv2d_forward_kernel(grid(size), kElementThreads, {size, view(y), view(x), view(temb), view(residual), view(w), view(b), a});
@@ -33,21 +35,26 @@ void conv2d_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, 
 
 void conv2d_backward(Context& ctx, Grad dx, Tensor dtemb, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Conv2d a) {
   check_conv("conv2d_backward", dy, x, w, a);
-  if (auto plan = dx ? mma_conv2d_input_gradient(dx, dy, w, a) : std::nullopt) {
+  bool done = !dx || wgmma_conv2d_input_gradient(dx, dy, w, a);
+  if (auto plan = done ? std::nullopt : mma_conv2d_input_gradient(dx, dy, w, a)) {
     mma_input_gradient(*plan);
-  } else if (dx) {
+  } else if (!done) {
     int depth = a.upsample * a.upsample * 9 * dy.c;
     ProductSize size{int(x.rows()), x.c, depth, depth};
     conv2d_input_gradient_kernel(grid(size), kElementThreads, {size, view(dx), view(dy), view(w), a});
   }
   ProductSize size{dy.c, 9 * x.c, int(dy.rows()), int(range_size(dy.rows()))};
   Blocks blocks = grid(size);
-  auto plan = mma_conv2d_weight_gradient(dy, x, a);
-  size_t weights = dw.size(), count = plan ? size_t(ranges(*plan)) : blocks.z;
+  auto hopper = wgmma_conv2d_weight_gradient(dy, x, a);
+  auto ampere = hopper.empty() ? mma_conv2d_weight_gradient(dy, x, a) : std::nullopt;
+  size_t weights = dw.size();
+  size_t count = !hopper.empty() ? size_t(ranges(hopper)) : ampere ? size_t(ranges(*ampere)) : blocks.z;
   real* partial = ctx.scratch(count * weights + size_t(dy.n) * dy.c);
-  if (plan) {
-    plan->partial = partial;
-    mma_weight_gradient(*plan);
+  if (!hopper.empty()) {
+    wgmma_weight_gradient(hopper, partial);
+  } else if (ampere) {
+    ampere->partial = partial;
+    mma_weight_gradient(*ampere);
   } else {
     conv2d_weight_gradient_kernel(blocks, kElementThreads, {size, partial, view(dy), view(x), a});
   }

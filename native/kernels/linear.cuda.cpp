@@ -6,6 +6,7 @@
 #include "mma_product.cuda.h"
 #include "ops.h"
 #include "reduce.cuda.h"
+#include "wgmma_product.cuda.h"
 
 namespace phx {
 namespace {
@@ -31,21 +32,25 @@ void linear_forward(Context&, Tensor y, Tensor x0, Tensor x1, Tensor residual, T
 void linear_backward(Context& ctx, Grad dx0, Grad dx1, Tensor dw, Tensor db, Tensor dy, Tensor x0, Tensor x1, Tensor w) {
   int rows = int(dy.rows()), columns = x0.c + (x1 ? x1.c : 0);
   check_shape("linear_backward", "w", w, dy.c, 1, 1, columns);
-  bool wanted = dx0 || dx1;
-  if (auto plan = wanted ? mma_linear_input_gradient(dx0, dx1, dy, w, x0.c) : std::nullopt) {
+  bool done = !(dx0 || dx1) || wgmma_linear_input_gradient(dx0, dx1, dy, w, x0.c);
+  if (auto plan = done ? std::nullopt : mma_linear_input_gradient(dx0, dx1, dy, w, x0.c)) {
     mma_input_gradient(*plan);
-  } else if (wanted) {
+  } else if (!done) {
     ProductSize size{rows, columns, dy.c, dy.c};
     linear_input_gradient_kernel(grid(size), kElementThreads, {size, view(dx0), view(dx1), view(dy), view(w), x0.c});
   }
   ProductSize size{dy.c, columns, rows, int(range_size(size_t(rows)))};
   Blocks blocks = grid(size);
-  auto plan = mma_linear_weight_gradient(dy, x0, x1);
-  size_t weights = size_t(dy.c) * columns, count = plan ? size_t(ranges(*plan)) : blocks.z;
+  auto hopper = wgmma_linear_weight_gradient(dy, x0, x1);
+  auto ampere = hopper.empty() ? mma_linear_weight_gradient(dy, x0, x1) : std::nullopt;
+  size_t weights = size_t(dy.c) * columns;
+  size_t count = !hopper.empty() ? size_t(ranges(hopper)) : ampere ? size_t(ranges(*ampere)) : blocks.z;
   real* partial = ctx.scratch(count * weights + blocks.z * size_t(dy.c));
-  if (plan) {
-    plan->partial = partial;
-    mma_weight_gradient(*plan);
+  if (!hopper.empty()) {
+    wgmma_weight_gradient(hopper, partial);
+  } else if (ampere) {
+    ampere->partial = partial;
+    mma_weight_gradient(*ampere);
   } else {
     linear_weight_gradient_kernel(blocks, kElementThreads, {size, partial, view(dy), view(x0), view(x1)});
   }

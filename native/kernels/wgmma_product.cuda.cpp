@@ -2,31 +2,30 @@
 #include "wgmma_product.cuda.h"
 
 #include <tuple>
+#include <type_traits>
 
 namespace phx {
 namespace {
 
-KernelNeeds needs(int columns, bool staged) { return {90, unsigned(wgmma_shared_bytes(columns, staged))}; }
-
 // A kernel for each width of a tile.
 template <class Parameters>
 struct Widths {
-  Kernel<Parameters> narrow, middle, wide;
+  static constexpr bool kStaged = std::is_same_v<Parameters, WgmmaForward>;
+  const Kernel<Parameters> narrow, middle, wide;
+  Widths(const char* name64, const char* name128, const char* name256)
+      : narrow(name64, needs(64)), middle(name128, needs(128)), wide(name256, needs(256)) {}
+  static KernelNeeds needs(int columns) { return {90, unsigned(wgmma_shared_bytes(columns, kStaged))}; }
+  bool available() const { return narrow.available(); }
   void operator()(const WgmmaPlan<Parameters>& plan) const {
     const Kernel<Parameters>& kernel = plan.columns == 64 ? narrow : plan.columns == 128 ? middle : wide;
     kernel({size_t(std::min(plan.tiles, multiprocessors()))}, kWgmmaThreads, plan.parameters);
   }
-  bool available() const { return narrow.available(); }
 };
-const Widths<WgmmaForward> forward_kernel{{"wgmma_forward_64_kernel", needs(64, true)},
-                                          {"wgmma_forward_128_kernel", needs(128, true)},
-                                          {"wgmma_forward_256_kernel", needs(256, true)}};
-const Widths<WgmmaForward> input_gradient_kernel{{"wgmma_input_gradient_64_kernel", needs(64, true)},
-                                                 {"wgmma_input_gradient_128_kernel", needs(128, true)},
-                                                 {"wgmma_input_gradient_256_kernel", needs(256, true)}};
-const Widths<WgmmaWeightGradient> weight_gradient_kernel{{"wgmma_weight_gradient_64_kernel", needs(64, false)},
-                                                         {"wgmma_weight_gradient_128_kernel", needs(128, false)},
-                                                         {"wgmma_weight_gradient_256_kernel", needs(256, false)}};
+const Widths<WgmmaForward> forward_kernel("wgmma_forward_64_kernel", "wgmma_forward_128_kernel", "wgmma_forward_256_kernel");
+const Widths<WgmmaForward> input_gradient_kernel("wgmma_input_gradient_64_kernel", "wgmma_input_gradient_128_kernel",
+                                                 "wgmma_input_gradient_256_kernel");
+const Widths<WgmmaWeightGradient> weight_gradient_kernel("wgmma_weight_gradient_64_kernel", "wgmma_weight_gradient_128_kernel",
+                                                         "wgmma_weight_gradient_256_kernel");
 
 bool start(const Widths<WgmmaForward>& kernel, const WgmmaForwards& plans) {
   for (const auto& plan : plans) kernel(plan);

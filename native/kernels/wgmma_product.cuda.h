@@ -12,6 +12,7 @@ bool wgmma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int co
 // Plans, empty where it does not take the work; `partial` of ranges · rows · columns floats is the caller's.
 WgmmaWeightGradients wgmma_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d);
 WgmmaWeightGradients wgmma_linear_weight_gradient(Tensor dy, Tensor x0, Tensor x1);
+inline int ranges(const WgmmaWeightGradients& plans) { return plans[0].parameters.ranges; }
 void wgmma_weight_gradient(const WgmmaWeightGradients&, float* partial);
 
 }  // namespace phx

@@ -24,6 +24,7 @@ void linear_forward(Context&, Tensor y, Tensor x0, Tensor x1, Tensor residual, T
   int columns = x0.c + (x1 ? x1.c : 0);
   check_shape("linear_forward", "w", w, y.c, 1, 1, columns);
   check(y.rows() == x0.rows(), "linear_forward", "as many rows in y as in x0");
+  if (wgmma_linear_forward(y, x0, x1, residual, w, b)) return;
   if (auto plan = mma_linear_forward(y, x0, x1, residual, w, b)) return mma_forward(*plan);
   ProductSize size{int(y.rows()), y.c, columns, columns};
   linear_forward_kernel(grid(size), kElementThreads, {size, view(y), view(x0), view(x1), view(residual), view(w), view(b)});

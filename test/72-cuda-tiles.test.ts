@@ -45,3 +45,7 @@ const normed = { silu: true, dropout: 0.1, mean: 3 };
 check('slabs', 'group_norm_forward', (r) => norm([2, 4, 6, 64], 0, 16, normed, r));
 check('slabs, two inputs, the last one shorter', 'group_norm_forward', (r) => norm([2, 3, 5, 40], 32, 6, { ...normed, dropout: 0 }, r));
 check('slabs of a few pixels, one group', 'group_norm_forward', (r) => norm([1, 2, 2, 48], 0, 1, { ...normed, silu: false }, r));
+// Sides that Hopper's copies cover, where the device is one.
+check('stride 2 on whole boxes', 'conv2d_forward', (r) => conv([2, 8, 8, 16], 24, { stride: 2, pad: 0 }, all, r));
+check('upsampled, whole boxes', 'conv2d_forward', (r) => conv([2, 4, 4, 16], 24, { upsample: 2 }, all, r));
+check('more columns than a tile', 'conv2d_forward', (r) => conv([1, 4, 4, 8], 264, {}, all, r), undefined, [1]);

@@ -105,8 +105,10 @@ __device__ void forward(const WgmmaForward& f) {
   int tiles = f.pixels.count * f.column_tiles, steps = f.taps * (f.steps0 + f.steps1);
 
   if (warpgroup == 0) {
-    lower_registers<24>();
+    lower_registers<40>();
     if (thread) return;
+    prefetch_map(&f.in0);
+    prefetch_map(&f.weights);
     for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
       Pixel p = first_pixel(f.pixels, tile / f.column_tiles);
       int column = tile % f.column_tiles * Columns;
@@ -128,7 +130,7 @@ __device__ void forward(const WgmmaForward& f) {
     return;
   }
 
-  raise_registers<240>();
+  raise_registers<232>();
   int consumer = warpgroup - 1;
   bool elected = thread == 0;
   uint32_t staged = results + uint32_t(consumer * kBlocks) * kBlockBytes, residual_barrier = residual_barriers + uint32_t(consumer) * 8;
@@ -212,7 +214,7 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
   int per_range = g.row_tiles * g.taps * g.column_tiles, tiles = per_range * g.ranges;
 
   if (warpgroup == 0) {
-    lower_registers<24>();
+    lower_registers<40>();
     if (thread) return;
     for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
       int begin = tile / per_range * g.steps_per_range, end = min(begin + g.steps_per_range, g.steps);
@@ -232,7 +234,7 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
     return;
   }
 
-  raise_registers<240>();
+  raise_registers<232>();
   int consumer = warpgroup - 1;
   for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
     int range = tile / per_range, begin = range * g.steps_per_range, end = min(begin + g.steps_per_range, g.steps);

@@ -1,16 +1,17 @@
 #!/usr/bin/env node
 /**
- * The command line: phoenix demo | federate | train | finetune | sample | report | doctor.
+ * The command line: phoenix demo | federate | train | finetune | sample | experiment | report | doctor.
  *
  * Results go to stdout, progress and messages to stderr. With --json stdout holds JSON only: demo, federate and train write a line
- * {"event":"start", …}, a line {"event":"round", …} a round and {"event":"done", …} at the end; the other commands write one document; an
- * error is the line {"event":"error","code":…,"message":…}.
+ * {"event":"start", …}, a line {"event":"round", …} a round and {"event":"done", …} at the end; experiment writes {"event":"plan", …},
+ * a line {"event":"cell", …} a cell and {"event":"done", …}; the other commands write one document; an error is the line {"event":"error","code":…,"message":…}.
  * Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
  */
 import { Command, CommanderError, Option } from 'commander';
 import {
   type Command as Configured,
   demoOptions,
+  type ExperimentOptions,
   type FederateOptions,
   type FinetuneOptions,
   type OptionRow,
@@ -22,6 +23,7 @@ import {
 import { diagnose, formatDiagnosis } from './doctor.ts';
 import { PhoenixError } from './errors.ts';
 import type { RunEvents, RunResult, StepEvent } from './events.ts';
+import { experiment, type Plan } from './experiment/experiment.ts';
 import { federate } from './federate.ts';
 import { finetune } from './finetune.ts';
 import { describeDecision } from './fl/strategies/filter.ts';
@@ -31,7 +33,7 @@ import { createProgress, type Progress } from './progress.ts';
 import { writeReport } from './report/report.ts';
 import { sample } from './sample.ts';
 import { train } from './train.ts';
-import { formatCount, formatDuration } from './units.ts';
+import { formatBytes, formatCount, formatDuration } from './units.ts';
 
 /** Raw options of one call, as commander gives them: text, or true for a flag. */
 type Raw = Record<string, unknown> & { json?: boolean };
@@ -89,6 +91,13 @@ function buildProgram(run: (work: (terminal: Terminal) => Promise<void>, raw: Ra
   withOptions(program.command('sample').description('Draws images from a trained model into a PNG.'), 'sample', {}).action(
     (source: string, raw: Raw) => run((terminal) => runSample({ ...raw, source }, terminal), raw),
   );
+  withOptions(
+    program
+      .command('experiment')
+      .description('Trains every cell of a grid of arms, partitions and seeds at equal work, scores it and reports.'),
+    'experiment',
+    {},
+  ).action((grid: string, raw: Raw) => run((terminal) => runExperiment({ ...raw, grid }, terminal), raw));
   program
     .command('report')
     .description('Writes report.html of a run, finished or not.')
@@ -241,6 +250,62 @@ async function runSample(raw: Raw, { progress, signal, json, text }: Terminal): 
   progress.stop();
   json({ event: 'done', ...drawn, classes: drawn.classes && [...drawn.classes] });
   text(drawn.grid!);
+}
+
+async function runExperiment(raw: Raw, { progress, signal, json, text }: Terminal): Promise<void> {
+  const options = checkOptions('experiment', raw) as ExperimentOptions;
+  let dir: string | undefined;
+  let result: Awaited<ReturnType<typeof experiment>>;
+  try {
+    result = await experiment(options, {
+      signal,
+      onPlan(plan) {
+        dir = plan.dir;
+        json({ event: 'plan', ...plan });
+        progress.note(describePlan(plan));
+      },
+      onCell({ cell, final }, done, cells) {
+        json({ event: 'cell', cell, done, cells, metrics: final!.metrics });
+        const [name, value] = Object.entries(final!.metrics)[0]!;
+        progress.note(`${cell}: ${name} ${value.toPrecision(4)} (${done} of ${cells} cells)`);
+      },
+      onProgress: (state) => progress.update(state),
+      onMessage: ({ text: message, level }) => progress.note(level === 'warning' ? `warning: ${message}` : message),
+    });
+  } catch (error) {
+    progress.stop();
+    if (error instanceof Stopped)
+      warn(dir === undefined ? 'Stopped before the experiment began.' : `Stopped. The same command continues ${dir}.`);
+    throw error;
+  }
+  progress.stop();
+  json({ event: 'done', ...result });
+  if (options.plan) return;
+  const open = result.cells - result.done;
+  text(
+    open === 0
+      ? `Done: ${result.cells} cells.`
+      : `Time is up: ${result.done} of ${result.cells} cells are done; the same command continues.`,
+  );
+  if (result.report) {
+    text(`report   ${result.report}`);
+    text(`tables   ${result.markdown}`);
+  }
+}
+
+function describePlan(plan: Plan): string {
+  const parts = [
+    `${plan.cells} cells of ${plan.trainings} trainings, ${formatCount(plan.imagesPerCell)} images each`,
+    plan.done > 0 ? `${plan.done} cells done` : [],
+    plan.done < plan.cells
+      ? [
+          `${formatCount(plan.parameterCount)} parameters`,
+          `to do: ${formatCount(plan.imagesLeft)} images to train on, ${formatCount(plan.samplesLeft)} to draw, about ${formatDuration(plan.secondsLeft)} as measured now`,
+          `${formatBytes(plan.bytes)} sent at most by all federations`,
+        ]
+      : [],
+  ];
+  return `Experiment ${plan.name} in ${plan.dir}: ${parts.flat().join('; ')}.`;
 }
 
 /** Ctrl-C or SIGTERM once stops after the running call, twice at once. */

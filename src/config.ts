@@ -19,7 +19,7 @@ import { strategies } from './fl/strategies/index.ts';
 import type { Strategy } from './fl/types.ts';
 import { compressions, parseCompression } from './fl/vector.ts';
 
-export type Command = 'federate' | 'train' | 'finetune' | 'sample';
+export type Command = 'federate' | 'train' | 'finetune' | 'sample' | 'experiment';
 
 /** A type of option: how it is checked and what a help text calls it. Numbers may come as text, as a command line gives them. */
 type Kind<T> = {
@@ -219,6 +219,7 @@ const methods = {
 
 const both = ['federate', 'train'] as const;
 const all = ['federate', 'train', 'finetune', 'sample'] as const;
+const everywhere = [...all, 'experiment'] as const;
 
 const table = [
   option({
@@ -763,10 +764,45 @@ const table = [
     help: 'images drawn at once; does not change them',
   }),
 
+  option({
+    key: 'grid',
+    commands: ['experiment'],
+    kind: text('grid'),
+    default: required,
+    positional: true,
+    help: 'a grid file (.json) or a preset: smoke, fashion, deeppcb-sites, cifar10',
+  }),
+  option({
+    key: 'data',
+    commands: ['experiment'],
+    kind: text('path'),
+    default: undefined,
+    defaultText: "the grid's",
+    help: 'dataset with training and test images, in place of the one that the grid names',
+  }),
+  option({
+    key: 'features',
+    commands: ['experiment'],
+    kind: text('file.safetensors'),
+    default: undefined,
+    defaultText: "the grid's, or a classifier trained on the data",
+    help: 'feature network that samples are scored by',
+  }),
+  option({
+    key: 'stopAfter',
+    commands: ['experiment'],
+    kind: number(0, 1e6),
+    default: undefined,
+    defaultText: 'never',
+    unit: 'minutes',
+    help: 'stop at the first commit after this time; the same command continues',
+  }),
+  option({ key: 'plan', commands: ['experiment'], kind: flag, default: false, help: 'say what it would cost, and end' }),
+
   option({ key: 'seed', commands: all, kind: integer(0), default: 0, help: 'everything random follows from it' }),
   option({
     key: 'device',
-    commands: all,
+    commands: everywhere,
     kind: choice(['auto', 'cpu', 'cuda']),
     default: 'auto',
     mayChange: true,
@@ -774,13 +810,21 @@ const table = [
   }),
   option({
     key: 'threads',
-    commands: all,
+    commands: everywhere,
     kind: integer(0, 1024),
     default: 0,
     defaultText: 'all cores',
     unit: 'threads',
     mayChange: true,
     help: 'CPU threads; does not change results',
+  }),
+  option({
+    key: 'out',
+    commands: ['experiment'],
+    kind: text('dir'),
+    default: undefined,
+    defaultText: "runs/<the grid's name>",
+    help: 'folder of the experiment; one that is there is continued',
   }),
   option({
     key: 'out',
@@ -828,6 +872,7 @@ export type FederateOptions = Options<'federate'>;
 export type TrainOptions = Options<'train'>;
 export type FinetuneOptions = Options<'finetune'>;
 export type SampleOptions = Options<'sample'>;
+export type ExperimentOptions = Options<'experiment'>;
 
 const entriesOf = (command: Command): Entry[] => table.filter((entry) => (entry.commands as readonly Command[]).includes(command));
 

@@ -5,7 +5,7 @@
 export { createImages, type Device, type Images, type Session } from './bindings/session.ts';
 export type { Vector } from './bindings/vector.ts';
 export { createVector } from './bindings/vector.ts';
-export type { FederateOptions, FinetuneOptions, SampleOptions, TrainOptions } from './config.ts';
+export type { ExperimentOptions, FederateOptions, FinetuneOptions, SampleOptions, TrainOptions } from './config.ts';
 export {
   type Checkpoint,
   type CheckpointContent,
@@ -23,6 +23,7 @@ export { type LocalFit, type Trained, type TrainLocalOptions, trainLocal } from 
 export { type Preset, type PresetName, presets, type UNetConfig, unetConfig } from './ddpm/unet.ts';
 export { PhoenixError, type PhoenixErrorCode } from './errors.ts';
 export type { MessageEvent, RunEvents, RunResult, StartEvent, StepEvent } from './events.ts';
+export { type ExperimentEvents, type ExperimentResult, experiment, type Plan } from './experiment/experiment.ts';
 export { federate } from './federate.ts';
 export { type Finetuned, type FinetuneEvents, finetune } from './finetune.ts';
 export { type Client, type ClientOptions, createClient } from './fl/client.ts';

@@ -58,6 +58,8 @@ export type Scorer = {
   unseenTests: number;
   /** Metrics of samples, under their names. `full`: all of them; otherwise those that curves show. */
   score(images: FeatureImages, full: boolean): Promise<Score>;
+  /** How many of the images show each class; undefined where classes cannot be told. */
+  classesOf(images: FeatureImages): Promise<number[] | undefined>;
 };
 
 export type Score = {
@@ -150,7 +152,15 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
   const { centres } = await kMeans(seen.features, Math.min(bins, seen.features.rows), { threads });
   const realBins = await binCounts(seen.features, centres, { threads });
 
+  const predict = (drawn: Features, drawnLogits: Features | undefined) =>
+    predictedClasses(regression ? logisticLogits(regression, drawn) : drawnLogits!);
+
   return {
+    async classesOf(images) {
+      if (!trusted) return undefined;
+      const { features: drawn, logits: drawnLogits } = await network.run(images, { threads, signal });
+      return [...classCoverage(predict(drawn, drawnLogits), classNames.length).counts];
+    },
     network: { name: network.name, fingerprint: network.fingerprint, dims: network.dims },
     accuracy: accuracyOf,
     classesBy,
@@ -171,8 +181,7 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
       metrics[named('recall')] = recall;
       const score: Score = { metrics };
       if (trusted) {
-        const predicted = predictedClasses(regression ? logisticLogits(regression, drawn) : drawnLogits!);
-        const { covered, entropy, counts } = classCoverage(predicted, classNames.length);
+        const { covered, entropy, counts } = classCoverage(predict(drawn, drawnLogits), classNames.length);
         metrics[named('classes')] = covered;
         metrics[named('entropy')] = entropy;
         score.classes = [...counts];

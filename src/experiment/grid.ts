@@ -58,6 +58,8 @@ export const knownPartitions: Record<string, Omit<z.input<typeof partitionSchema
 /** The arms that the gap is measured between: the one to close it from, and the one to close it to. */
 export const BASELINE = 'fedavg-ema';
 export const CEILING = 'centralised';
+/** The mixture that other mixtures are compared with. */
+export const TUNED = 'fedavg-finetuned';
 
 const gridSchema = z.strictObject({
   name,
@@ -156,7 +158,7 @@ export function parseGrid(value: unknown, source: string): Grid {
 
 /** Whether each client ends with a model of its own. */
 export function isPersonal(arm: Arm): boolean {
-  return arm.train === 'federated' && (arm.options.personal ?? (arm.options.method === 'phoenix' ? 'head' : 'none')) !== 'none';
+  return arm.train === 'federated' && parseOptions('federate', { data: 'synthetic', ...arm.options }).personal !== 'none';
 }
 
 /** Whether an arm is scored on equally many samples of every client's model, instead of on one model's. */

@@ -9,13 +9,17 @@ export function responsive(wide: Markup, narrow: Markup): Markup {
 }
 
 export type Point = { x: number; y: number };
-export type Series = { name: string /** Its colour: a class of the style sheet. */; tone: 'a' | 'b' | 'c'; points: Point[] };
+/** Colours of the style sheet, as its classes. */
+export const tones = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j'] as const;
+export type Series = { name: string; tone: (typeof tones)[number]; points: Point[] };
 type LineChart = {
   /** Size of the drawing in its own units; one is a CSS pixel when it is shown at full size. */
   width: number;
   height: number;
   label: string;
   xLabel: string;
+  /** Whether ticks of the x axis are whole numbers only. @default true */
+  xWhole?: boolean;
   yLabel: string;
   /** What one unit of the y axis is in units of the points. @default 1 */
   unit?: number;
@@ -37,7 +41,7 @@ export function lineChart(chart: LineChart): Markup {
   const ys = [...series.flatMap((line) => line.points.map((point) => point.y)), ...spread.flatMap((s) => [s.low, s.high])].map(
     (y) => y / unit,
   );
-  const x = roundAxis(lowest(xs), highest(xs), width);
+  const x = roundAxis(lowest(xs), highest(xs), width, chart.xWhole);
   const y = valueAxis(lowest(ys), highest(ys), height, chart.zero === true);
   const at = (point: Point) => `${x.at(point.x)},${y.at(point.y / unit)}`;
   const band = [...spread.map((s) => ({ x: s.x, y: s.high })), ...spread.toReversed().map((s) => ({ x: s.x, y: s.low }))];
@@ -47,12 +51,13 @@ export function lineChart(chart: LineChart): Markup {
     const [first, last] = [line.points[0]!, line.points.at(-1)!];
     return html`${chart.fill && html`<polygon class="fill ${tone}" points="${`${x.at(first.x)},${y.at(0)} ${points} ${x.at(last.x)},${y.at(0)}`}"/>`}<polyline class="line ${tone}" points="${points}"/>${line.points.length <= 40 && line.points.map((point) => html`<circle class="dot ${tone}" cx="${x.at(point.x)}" cy="${y.at(point.y / unit)}" r="2.5"/>`)}`;
   });
-  const readouts = thin(series[0]!.points).map(({ x: round }) => {
+  const everyX = [...new Set(xs)].sort((a, b) => a - b);
+  const readouts = thin(everyX).map((round) => {
     const values = series.flatMap((line) => {
       const point = line.points.find((p) => p.x === round);
       return point ? [{ point, name: line.name, tone: line.tone }] : [];
     });
-    const text = `${chart.xLabel} ${round}: ${values.map((value) => `${value.name} ${chart.format(value.point.y)}`).join(', ')}`;
+    const text = `${chart.xLabel} ${chart.xWhole === false ? formatNumber(round) : round}: ${values.map((value) => `${value.name} ${chart.format(value.point.y)}`).join(', ')}`;
     return hit(
       x,
       round,
@@ -116,12 +121,13 @@ function thin<T>(points: T[]): T[] {
   return points.filter((_, index) => index % every === 0);
 }
 
-function roundAxis(first: number, last: number, width: number): Axis {
+function roundAxis(first: number, last: number, width: number, whole = true): Axis {
   const [low, high] = first === last ? [first - 0.5, last + 0.5] : [first, last];
   const length = width - MARGIN.left - MARGIN.right - 16;
-  const every = Math.max(1, niceStep((high - low) / (width < 500 ? 6 : 12)));
+  const every = Math.max(whole ? 1 : 0, niceStep((high - low) / (width < 500 ? 6 : 12)));
   const ticks: number[] = [];
-  for (let tick = Math.ceil(low / every) * every; tick <= high; tick += every) if (Number.isInteger(tick)) ticks.push(tick);
+  for (let tick = Math.ceil(low / every) * every; tick <= high; tick += every)
+    if (!whole || Number.isInteger(tick)) ticks.push(Number(tick.toPrecision(12)));
   return {
     at: (value) => fixed(MARGIN.left + 8 + ((value - low) / (high - low)) * length),
     ticks,

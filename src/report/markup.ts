@@ -15,8 +15,8 @@ export function html(strings: TemplateStringsArray, ...parts: Part[]): Markup {
 }
 
 export const STYLE = `
-:root{--page:#faf8f5;--card:#fff;--ink:#211d19;--soft:#6f675f;--line:#e6e0d8;--a:#c8501a;--b:#2467b8;--heat:#c8501a;--bad:#b3261e}
-@media (prefers-color-scheme:dark){:root{--page:#151311;--card:#1e1b18;--ink:#efe9e2;--soft:#a29a91;--line:#36312c;--a:#ff8a4c;--b:#6fb1ff;--heat:#ff8a4c;--bad:#ff7b72}}
+:root{--page:#faf8f5;--card:#fff;--ink:#211d19;--soft:#6f675f;--line:#e6e0d8;--a:#c8501a;--b:#2467b8;--heat:#c8501a;--bad:#b3261e;--d:#2e8b57;--e:#8a4fbf;--f:#b08900;--g:#c2417c;--h:#3a8f9e;--i:#7a5230;--j:#5b6abf}
+@media (prefers-color-scheme:dark){:root{--page:#151311;--card:#1e1b18;--ink:#efe9e2;--soft:#a29a91;--line:#36312c;--a:#ff8a4c;--b:#6fb1ff;--heat:#ff8a4c;--bad:#ff7b72;--d:#6fcf97;--e:#c79bff;--f:#e5c04b;--g:#ff8fbf;--h:#6fd3e0;--i:#d0a57a;--j:#9fabff}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;-webkit-text-size-adjust:100%}
 main{max-width:60rem;margin:0 auto;padding:clamp(1rem,4vw,3rem) clamp(.9rem,4vw,2rem)}
@@ -51,7 +51,7 @@ svg{display:block;width:100%;height:auto;overflow:visible;font:12px system-ui,-a
 .narrow{display:none}
 .axis line{stroke:var(--line)}.axis text{fill:var(--soft)}
 .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
-.line.a,.mark.a{stroke:var(--a)}.line.b,.mark.b{stroke:var(--b)}.line.c,.mark.c{stroke:var(--soft)}
+.line.a,.mark.a{stroke:var(--a)}.line.b,.mark.b{stroke:var(--b)}.line.c,.mark.c{stroke:var(--soft)}.line.d,.mark.d{stroke:var(--d)}.dot.d{fill:var(--d)}.key.d::before{background:var(--d)}.line.e,.mark.e{stroke:var(--e)}.dot.e{fill:var(--e)}.key.e::before{background:var(--e)}.line.f,.mark.f{stroke:var(--f)}.dot.f{fill:var(--f)}.key.f::before{background:var(--f)}.line.g,.mark.g{stroke:var(--g)}.dot.g{fill:var(--g)}.key.g::before{background:var(--g)}.line.h,.mark.h{stroke:var(--h)}.dot.h{fill:var(--h)}.key.h::before{background:var(--h)}.line.i,.mark.i{stroke:var(--i)}.dot.i{fill:var(--i)}.key.i::before{background:var(--i)}.line.j,.mark.j{stroke:var(--j)}.dot.j{fill:var(--j)}.key.j::before{background:var(--j)}.key.c::before{background:var(--soft)}
 .dot.a,.bar.a,.fill.a{fill:var(--a)}.dot.b,.bar.b{fill:var(--b)}.dot.c,.fill.c{fill:var(--soft)}
 .fill{opacity:.14}polygon.band{fill:var(--a);opacity:.13}
 .hit rect{fill:transparent}
@@ -85,4 +85,7 @@ td.strong{color:#fff}
 footer{color:var(--soft);font-size:.85rem}
 @media (max-width:42rem){.hero,.pair{grid-template-columns:1fr}.wide{display:none}.narrow{display:block}.figures{grid-template-columns:repeat(2,1fr)}}
 @media print{body{background:#fff}section{break-inside:avoid}}
+.figures-table{min-width:100%;border-spacing:0}.figures-table td,.figures-table th{padding:.35em .7em;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+.figures-table tbody th,.figures-table thead th:first-child,.figures-table .text{text-align:left}.figures-table tbody th{color:var(--ink);font-weight:600}
+.figures-table .best{font-weight:700;color:var(--a)}.figures-table small{color:var(--soft)}
 `;

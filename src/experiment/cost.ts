@@ -1,0 +1,62 @@
+/** What an experiment will cost: images and bytes by arithmetic, time by a short measurement on this machine. */
+import { createImages } from '../bindings/session.ts';
+import { parseOptions } from '../config.ts';
+import type { Dataset } from '../ddpm/data/index.ts';
+import { makeTable } from '../ddpm/schedulers/index.ts';
+import { createSession } from '../ddpm/session.ts';
+import { trainLocal } from '../ddpm/train.ts';
+import { parseCompression } from '../fl/vector.ts';
+import type { Prepared } from '../prepare.ts';
+import type { Arm } from './grid.ts';
+
+export type Rates = {
+  parameterCount: number;
+  /** Images trained on a second, and drawn a second. */
+  train: number;
+  sample: number;
+};
+
+/** Shortest measurement of either rate, in milliseconds. */
+const MEASURE_MS = 1000;
+const SAMPLE_BATCH = 32;
+
+/** Measures training and sampling of the grid's model. */
+export async function measureRates(
+  prepared: Prepared,
+  dataset: Dataset,
+  options: { steps: number; scheduler: string; device: 'auto' | 'cpu' | 'cuda'; threads: number; signal?: AbortSignal },
+): Promise<Rates> {
+  const { unet, noise, fit, classes } = prepared;
+  const { device, threads, signal } = options;
+  using session = createSession({ unet, noise, device, threads: threads || undefined });
+  using images = await createImages(dataset);
+  await session.init(1n);
+  const indices = Int32Array.from({ length: dataset.count }, (_, i) => i);
+  const rate = async (work: () => Promise<number>) => {
+    await work(); // memory is planned and caches are filled
+    const started = performance.now();
+    let done = 0;
+    while (performance.now() - started < MEASURE_MS) done += await work();
+    return (1000 * done) / (performance.now() - started);
+  };
+  const train = await rate(async () => {
+    const length = { localImages: 4 * fit.batch, warmupSteps: 0, globalStep: 0, emaDecay: 0 };
+    return (await trainLocal({ session, images, indices, classes, fit: { ...fit, mu: 0, ...length }, key: 2n, signal })).images;
+  });
+  const table = makeTable(options.scheduler as 'ddim', noise, options.steps);
+  const drawn = unet.numClasses > 0 ? new Int32Array(SAMPLE_BATCH) : undefined;
+  const sample = await rate(async () => {
+    const common = { table, clip: true, key: 3n, firstImage: 0, classes: drawn, weights: session.params };
+    await session.sample({ count: SAMPLE_BATCH, batch: SAMPLE_BATCH, ...common }, signal);
+    return SAMPLE_BATCH;
+  });
+  return { parameterCount: session.parameterCount, train, sample };
+}
+
+/** Bytes of the model down and of an update up, of one client in one round, by the formats; personal layers, which do not travel, are counted too. */
+export function bytesOfRound(arm: Arm, parameterCount: number): number {
+  const { compress, compressTasks } = parseOptions('federate', { data: 'synthetic', ...arm.options });
+  const { codec, share } = parseCompression(compress);
+  const up = { float32: 1, bf16: 1 / 2, int8: 0.251, topk: share }[codec];
+  return 4 * parameterCount * (up + (compressTasks === 'bf16' ? 1 / 2 : 1));
+}

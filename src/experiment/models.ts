@@ -1,0 +1,284 @@
+/** Trainings of an experiment, in pieces that end where a point of the curves is due, and drawing samples from what they have learnt. */
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import { createImages } from '../bindings/session.ts';
+import { parseOptions } from '../config.ts';
+import { readCheckpoint } from '../ddpm/checkpoint.ts';
+import type { Dataset } from '../ddpm/data/index.ts';
+import type { FeatureImages } from '../ddpm/metrics/index.ts';
+import { noise } from '../ddpm/noise.ts';
+import { drawSamples, toPixels } from '../ddpm/sample.ts';
+import { createSession } from '../ddpm/session.ts';
+import { trainLocal } from '../ddpm/train.ts';
+import { PhoenixError } from '../errors.ts';
+import type { RunEvents } from '../events.ts';
+import { dealImages, federate } from '../federate.ts';
+import { prepare } from '../prepare.ts';
+import { type LoggedRound, readLog } from '../report/report.ts';
+import { streamKey } from '../rng.ts';
+import { openRun } from '../run/folder.ts';
+import { sample } from '../sample.ts';
+import { train } from '../train.ts';
+import { pickImages } from './features.ts';
+import { type Cell, federateOptions, type Grid, isPersonal, type Training, trainOptions, type Work } from './grid.ts';
+
+export type Lab = {
+  grid: Grid;
+  /** Training images. */
+  dataset: Dataset;
+  /** The experiment's folder. */
+  dir: string;
+  device: 'auto' | 'cpu' | 'cuda';
+  threads: number;
+  signal?: AbortSignal;
+  /** Whether to stop at the next commit: time is up. */
+  due(): boolean;
+};
+
+/** Where a training stands: rounds, images drawn and bytes sent so far. */
+export type Standing = {
+  round: number;
+  images: number;
+  bytesUp: number;
+  bytesDown: number;
+  /** Whether it has ended: at the commit whose images are nearest to the work of a cell. */
+  ended: boolean;
+};
+
+/** Stands for an abort of a training by the experiment itself, after a commit. */
+class Pause extends Error {}
+
+export const folderOf = (lab: Lab, training: Training): string => join(lab.dir, 'runs', training.id);
+
+/** The rounds of a run folder that were committed. */
+export async function roundsOf(dir: string): Promise<LoggedRound[]> {
+  const run = await openRun(dir).catch((error) => {
+    if (error instanceof PhoenixError && error.code === 'ERR_PHOENIX_RUN' && /no run folder/.test(error.message)) return undefined;
+    throw error;
+  });
+  if (!run) return [];
+  return (await readLog(join(dir, 'log.jsonl'))).rounds.filter(({ round }) => round <= run.round);
+}
+
+const standingAfter = (rounds: LoggedRound[], total: number): Standing => {
+  const sum = (of: 'images' | 'bytesUp' | 'bytesDown') => rounds.reduce((all, round) => all + round[of], 0);
+  const images = sum('images');
+  const last = rounds.at(-1);
+  // Clients that sit out, or adapt their work, make rounds of unequal size.
+  const ended = last !== undefined && total - images < last.images / 2;
+  return { round: last?.round ?? 0, images, bytesUp: sum('bytesUp'), bytesDown: sum('bytesDown'), ended };
+};
+
+/** Where a training stands as of its last commit. */
+export async function standingOf(lab: Lab, training: Training, work: Work): Promise<Standing> {
+  const dir = folderOf(lab, training);
+  if (training.arm.train !== 'local') return standingAfter(await roundsOf(dir), work.total);
+  const each = await Promise.all(sharesOf(lab, training).map(async ({ id }) => standingAfter(await roundsOf(join(dir, id)), work.alone)));
+  return {
+    round: Math.min(...each.map(({ round }) => round)),
+    images: each.reduce((sum, { images }) => sum + images, 0),
+    bytesUp: 0,
+    bytesDown: 0,
+    ended: each.every(({ ended }) => ended),
+  };
+}
+
+/**
+ * Trains on to the next point: the first commit at which `target` images have been drawn in all, or the end. A federation in which clients sit
+ * out, or draw more or fewer images than planned, gets more or fewer rounds.
+ * @returns where it stands; before the point where time was up
+ */
+export async function trainTo(
+  lab: Lab,
+  training: Training,
+  work: Work,
+  target: number,
+  onImages: (images: number) => void,
+): Promise<Standing> {
+  const dir = folderOf(lab, training);
+  if (training.arm.train === 'local') {
+    await trainAlone(lab, training, work, onImages);
+    return standingOf(lab, training, work);
+  }
+  let standing = await standingOf(lab, training, work);
+  while (!standing.ended && standing.images < target && !lab.due()) {
+    const events = pausing(lab, standing.images, { target, total: work.total }, onImages);
+    if (training.arm.train === 'central') {
+      const options = { ...trainOptions(lab.grid, training.seed, work.total, work.total / lab.grid.rounds), data: lab.dataset };
+      await unlessPaused(() => train({ ...options, ...place(lab, dir) }, events));
+    } else {
+      const left = Math.ceil((work.total - standing.images) / (work.selected * work.perClient));
+      const rounds = standing.round < work.rounds ? work.rounds : standing.round + left;
+      const options = { ...federateOptions(lab.grid, training.arm, training.partition!, training.seed), data: lab.dataset, rounds };
+      await unlessPaused(() => federate({ ...options, ...place(lab, dir) } as Parameters<typeof federate>[0], events));
+    }
+    standing = await standingOf(lab, training, work);
+  }
+  return standing;
+}
+
+const place = ({ device, threads }: Lab, out: string) => ({ out, resume: true, device, threads: threads || undefined });
+
+/** Events of a training that is aborted after the commit at which `target` images are reached, it has ended, or time is up. */
+function pausing(lab: Lab, before: number, until: { target: number; total: number }, onImages: (images: number) => void): RunEvents {
+  const pause = new AbortController();
+  let images = before;
+  return {
+    signal: lab.signal ? AbortSignal.any([lab.signal, pause.signal]) : pause.signal,
+    onStep: (step) => onImages(step.images),
+    onRound(record) {
+      images += record.images;
+      onImages(images);
+      if (images >= until.target || until.total - images < record.images / 2 || lab.due()) pause.abort(new Pause());
+    },
+  };
+}
+
+async function unlessPaused(work: () => Promise<unknown>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    if (!(error instanceof Pause)) throw error;
+  }
+}
+
+const sharesOf = (lab: Lab, { arm, partition, seed }: Training) =>
+  dealImages(parseOptions('federate', federateOptions(lab.grid, arm, partition!, seed)), lab.dataset).shares;
+
+/** One model a client, each on the client's images alone, one client after the other. */
+async function trainAlone(lab: Lab, training: Training, work: Work, onImages: (images: number) => void): Promise<void> {
+  let before = 0;
+  for (const { id, train: own, heldOut } of sharesOf(lab, training)) {
+    const dir = join(folderOf(lab, training), id);
+    const had = standingAfter(await roundsOf(dir), work.alone);
+    if (!had.ended) {
+      if (lab.due()) return;
+      const options = { ...trainOptions(lab.grid, training.seed, work.alone, work.perClient), ...place(lab, dir) };
+      const data = subset(lab.dataset, [...own, ...heldOut], id);
+      const events = pausing(lab, had.images, { target: work.alone, total: work.alone }, (images) => onImages(before + images));
+      await unlessPaused(() => train({ ...options, data }, events));
+    }
+    before += standingAfter(await roundsOf(dir), work.alone).images;
+  }
+}
+
+/** A client's images as a dataset of their own. */
+function subset(dataset: Dataset, positions: number[], name: string): Dataset {
+  const ascending = positions.toSorted((a, b) => a - b);
+  const { pixels, count } = pickImages(dataset, ascending);
+  const pick = (column: Int32Array | undefined) => column && Int32Array.from(ascending, (position) => column[position]!);
+  const fingerprint = createHash('sha256').update(dataset.fingerprint).update(JSON.stringify(ascending)).digest('hex');
+  return { ...dataset, name, pixels, count, labels: pick(dataset.labels), sites: pick(dataset.sites), fingerprint };
+}
+
+// ---- samples
+
+export type Drawn = {
+  images: FeatureImages;
+  /** For a mixture: who the images are of, one client after the other. */
+  clients?: { id: string; count: number }[];
+};
+
+/** Draws `count` images from what a cell's training has learnt: of one model, or in equal parts of every client's. */
+export async function draw(lab: Lab, cell: Cell, count: number, onProgress: (done: number) => void): Promise<Drawn> {
+  const { arm, seed, training } = cell;
+  const dir = folderOf(lab, training);
+  const { steps, scheduler } = lab.grid.score;
+  const from = async (source: string, n: number, own: number, done: number, client?: string) => {
+    const { device, threads, signal } = lab;
+    const options = { source, n, steps, scheduler: scheduler as 'ddim', client, raw: arm.weights === 'raw', seed: own, batch: 64 };
+    const events = { signal, onProgress: (share: number) => onProgress((done + share * n) / count) };
+    return sample({ ...options, device, threads: threads || undefined }, events);
+  };
+  if (arm.train !== 'local' && arm.fineTune === 0 && !isPersonal(arm)) return { images: await from(dir, count, seed, 0) };
+
+  if (arm.fineTune > 0) return fineTuned(lab, cell, count, onProgress);
+  const ids = arm.train === 'local' ? sharesOf(lab, training).map(({ id }) => id) : await trainedClients(dir);
+  const parts = equalParts(ids, count);
+  const images: FeatureImages[] = [];
+  let done = 0;
+  for (const [i, { id, count: n }] of parts.entries()) {
+    const personal = arm.train === 'federated';
+    images.push(await from(personal ? dir : join(dir, id), n, clientSeed(seed, i), done, personal ? id : undefined));
+    done += n;
+  }
+  return { images: joined(images), clients: parts };
+}
+
+/** Clients with personal layers of their own: those that have trained. */
+async function trainedClients(dir: string): Promise<string[]> {
+  const { stored } = await openRun(dir);
+  return Object.keys(stored)
+    .filter((key) => key.endsWith('/personal'))
+    .map((key) => key.slice(0, -'/personal'.length))
+    .sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
+}
+
+/** Every client's model draws from noise of its own. */
+const clientSeed = (seed: number, client: number) => 100_000 * (client + 1) + seed;
+
+/** `count` in parts whose sizes differ by at most one; clients that would get none are left out. */
+const equalParts = (ids: string[], count: number) =>
+  ids
+    .map((id, i) => ({ id, count: Math.floor(((i + 1) * count) / ids.length) - Math.floor((i * count) / ids.length) }))
+    .filter((part) => part.count > 0);
+
+function joined(parts: FeatureImages[]): FeatureImages {
+  const pixels = new Uint8Array(parts.reduce((sum, part) => sum + part.pixels.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    pixels.set(part.pixels, at);
+    at += part.pixels.length;
+  }
+  const { height, width, channels } = parts[0]!;
+  return { pixels, count: parts.reduce((sum, part) => sum + part.count, 0), height, width, channels };
+}
+
+/** The global model after each client's own epochs on it, Adam from zero: what personal layers are to be compared with. */
+async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number, onProgress: (done: number) => void): Promise<Drawn> {
+  const { dataset, device, threads, signal } = lab;
+  const { checkpoint: path } = await openRun(folderOf(lab, training));
+  const checkpoint = await readCheckpoint(path!);
+  const options = federateOptions(lab.grid, arm, training.partition!, seed);
+  const prepared = await prepare({ ...parseOptions('federate', options), data: dataset });
+  const schedule = noise(checkpoint.noise);
+  using session = createSession({ unet: checkpoint.unet, noise: schedule, device, threads: threads || undefined });
+  using resident = await createImages(dataset);
+  const { numClasses } = checkpoint.unet;
+  const shares = sharesOf(lab, training);
+  const parts = equalParts(
+    shares.map(({ id }) => id),
+    count,
+  );
+  const images: FeatureImages[] = [];
+  let done = 0;
+  for (const [i, { id, count: n }] of parts.entries()) {
+    await checkpoint.load(session.params, session.ema, session.parameters);
+    if (arm.weights === 'ema') await session.params.copy(session.ema, 0, session.parameterCount);
+    await trainLocal({
+      session,
+      images: resident,
+      indices: shares.find((share) => share.id === id)!.train,
+      classes: prepared.classes,
+      fit: { ...prepared.fit, epochs: arm.fineTune, warmupSteps: 0, globalStep: 0, emaDecay: 0 },
+      key: streamKey(seed, 'fine-tune', id),
+      signal,
+    });
+    const values = await drawSamples({
+      session,
+      noise: schedule,
+      count: n,
+      batch: Math.min(n, 64),
+      scheduler: lab.grid.score.scheduler as 'ddim',
+      steps: lab.grid.score.steps,
+      key: streamKey(clientSeed(seed, i), 'samples'),
+      classes: numClasses > 0 ? Int32Array.from({ length: n }, (_, image) => image % numClasses) : undefined,
+      signal,
+    });
+    const { height, width, channels } = dataset;
+    images.push({ pixels: toPixels(values), count: n, height, width, channels });
+    done += n;
+    onProgress(done / count);
+  }
+  return { images: joined(images), clients: parts };
+}

@@ -1,0 +1,51 @@
+/** How the results of an experiment are said, on the page and in Markdown. */
+import { formatBytes, formatNumber } from '../units.ts';
+import { BASELINE, CEILING, isMixture, TUNED } from './grid.ts';
+import { type curvesOf, type Figure, type filteringOf, kindOf, type PartitionResult, type Row } from './results.ts';
+import type { CellScore } from './store.ts';
+
+/** What every form of the report says. */
+export type ExperimentReport = {
+  name: string;
+  /** Short facts: data, model, work. */
+  facts: string[];
+  remarks: string[];
+  classNames: string[];
+  results: PartitionResult[];
+  /** Metric names in the order of the columns. */
+  metrics: string[];
+  curves: ReturnType<typeof curvesOf>[];
+  filtering: ReturnType<typeof filteringOf>;
+  scores: CellScore[];
+  pictures: { cell: string; png: Uint8Array }[];
+};
+
+/** '12.3 ± 1.2 (3)': mean, half of the 95 % t-interval, seeds; a mean alone of one seed. */
+export function formatFigure({ mean, half, n }: Figure): string {
+  if (!Number.isFinite(mean)) return '–';
+  return half === undefined ? formatNumber(mean) : `${formatNumber(mean)} ± ${formatNumber(half)} (${n})`;
+}
+
+export const percent = (share: number): string => `${Math.round(100 * share)} %`;
+
+/** The columns of the table besides the metrics, with their values as text. */
+export function closedOf(row: Row): string {
+  const shares = Object.entries(row.closed).map(([name, share]) => `${kindOf(name)} ${percent(share)}`);
+  return shares.length > 0 ? `${shares.join(', ')}${isMixture(row.arm) ? ' (a mixture)' : ''}` : '–';
+}
+
+/** Of a mixture: how it differs from FedAvg's after local fine-tuning. */
+export const besideTunedOf = ({ besideTuned = {} }: Row): string =>
+  Object.entries(besideTuned)
+    .map(([name, value]) => `${kindOf(name)} ${value >= 0 ? '+' : '−'}${formatNumber(Math.abs(value))}`)
+    .join(', ') || '–';
+
+export const bytesOf = ({ bytes, bytesShare, arm }: Row): string =>
+  arm.train === 'federated' ? `${formatBytes(bytes.mean)}${bytesShare === undefined ? '' : ` (${percent(bytesShare)})`}` : '0';
+
+export const NOTES = [
+  'Intervals are 95 % t-intervals of the mean over seeds, with the number of seeds in brackets; a figure without one is of a single seed.',
+  `"Gap closed" is (${BASELINE} − arm) / (${BASELINE} − ${CEILING}) of the means over the seeds that all three have: 100 % is as good as ${CEILING}, below 0 % is worse than ${BASELINE}. It is left out where ${CEILING} is not better.`,
+  `Bytes are measured on the encoded messages, up and down; in brackets as a share of ${BASELINE}'s.`,
+  `A mixture has equally many samples of every client’s model, personal layers or fine-tuning included. Its fair peer is ${TUNED}, the mixture of the clients’ models after they have trained the global one on their own images: the column "beside ${TUNED}" is the difference on the seeds that both have. Its gap closed sets a mixture beside one model, and says so.`,
+];

@@ -1,0 +1,91 @@
+/** Grids that come with Phoenix. docs/experiments.md says what each is for and what it costs. */
+
+/** Every arm that a partition with classes can carry. */
+const arms = [
+  'centralised',
+  'local-only',
+  'fedavg',
+  'fedavg-ema',
+  'fedavg-finetuned',
+  'sharing',
+  'personal',
+  'filtering',
+  'diversity',
+  'composed',
+];
+
+/** Half a minute of work, to see that everything runs; its figures mean nothing. */
+const smoke = {
+  name: 'smoke',
+  data: 'synthetic:400',
+  size: 16,
+  clients: 4,
+  rounds: 4,
+  localImages: 32,
+  options: { preset: 'tiny', batch: 16, lr: 0.004, prediction: 'v', schedule: 'cosine' },
+  arms: [
+    'centralised',
+    'local-only',
+    'fedavg',
+    'fedavg-ema',
+    'fedavg-finetuned',
+    { name: 'composed', options: { method: 'phoenix', probeSamples: 16, probeSteps: 4, probeEvery: 2 } },
+  ],
+  partitions: ['shards', 'iid'],
+  runs: [
+    { arms: ['centralised', 'fedavg-ema'], partitions: ['shards'], seeds: [0, 1] },
+    { arms: ['local-only', 'fedavg', 'fedavg-finetuned', 'composed'], partitions: ['shards'], seeds: [0] },
+    { arms: ['fedavg-ema'], partitions: ['iid'], seeds: [0] },
+  ],
+  score: { samples: 60, steps: 4, every: 2, curveSamples: 50, classifierSteps: 80 },
+};
+
+const fashion = {
+  name: 'fashion',
+  size: 16,
+  clients: 10,
+  rounds: 40,
+  localImages: 640,
+  options: { preset: 'tiny', batch: 32, lr: 0.002, prediction: 'v', schedule: 'cosine' },
+  arms,
+  partitions: ['shards', 'iid', 'dirichlet', 'shards-zipf', 'half-a-round'],
+  runs: [
+    { arms: ['centralised', 'fedavg', 'fedavg-ema', 'composed'], partitions: ['shards'], seeds: [0, 1, 2] },
+    { arms, partitions: ['shards'], seeds: [0] },
+    { arms: ['fedavg-ema', 'composed'], partitions: ['iid', 'dirichlet', 'shards-zipf', 'half-a-round'], seeds: [0] },
+  ],
+  score: { samples: 2000, steps: 25, every: 8, curveSamples: 500 },
+};
+
+/** Seven boards as sites, four more that only test images are of. */
+const deeppcbSites = {
+  name: 'deeppcb-sites',
+  size: 32,
+  rounds: 30,
+  localImages: 512,
+  options: { preset: 'tiny', batch: 32, lr: 0.002, prediction: 'v', schedule: 'cosine' },
+  arms,
+  partitions: ['site'],
+  runs: [{ arms, partitions: ['site'], seeds: [0] }],
+  score: { samples: 1000, steps: 25, every: 10, curveSamples: 500 },
+};
+
+/** The size of Ho et al. 2020, for one large GPU: run it in pieces with --stop-after. */
+const cifar10 = {
+  name: 'cifar10',
+  clients: 10,
+  rounds: 300,
+  localImages: 2560,
+  options: { preset: 'cifar', batch: 128, lr: 2e-4, flip: true },
+  arms,
+  partitions: ['shards', 'iid', 'dirichlet'],
+  runs: [
+    { arms: ['centralised', 'fedavg', 'fedavg-ema', 'composed'], partitions: ['shards'], seeds: [0, 1, 2] },
+    { arms, partitions: ['shards'], seeds: [0] },
+    { arms: ['fedavg-ema', 'composed'], partitions: ['iid', 'dirichlet'], seeds: [0] },
+  ],
+  score: { samples: 10_000, steps: 50, every: 50, curveSamples: 2000 },
+};
+
+/** All presets, checked like a file when they are used. */
+export const experimentPresets: Record<string, unknown> = { smoke, fashion, 'deeppcb-sites': deeppcbSites, cifar10 };

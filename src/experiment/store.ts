@@ -1,0 +1,138 @@
+/**
+ * The folder of an experiment:
+ *
+ *   experiment.json            the grid, the data and what samples are scored by; a resume must agree with it
+ *   runs/<training>/           a run folder for each training (one a client for clients alone)
+ *   scores/<cell>.json         what a cell has scored so far: points of the curves, then the end; replaced whole
+ *   scores/<cell>.png          samples of its final model
+ *   own-classifier-*.safetensors
+ *   report.html, report.md, results.json
+ */
+import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
+import { z } from 'zod';
+import { PhoenixError } from '../errors.ts';
+import { io } from '../run/folder.ts';
+
+const standing = { round: z.int().min(0), images: z.number().min(0), bytesUp: z.number().min(0), bytesDown: z.number().min(0) };
+const metrics = z.record(z.string(), z.number());
+
+const scoreSchema = z.strictObject({
+  schema: z.literal(1),
+  cell: z.string(),
+  arm: z.string(),
+  /** Absent where the partition changes nothing. */
+  partition: z.string().optional(),
+  seed: z.int(),
+  points: z.array(z.strictObject({ ...standing, metrics })),
+  /** Absent until the training has ended and its model is scored. */
+  final: z
+    .strictObject({
+      ...standing,
+      metrics,
+      /** Samples of each class, and recall within each class of the test images. */
+      classes: z.array(z.number()).optional(),
+      classRecall: z.array(z.number().nullable()).optional(),
+      /** For a mixture: samples of each client's model, by class where classes can be told. */
+      mixture: z.array(z.strictObject({ client: z.string(), samples: z.int(), classes: z.array(z.number()).optional() })).optional(),
+      /** What became of each client of a federation: images it holds, rounds it counted in, its last loss and held-out losses. */
+      clients: z.array(
+        z.strictObject({
+          client: z.string(),
+          examples: z.number(),
+          rounds: z.int(),
+          meanWeight: z.number(),
+          loss: z.number().nullable(),
+          evalLoss: z.number().nullable(),
+          evalLossLocal: z.number().nullable(),
+        }),
+      ),
+      /** What the filter decided. */
+      decisions: z.array(z.strictObject({ round: z.int(), client: z.string(), action: z.string(), reason: z.string() })),
+    })
+    .optional(),
+});
+export type CellScore = z.infer<typeof scoreSchema>;
+export type FinalScore = NonNullable<CellScore['final']>;
+
+const basisSchema = z.looseObject({ schema: z.literal(1), grid: z.record(z.string(), z.unknown()) });
+
+/** Writes a file whole, or not at all. @throws PhoenixError ERR_PHOENIX_IO */
+export async function writeWhole(path: string, content: string | Uint8Array): Promise<void> {
+  await io(path, async () => {
+    try {
+      await writeFile(`${path}.tmp`, content, { flush: true });
+      await rename(`${path}.tmp`, path);
+    } catch (error) {
+      await rm(`${path}.tmp`, { force: true });
+      throw error;
+    }
+  });
+}
+
+async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T | undefined> {
+  const text = await io(path, () =>
+    readFile(path, 'utf8').catch((error) => {
+      if (error.code === 'ENOENT') return undefined;
+      throw error;
+    }),
+  );
+  if (text === undefined) return undefined;
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new PhoenixError('ERR_PHOENIX_RUN', `${path} is damaged: it is no JSON. Remove it to have it made anew.`, { cause });
+  }
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw new PhoenixError(
+    'ERR_PHOENIX_RUN',
+    `${path} is damaged: ${z.prettifyError(parsed.error).replaceAll('\n', ' ')}. Remove it to have it made anew.`,
+    { cause: parsed.error },
+  );
+}
+
+/**
+ * Makes the folder, or checks that it holds this experiment, as far as is known of it by now. What is run of the grid may have grown.
+ * @throws PhoenixError ERR_PHOENIX_RUN for a folder of something else, or of an experiment that differs, naming where; ERR_PHOENIX_IO
+ */
+export async function openFolder(dir: string, basis: { grid: object } & Record<string, unknown>): Promise<void> {
+  const path = join(dir, 'experiment.json');
+  const now = JSON.parse(JSON.stringify({ schema: 1, ...basis })) as z.infer<typeof basisSchema>;
+  const before = await readJson(path, basisSchema);
+  if (before) {
+    const differing = [...new Set([...Object.keys(before), ...Object.keys(now)])].flatMap((key) =>
+      key === 'grid'
+        ? [...new Set([...Object.keys(before.grid), ...Object.keys(now.grid)])]
+            .filter((field) => field !== 'runs' && !isDeepStrictEqual(before.grid[field], now.grid[field]))
+            .map((field) => `grid.${field}`)
+        : before[key] === undefined || now[key] === undefined || isDeepStrictEqual(before[key], now[key])
+          ? []
+          : [key],
+    );
+    if (differing.length > 0)
+      throw new PhoenixError(
+        'ERR_PHOENIX_RUN',
+        `${dir} holds an experiment that differs in ${differing.join(', ')}: its cells could not be compared. Choose another folder (--out).`,
+      );
+  } else {
+    const other = await stat(join(dir, 'state.json')).then(
+      () => true,
+      () => false,
+    );
+    if (other)
+      throw new PhoenixError('ERR_PHOENIX_RUN', `${dir} is the folder of a run, not of an experiment. Choose another one (--out).`);
+  }
+  await io(dir, () => mkdir(join(dir, 'scores'), { recursive: true }));
+  await writeWhole(path, `${JSON.stringify({ ...before, ...now }, null, 1)}\n`);
+}
+
+export const scorePath = (dir: string, cell: string): string => join(dir, 'scores', `${cell}.json`);
+
+/** What a cell has scored so far. @throws PhoenixError ERR_PHOENIX_RUN for a damaged file */
+export const readScore = (dir: string, cell: string): Promise<CellScore | undefined> => readJson(scorePath(dir, cell), scoreSchema);
+
+export const writeScore = (dir: string, score: CellScore): Promise<void> =>
+  writeWhole(scorePath(dir, score.cell), `${JSON.stringify(scoreSchema.parse(score), null, 1)}\n`);

@@ -105,6 +105,7 @@ test('every option has a help text, a flag of its own, and a default that is val
         federate: { data: 'x', out: 'dir' },
         train: { data: 'x', out: 'dir' },
         finetune: { source: 'x', data: 'x', checkpoint: 'x' },
+        experiment: { grid: 'smoke' },
         sample: { source: 'x' },
       };
       const given = { ...needed[command], [row.key]: raw };

@@ -190,28 +190,22 @@ export async function draw(lab: Lab, cell: Cell, count: number, onProgress: (don
     const events = { signal, onProgress: (share: number) => onProgress((done + share * n) / count) };
     return sample({ ...options, device, threads: threads || undefined }, events);
   };
-  if (arm.train !== 'local' && arm.fineTune === 0 && !isPersonal(arm)) return { images: await from(dir, count, seed, 0) };
-
   if (arm.fineTune > 0) return fineTuned(lab, cell, count, onProgress);
-  const ids = arm.train === 'local' ? sharesOf(lab, training).map(({ id }) => id) : await trainedClients(dir);
-  const parts = equalParts(ids, count);
+  if (arm.train !== 'local') {
+    const { clients, ...images } = await from(dir, count, seed, 0, isPersonal(arm) ? '*' : undefined);
+    return { images, clients };
+  }
+  const parts = equalParts(
+    sharesOf(lab, training).map(({ id }) => id),
+    count,
+  );
   const images: FeatureImages[] = [];
   let done = 0;
   for (const [i, { id, count: n }] of parts.entries()) {
-    const personal = arm.train === 'federated';
-    images.push(await from(personal ? dir : join(dir, id), n, clientSeed(seed, i), done, personal ? id : undefined));
+    images.push(await from(join(dir, id), n, clientSeed(seed, i), done));
     done += n;
   }
   return { images: joined(images), clients: parts };
-}
-
-/** Clients with personal layers of their own: those that have trained. */
-async function trainedClients(dir: string): Promise<string[]> {
-  const { stored } = await openRun(dir);
-  return Object.keys(stored)
-    .filter((key) => key.endsWith('/personal'))
-    .map((key) => key.slice(0, -'/personal'.length))
-    .sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
 }
 
 /** Every client's model draws from noise of its own. */

@@ -465,8 +465,8 @@ const table = [
     key: 'filterBy',
     commands: ['federate'],
     kind: choice(statistics),
-    default: 'precision',
-    help: "what a model is scored by: precision or Fréchet distance of its samples to the client's own images, its loss on held-out images, or the distance to the shared set",
+    default: 'loss',
+    help: "what a client's model is scored by: its loss on the client's held-out images, precision or Fréchet distance of its samples to the client's own images, or to the shared set",
   }),
   option({
     key: 'filterThreshold',

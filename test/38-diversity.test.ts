@@ -1,7 +1,7 @@
 /** The parts of diversity-aware federation, each by hand or brute force: weights, Vendi score, filter, local work, shared sets, parcels, features. */
 import test from 'ava';
-import { featureMatrix } from '../src/ddpm/metrics/index.ts';
-import { pixels8 } from '../src/ddpm/metrics/sources.ts';
+import { type FeatureImages, type FeatureNetwork, featureMatrix } from '../src/ddpm/metrics/index.ts';
+import { featureSource, pixels8, sourceOf } from '../src/ddpm/metrics/sources.ts';
 import { vendiScore } from '../src/ddpm/metrics/vendi.ts';
 import { adaptWork, checkLocalWork, scaleWork } from '../src/fl/local-work.ts';
 import { encodeMessage } from '../src/fl/message.ts';
@@ -416,4 +416,41 @@ test('pixels8 are means of cells, the same as by hand, whatever the size', async
   const small = await pixels8.extract({ pixels: new Uint8Array(4 * 4), count: 1, height: 4, width: 4, channels: 1 });
   t.deepEqual([small.columns, small.data[0]], [16, -1]);
   await t.throwsAsync(pixels8.extract({ pixels, count: 2, height: 10, width: 10, channels: 3 }), { code: 'ERR_PHOENIX_SHAPE' });
+});
+
+test('a network as a source: larger images and odd shapes are brought to its size, others are left to it', async (t) => {
+  const seen: FeatureImages[] = [];
+  const network: FeatureNetwork = {
+    name: 'fake',
+    fingerprint: 'f',
+    dims: 1,
+    classes: 0,
+    height: 8,
+    width: 8,
+    run: async (images) => {
+      seen.push(images);
+      return { features: featureMatrix(new Float32Array(images.count), 1) };
+    },
+  };
+  const source = sourceOf(network);
+  for (const [height, width] of [
+    [4, 4],
+    [8, 8],
+    [16, 16],
+    [4, 6],
+  ] as const) {
+    const pixels = new Uint8Array(2 * height * width * 3).fill(9);
+    t.is((await source.extract({ pixels, count: 2, height, width, channels: 3 })).rows, 2);
+  }
+  t.deepEqual(
+    seen.map(({ height, width, pixels }) => [height, width, pixels.length, pixels.every((value) => value === 9)]),
+    [
+      [4, 4, 96, true],
+      [8, 8, 384, true],
+      [8, 8, 384, true],
+      [8, 8, 384, true],
+    ],
+  );
+  t.is(await featureSource('pixels8'), pixels8);
+  await t.throwsAsync(featureSource('/nowhere.safetensors'), { code: 'ERR_PHOENIX_IO' });
 });

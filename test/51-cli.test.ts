@@ -189,6 +189,28 @@ test.serial('federate --json: lines for start, rounds and end; then report, samp
   t.regex(resumed.stdout, /Nothing to do/);
 });
 
+test.serial('a personalised federation, a mixture of its clients, and a site that took no part', async (t) => {
+  const run = join(dir, 'personal');
+  const began = await phoenix(['federate', ...small, '--method', 'phoenix', '--rounds', '1', '--out', run]);
+  t.is(began.code, 0, began.stderr);
+  t.regex(began.stderr, /personal layers .* stay with each client/);
+  t.regex(began.stderr, /set aside for everybody and public by this/);
+  const drawing = ['--steps', '2', '--threads', '1', '--json', '--grid', join(dir, 'drawn.png')];
+  const mixture = await phoenix(['sample', run, '--n', '4', '--client', '*', ...drawing]);
+  t.like(jsonLines(mixture.stdout)[0], {
+    clients: [
+      { id: 'client-1', count: 2 },
+      { id: 'client-2', count: 2 },
+    ],
+  });
+  const site = join(dir, 'site.safetensors');
+  const options = ['--data', 'synthetic:20', '--epochs', '1', '--batch', '4', '--threads', '1', '--checkpoint', site];
+  const tuned = await phoenix(['finetune', run, ...options]);
+  t.is(tuned.code, 0, tuned.stderr);
+  t.regex(tuned.stdout, /parameters trained on 18 images, 5 steps\nheld-out loss .* before, .* after\nmodel .*site\.safetensors/);
+  t.is((await phoenix(['sample', site, '--n', '1', ...drawing])).code, 0);
+});
+
 test.serial('demo prints the path of the report last', async (t) => {
   const out = join(dir, 'demo');
   const { code, stdout, stderr } = await phoenix([

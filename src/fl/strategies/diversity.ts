@@ -90,10 +90,11 @@ export function diversity({ target = 'uniform', pull = 0.5 }: DiversityOptions =
       const part = sum(said.map((one) => one.examples)) / total;
       const weightOf = new Map(said.map(({ client }, i) => [client, part * weights[i]!]));
       const [before, after] = [prior, weights].map((w) => divergence(mixture(w, shares), wanted).toFixed(4));
+      const news = reports.some(({ client, round }) => profiles[client]?.round === round);
       return {
         weights: reports.map(({ client, examples }) => ({ client, weight: weightOf.get(client) ?? examples / total })),
         state,
-        notes: [`diversity: divergence of the mixture from the ${target} target ${after}, with weights by examples ${before}`],
+        notes: news ? [`diversity: divergence of the mixture from the ${target} target ${after}, with weights by examples ${before}`] : [],
       };
     },
   };

@@ -331,6 +331,20 @@ test('a client selected late gets the set that is current, and one that refuses 
   }
 });
 
+test('a client that has lost what it was given fails once and gets it again', async (t) => {
+  const strategy = strategies.diversity();
+  const w = await world({ strategy });
+  const sharing = { alpha: 0.5, set };
+  const two = await w.run(2, { sharing });
+  await w.store.delete('b/shared');
+  const three = await w.run(3, { sharing }, two);
+  t.regex(w.records[2]!.failures[0]!.reason, /b was asked to use the shared images of round 1, but has none/);
+  t.deepEqual(three.shared!.to, ['a', 'c', 'd']);
+  await w.run(4, { sharing }, three);
+  t.deepEqual(w.records[3]!.failures, []);
+  t.is(w.records[3]!.clients[1]!.shared, 10);
+});
+
 test('bins come from the reference, or from what clients first say; probes come every k rounds', async (t) => {
   const strategy = strategies.diversity();
   const w = await world({ strategy });

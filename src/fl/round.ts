@@ -13,7 +13,7 @@ import { selectClients } from './select.ts';
 import { applyServerStep, checkServerStep, type ServerStep, serverSteps } from './server-step.ts';
 import { memoryStore } from './store.ts';
 import { checkWeights } from './strategies/contract.ts';
-import { learn, type Probing, probeDue, type Sharing, type SupplyOptions, suppliedFit, supply } from './supplies.ts';
+import { learn, type Probing, probeDue, type Sharing, type SupplyOptions, suppliedFit, supply, withoutLost } from './supplies.ts';
 import type {
   ClientInfo,
   ClientStep,
@@ -155,7 +155,6 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
       coherence,
       work: state.work,
     };
-    const { shared } = supplied;
     return {
       state: {
         ...state,
@@ -164,8 +163,7 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
         images: state.images + images,
         strategy: weighed.state,
         profiles,
-        ...(shared && { shared }),
-        ...(bins && { bins }),
+        ...withoutLost({ ...supplied, bins }, answers.failures),
         work: localWork ? adaptWork(state.work, coherence, localWork) : state.work,
       },
       record,

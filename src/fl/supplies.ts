@@ -115,6 +115,13 @@ export async function supply(
   return { supplied: { ...(shared && { shared }), ...(bins && { bins }) }, failures };
 }
 
+/** What was handed out, less what went to clients that failed since: they may have lost it, and get it again. */
+export function withoutLost({ shared, bins }: Supplied, failures: Failure[]): Supplied {
+  const lost = new Set(failures.map((failure) => failure.client));
+  const left = <S extends Sent>(sent: S): S => ({ ...sent, to: sent.to.filter((client) => !lost.has(client)) });
+  return { ...(shared && { shared: left(shared) }), ...(bins && { bins: left(bins) }) };
+}
+
 /** Whether a client is to be probed in this round: when it never was, or long enough ago, or has no histogram though there are bins. */
 export function probeDue(client: ClientId, round: number, profiles: Profiles, every: number, needsHistogram: boolean): boolean {
   const profile = profiles[client];

@@ -8,6 +8,7 @@ import { type BenchOptions, help, parseOptions } from './options.ts';
 import { findInterpreters, peerEnvironment } from './peer.ts';
 import { createWatch } from './quiet.ts';
 import { benchRound, roundTable } from './round.ts';
+import { type BenchFile, markdownTables } from './tables.ts';
 import { benchUNet, unetTable } from './unet.ts';
 
 const print = (text: string): void => void process.stdout.write(`${text}\n`);
@@ -34,7 +35,7 @@ async function bench(options: BenchOptions): Promise<void> {
     'GPU: not measured, since this version computes on CPUs only. On a machine with an NVIDIA GPU this will also time the CUDA backend.',
   );
   const watch = createWatch({ patienceSeconds: patience });
-  const result: Record<string, unknown> = { schema: 1, date: new Date().toISOString(), machine, addon: info, options };
+  const result: BenchFile = { schema: 1, date: new Date().toISOString(), machine, addon: info, options, command: commandLine() };
 
   if (only.includes('unet')) {
     const { found, skipped } = options.peers ? await findInterpreters() : { found: [], skipped: ['not asked for (--no-peers)'] };
@@ -78,6 +79,16 @@ async function bench(options: BenchOptions): Promise<void> {
   }
 }
 
+/** How this run was called, but for where its results go. */
+function commandLine(): string {
+  const isa = process.env.PHOENIX_CPU_ISA;
+  const given = process.argv
+    .slice(2)
+    .join(' ')
+    .replace(/ ?--json[ =]\S+/, '');
+  return `${isa ? `PHOENIX_CPU_ISA=${isa} ` : ''}npm run bench -- ${given}`;
+}
+
 /** The variables that PyTorch's thread pools and instruction sets depend on, as the peer will see them. */
 function environment(threads: number): string {
   const names = [
@@ -96,6 +107,7 @@ function environment(threads: number): string {
 try {
   const options = parseOptions(process.argv.slice(2));
   if (options === 'help') print(help);
+  else if (options.tables.length > 0) print(await markdownTables(options.tables));
   else await bench(options);
 } catch (error) {
   if (!(error instanceof PhoenixError)) throw error;

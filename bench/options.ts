@@ -18,6 +18,8 @@ export type BenchOptions = {
   patience: number;
   peers: boolean;
   json?: string;
+  /** Print the tables of these files and measure nothing. */
+  tables: string[];
 };
 
 export const help = `npm run bench -- [options]
@@ -31,6 +33,7 @@ export const help = `npm run bench -- [options]
   --patience S     seconds in all to wait for the machine to be idle (default: 300, --quick: 15)
   --no-peers       without PyTorch
   --json FILE      also write everything as JSON
+  --tables FILE    measure nothing, print what --json wrote as Markdown tables; may be given more than once
   --help
 
 Environment: PHOENIX_PYTHON names a Python interpreter with PyTorch, besides python3 and /usr/bin/python3. PHOENIX_CPU_ISA=avx2|portable
@@ -53,6 +56,7 @@ export function parseOptions(args: string[]): BenchOptions | 'help' {
     patience: whole('--patience', values.patience ?? (quick ? '15' : '300'), 0, 86_400),
     peers: !values['no-peers'],
     json: values.json,
+    tables: values.tables ?? [],
   };
 }
 
@@ -70,6 +74,7 @@ function parse(args: string[]) {
         patience: { type: 'string' },
         'no-peers': { type: 'boolean' },
         json: { type: 'string' },
+        tables: { type: 'string', multiple: true },
         help: { type: 'boolean', short: 'h' },
       },
     }).values;

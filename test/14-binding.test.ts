@@ -339,6 +339,18 @@ test.serial('resident memory stays level over many Sessions', async (t) => {
   t.true(after - warm < 32 << 20, `${(after - warm) >> 20} MiB more after 200 Sessions`);
 });
 
+test('eight Sessions of two threads each, on however few cores, all finish and give the bytes of one thread alone', async (t) => {
+  const set = await images();
+  const alone = await ready(1);
+  await alone.train(set, fit(20));
+  const expected = await bytesOf(alone);
+  const sessions = await Promise.all(Array.from({ length: 8 }, () => ready(2)));
+  await Promise.all(sessions.map((session) => session.train(set, fit(20))));
+  for (const session of sessions) t.true(expected.equals(await bytesOf(session)));
+  const draws = await Promise.all(sessions.map((session) => session.sample(drawing(session, 3, 3))));
+  for (const drawn of draws) t.deepEqual(drawn, draws[0]);
+});
+
 test('several Sessions at once, and worker threads that are ended in the middle of a call', async (t) => {
   const set = await images();
   const sessions = await Promise.all([1, 2, 1, 2].map(ready));

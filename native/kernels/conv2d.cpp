@@ -27,7 +27,8 @@ struct Stencil {
   Tensor source;
   int h, w, step, zoom;
   int taps = 0;
-  int dh[16], dw[16];
+  int dh[16] = {}, dw[16] = {};
+  bool in_lines = false;  // 3x3 taps in the order of w, of a source whose pixels lie side by side
   void add(int h_offset, int w_offset) { dh[taps] = h_offset, dw[taps] = w_offset, taps++; }
   int columns() const { return taps * source.c; }
   size_t rows() const { return size_t(source.n) * h * w; }
@@ -39,9 +40,41 @@ void copy(real* to, const real* from, int count) {
   for (; count > 0; count--) *to++ = *from++;
 }
 
+// All columns for pixels [first,last), of taps that lie side by side in lines of three, whose channels are one run each: a third of the
+// copies, which with few channels cost more than the sums.
+void gather_lines(const Stencil& a, size_t first, size_t last, real* out, int ld) {
+  const Tensor& x = a.source;
+  int i = int(first / a.w % a.h), j = int(first % a.w), run = 3 * x.c;
+  size_t n = first / a.w / a.h;
+  for (size_t p = first; p < last; p++, out += ld) {
+    int w = j * a.step + a.dw[0];
+    for (int line = 0; line < 3; line++) {
+      int h = i * a.step + a.dh[3 * line];
+      real* to = out + line * run;
+      if (unsigned(h) >= unsigned(x.h)) {
+        std::fill_n(to, run, real(0));
+      } else if (w >= 0 && w + 3 <= x.w) {
+        copy(to, x.row((n * x.h + h) * x.w + w), run);
+      } else {
+        for (int s = 0; s < 3; s++, to += x.c) {
+          if (unsigned(w + s) < unsigned(x.w))
+            copy(to, x.row((n * x.h + h) * x.w + w + s), x.c);
+          else
+            std::fill_n(to, x.c, real(0));
+        }
+      }
+    }
+    if (++j == a.w) {
+      j = 0;
+      if (++i == a.h) i = 0, n++;
+    }
+  }
+}
+
 // Columns [c0,c1) of the (tap, channel) axis for pixels [first,last), row by row.
 void gather(const Stencil& a, size_t first, size_t last, int c0, int c1, real* out, int ld) {
   const Tensor& x = a.source;
+  if (a.in_lines && c0 == 0 && c1 == a.columns()) return gather_lines(a, first, last, out, ld);
   int i = int(first / a.w % a.h), j = int(first % a.w), t0 = c0 / x.c, shift = a.zoom - 1, below = x.h * a.zoom, right = x.w * a.zoom;
   size_t n = first / a.w / a.h;
   for (size_t p = first; p < last; p++, out += ld) {
@@ -105,14 +138,19 @@ void product(Context& ctx, const Stencil& a, MatrixView b, const Target& to, rea
     for (size_t share = begin; share < end; share++) {
       real* gathered = shares + share * product_share(n, k);
       real* sums = gathered + size_t(kRowsAtOnce) * ld;
+      bool in_place = to.step == 1 && !to.temb;  // the product's rows are y's
       size_t past = rows * (share + 1) / threads;
       for (size_t first = rows * share / threads; first < past; first += kRowsAtOnce) {
         size_t last = std::min(past, first + kRowsAtOnce);
         for (int block = 0; block < gemm_blocks(k); block++) {
           gather(a, first, last, gemm_block_begin(k, block), gemm_block_begin(k, block + 1), gathered, ld);
-          gemm_rows_of_block(int(last - first), n, k, block, {gathered, ld, 1}, packed, sums, ldp, false);
+          if (in_place)
+            gemm_rows_of_block(int(last - first), n, k, block, {gathered, ld, 1}, packed, to.y.row(first), to.y.ld, to.b.data,
+                               to.residual ? to.residual.row(first) : nullptr, to.residual.ld);
+          else
+            gemm_rows_of_block(int(last - first), n, k, block, {gathered, ld, 1}, packed, sums, ldp, nullptr, nullptr, 0);
         }
-        emit(a, to, first, last, sums, ldp);
+        if (!in_place) emit(a, to, first, last, sums, ldp);
       }
     }
   });
@@ -165,8 +203,9 @@ void sums_of(Context& ctx, Tensor dtemb, Tensor db, Tensor dy) {
 
 // What y's pixels see of x: taps in the order of w.
 Stencil forward_stencil(const Tensor& y, const Tensor& x, Conv2d a) {
-  Stencil s{x, y.h, y.w, a.stride, a.upsample, 0, {}, {}};
+  Stencil s{x, y.h, y.w, a.stride, a.upsample};
   for (int tap = 0; tap < 9; tap++) s.add(tap / 3 - a.pad, tap % 3 - a.pad);
+  s.in_lines = x.contiguous() && a.upsample == 1;
   return s;
 }
 
@@ -213,7 +252,7 @@ void data_gradient(Context& ctx, Grad dx, Tensor dy, Tensor w, Conv2d a) {
   const Tensor& x = dx.t;
   int tap_r[9], tap_s[9];
   if (a.upsample == 2) {
-    Stencil s{dy, x.h, x.w, 2, 1, 0, {}, {}};
+    Stencil s{dy, x.h, x.w, 2, 1};
     for (int tap = 0; tap < 16; tap++) s.add(tap / 4 - 1, tap % 4 - 1);
     data_gradient_part(ctx, dx, w, s, 1, 0, 0, nullptr, nullptr, true);
     return;
@@ -221,7 +260,7 @@ void data_gradient(Context& ctx, Grad dx, Tensor dy, Tensor w, Conv2d a) {
   for (int h0 = 0; h0 < a.stride; h0++)
     for (int w0 = 0; w0 < a.stride; w0++) {
       // x pixel i·stride + h0 is read by y pixel i + (h0 + pad - r) / stride for each r that divides.
-      Stencil s{dy, (x.h - h0 + a.stride - 1) / a.stride, (x.w - w0 + a.stride - 1) / a.stride, 1, 1, 0, {}, {}};
+      Stencil s{dy, (x.h - h0 + a.stride - 1) / a.stride, (x.w - w0 + a.stride - 1) / a.stride, 1, 1};
       for (int r = 0; r < 3; r++)
         for (int t = 0; t < 3; t++) {
           int h = h0 + a.pad - r, v = w0 + a.pad - t;
@@ -271,7 +310,7 @@ void narrow_forward(Context& ctx, Tensor y, Tensor x, Tensor temb, Tensor residu
 }
 
 void narrow_weight_gradient(Context& ctx, Tensor dw, Tensor dy, Tensor x) {
-  Stencil s{dy, x.h, x.w, 1, 1, 0, {}, {}};
+  Stencil s{dy, x.h, x.w, 1, 1};
   for (int tap = 0; tap < 9; tap++) s.add(1 - tap / 3, 1 - tap % 3);
   size_t transposed_size = (size_t(x.c) * s.columns() + 15) / 16 * 16;
   real* transposed = ctx.scratch(transposed_size + weight_gradient_scratch(ctx));

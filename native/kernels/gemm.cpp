@@ -31,7 +31,7 @@ void multiply(int m, int n, int depth, MatrixView a, const real* panels, real* c
   for (int i = 0; i < m; i += chunk)
     for (int j = 0; j < n; j += leaves.nr)
       leaves.panel({std::min(chunk, m - i), std::min(leaves.nr, n - j), depth, a.data + i * a.rs, a.rs, a.cs, panels + size_t(j) * depth,
-                    c + i * ldc + j, ldc, row ? row + j : nullptr, matrix ? matrix + i * ld + j : nullptr, ld, j == 0});
+                    c + i * ldc + j, ldc, row ? row + j : nullptr, matrix ? matrix + i * ld + j : nullptr, ld, true});
 }
 
 }  // namespace
@@ -51,22 +51,20 @@ void gemm_pack(int n, int k, MatrixView b, real* packed, size_t first_part, size
   }
 }
 
-void gemm_rows_of_block(int m, int n, int k, int block, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, bool accumulate) {
+void gemm_rows_of_block(int m, int n, int k, int block, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, const real* row,
+                        const real* matrix, ptrdiff_t ld_matrix) {
   int k0 = gemm_block_begin(k, block), k1 = gemm_block_begin(k, block + 1);
-  multiply(m, n, k1 - k0, a, packed + size_t(k0) * width_of(n), c, ldc, nullptr, accumulate || block > 0 ? c : nullptr, ldc);
+  const real* panels = packed + size_t(k0) * width_of(n);
+  if (block == 0)
+    multiply(m, n, k1 - k0, a, panels, c, ldc, row, matrix, ld_matrix);
+  else
+    multiply(m, n, k1 - k0, a, panels, c, ldc, nullptr, c, ldc);
 }
 
 void gemm_rows_onto(int m, int n, int k, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, const real* row, const real* matrix,
                     ptrdiff_t ld_matrix) {
-  for (int block = 0; block < gemm_blocks(k); block++) {
-    int k0 = gemm_block_begin(k, block), k1 = gemm_block_begin(k, block + 1);
-    MatrixView columns{a.data + k0 * a.cs, a.rs, a.cs};
-    const real* panels = packed + size_t(k0) * width_of(n);
-    if (block == 0)
-      multiply(m, n, k1 - k0, columns, panels, c, ldc, row, matrix, ld_matrix);
-    else
-      multiply(m, n, k1 - k0, columns, panels, c, ldc, nullptr, c, ldc);
-  }
+  for (int block = 0; block < gemm_blocks(k); block++)
+    gemm_rows_of_block(m, n, k, block, {a.data + gemm_block_begin(k, block) * a.cs, a.rs, a.cs}, packed, c, ldc, row, matrix, ld_matrix);
 }
 
 void gemm_rows(int m, int n, int k, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, bool accumulate) {

@@ -30,7 +30,9 @@ void gemm_rows_onto(int m, int n, int k, MatrixView a, const real* packed, real*
 constexpr int kGemmDepth = 256;  // at most so many k's a block
 int gemm_blocks(int k);
 int gemm_block_begin(int k, int block);
-void gemm_rows_of_block(int m, int n, int k, int block, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, bool accumulate);
+// Block 0 starts from row and matrix, as gemm_rows_onto, the others from c.
+void gemm_rows_of_block(int m, int n, int k, int block, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, const real* row,
+                        const real* matrix, ptrdiff_t ld_matrix);
 
 // The same on all threads of the context; scratch comes from it.
 void parallel_gemm(Context&, int m, int n, int k, MatrixView a, MatrixView b, real* c, ptrdiff_t ldc, bool accumulate);

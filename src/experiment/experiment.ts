@@ -16,7 +16,18 @@ import { io } from '../run/folder.ts';
 import { takeLock } from '../run/lock.ts';
 import { bytesOfRound, measureRates, type Rates } from './cost.ts';
 import { createScorer, type Score, type Scorer } from './features.ts';
-import { type Cell, equalWork, expandGrid, type Grid, type Partition, parseGrid, type Training, trainOptions, type Work } from './grid.ts';
+import {
+  type Arm,
+  type Cell,
+  equalWork,
+  expandGrid,
+  type Grid,
+  type Partition,
+  parseGrid,
+  type Training,
+  trainOptions,
+  type Work,
+} from './grid.ts';
 import { type Drawn, draw, folderOf, type Lab, roundsOf, type Standing, standingOf, trainTo } from './models.ts';
 import { experimentPresets } from './presets.ts';
 import { writeExperimentReport } from './report.ts';
@@ -222,7 +233,7 @@ async function planOf({ lab, cells, scores, workOf, prepared, dir }: Planning): 
   for (const cell of cells) {
     const score = scores.get(cell.id);
     if (score?.final) continue;
-    const points = cell.arm.train === 'local' || every === 0 ? 0 : Math.floor(grid.rounds / every) - (score?.points.length ?? 0);
+    const points = hasCurve(cell.arm, grid) ? Math.ceil(grid.rounds / every) - 1 - (score?.points.length ?? 0) : 0;
     samplesLeft += samples + Math.max(0, points) * curveSamples;
     if (cell.arm.fineTune > 0) imagesLeft += cell.arm.fineTune * dataset.count;
   }
@@ -283,11 +294,11 @@ async function runTraining(
   clock: Clock,
 ): Promise<void> {
   const { every, samples, curveSamples } = lab.grid.score;
-  const period = every > 0 && training.arm.train !== 'local' ? (every * work.total) / lab.grid.rounds : Infinity;
+  const period = cells.some(({ arm }) => hasCurve(arm, lab.grid)) ? (every * work.total) / lab.grid.rounds : Infinity;
   let standing = await standingOf(lab, training, work);
   for (;;) {
     // A point that a kill has left unscored is scored first: the training stands where it is due.
-    if (!cells.some((cell) => isDue(scores.get(cell.id), standing, period))) {
+    if (!cells.some((cell) => isDue(lab.grid, cell, scores.get(cell.id), standing, period))) {
       const begun = standing.images;
       const target = period === Infinity ? work.total : (Math.floor(begun / period) + 1) * period;
       standing = await trainTo(lab, training, work, target, (images) =>
@@ -298,7 +309,7 @@ async function runTraining(
     }
     const { ended, ...point } = standing;
     for (const cell of cells) {
-      if (!isDue(scores.get(cell.id), standing, period)) continue;
+      if (!isDue(lab.grid, cell, scores.get(cell.id), standing, period)) continue;
       if (lab.due()) return;
       const count = ended ? samples : curveSamples;
       const drawn = await draw(lab, cell, count, (share) => clock.at(`${cell.id}: drawing`, (share * count) / clock.rates.sample));
@@ -313,7 +324,10 @@ async function runTraining(
         points: [],
       };
       const after: CellScore = ended
-        ? { ...before, final: { ...point, ...(await finalOf(lab, cell, scorer, drawn, score)) } }
+        ? {
+            ...before,
+            final: { ...point, images: point.images + (drawn.trainedOn ?? 0), ...(await finalOf(lab, cell, scorer, drawn, score)) },
+          }
         : { ...before, points: [...before.points, { ...point, metrics: score.metrics }] };
       if (ended) await drawPicture(lab, cell, drawn);
       await writeScore(lab.dir, after);
@@ -323,9 +337,13 @@ async function runTraining(
   }
 }
 
+/** Whether a cell is scored on the way: not clients alone, who train one after the other, nor what an epoch at every point would be spent on. */
+const hasCurve = ({ train, fineTune }: Arm, grid: Grid): boolean => grid.score.every > 0 && train !== 'local' && fineTune === 0;
+
 /** Whether a training stands at its end or at a point of the curves, and the cell has not been scored there. */
-function isDue(score: CellScore | undefined, { images, ended }: Standing, period: number): boolean {
+function isDue(grid: Grid, { arm }: Cell, score: CellScore | undefined, { images, ended }: Standing, period: number): boolean {
   if (score?.final) return false;
+  if (!hasCurve(arm, grid)) return ended;
   return ended || (score?.points.at(-1)?.images ?? 0) < Math.floor(images / period) * period;
 }
 

@@ -177,6 +177,8 @@ export type Drawn = {
   images: FeatureImages;
   /** For a mixture: who the images are of, one client after the other. */
   clients?: { id: string; count: number }[];
+  /** Images that models were trained on for this, besides the training. */
+  trainedOn?: number;
 };
 
 /** Draws `count` images from what a cell's training has learnt: of one model, or in equal parts of every client's. */
@@ -246,10 +248,11 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
   );
   const images: FeatureImages[] = [];
   let done = 0;
+  let trainedOn = 0;
   for (const [i, { id, count: n }] of parts.entries()) {
     await checkpoint.load(session.params, session.ema, session.parameters);
     if (arm.weights === 'ema') await session.params.copy(session.ema, 0, session.parameterCount);
-    await trainLocal({
+    const trained = await trainLocal({
       session,
       images: resident,
       indices: shares.find((share) => share.id === id)!.train,
@@ -258,6 +261,7 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
       key: streamKey(seed, 'fine-tune', id),
       signal,
     });
+    trainedOn += trained.images;
     const values = await drawSamples({
       session,
       noise: schedule,
@@ -274,5 +278,5 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
     done += n;
     onProgress(done / count);
   }
-  return { images: joined(images), clients: parts };
+  return { images: joined(images), clients: parts, trainedOn };
 }

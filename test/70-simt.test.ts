@@ -45,8 +45,13 @@ if (nvcc === undefined) {
         const { stdout } = await runProgram('simt_test', { PHOENIX_SIMT_CAPABILITY: capability, PHOENIX_SIMT_SCHEDULE: schedule });
         t.regex(stdout, /^\d{4,} checks, 0 failed$/m, stdout);
       });
+  test("Ampere's instructions alone, as plain loops say: capability 8.0", async (t) => {
+    const { stdout } = await runProgram('hopper_test', { PHOENIX_SIMT_CAPABILITY: '8.0' });
+    t.regex(stdout, /"failed": 0,/, stdout);
+    t.regex(stdout, /copy_async_kernel/);
+  });
   for (const schedule of ['forward', 'random:7'])
-    test(`Hopper's copies and products, and the convolutions made of them, as plain loops say: threads ${schedule}`, async (t) => {
+    test(`instructions of Ampere and Hopper, and the convolutions made of Hopper's, as plain loops say: threads ${schedule}`, async (t) => {
       const { stdout } = await runProgram('hopper_test', { PHOENIX_SIMT_CAPABILITY: '9.0', PHOENIX_SIMT_SCHEDULE: schedule });
       t.regex(stdout, /"failed": 0,/, stdout);
       t.notRegex(stdout, /not ok/);

@@ -4,7 +4,7 @@
  */
 import test from 'ava';
 import { rng } from '../src/rng.ts';
-import { cases, conv, linearOf, norm, type OpArguments } from './cases.ts';
+import { attend, cases, conv, linearOf, norm, type OpArguments } from './cases.ts';
 import { checkPair, usable } from './cuda.ts';
 
 const withDevice = usable ? test.serial : test.serial.skip;
@@ -49,3 +49,7 @@ check('slabs of a few pixels, one group', 'group_norm_forward', (r) => norm([1, 
 check('stride 2 on whole boxes', 'conv2d_forward', (r) => conv([2, 8, 8, 16], 24, { stride: 2, pad: 0 }, all, r));
 check('upsampled, whole boxes', 'conv2d_forward', (r) => conv([2, 4, 4, 16], 24, { upsample: 2 }, all, r));
 check('more columns than a tile', 'conv2d_forward', (r) => conv([1, 4, 4, 8], 264, {}, all, r), undefined, [1]);
+
+check('whole tiles', 'attention_forward', (r) => attend([1, 8, 8, 64], 1, r));
+check('several heads, ragged tiles', 'attention_forward', (r) => attend([2, 5, 7, 144], 2, r));
+check('few tokens, wide heads', 'attention_forward', (r) => attend([1, 3, 3, 200], 1, r));

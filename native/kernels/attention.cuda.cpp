@@ -5,25 +5,66 @@
 
 #include "check.h"
 #include "launch.cuda.h"
+#include "mma_product.cuda.h"
 #include "ops.h"
 
 namespace phx {
+namespace {
 
-static const Kernel<AttentionForward> attention_forward_kernel("attention_forward_kernel");
-static const Kernel<AttentionBackward> attention_query_gradient_kernel("attention_query_gradient_kernel");
-static const Kernel<AttentionBackward> attention_key_gradient_kernel("attention_key_gradient_kernel");
+const Kernel<AttentionForward> attention_forward_kernel("attention_forward_kernel");
+const Kernel<AttentionBackward> attention_query_gradient_kernel("attention_query_gradient_kernel");
+const Kernel<AttentionBackward> attention_key_gradient_kernel("attention_key_gradient_kernel");
 
-static real scale_of(const Tensor& o, int heads) { return real(1 / std::sqrt(double(o.c / heads))); }
+// On tensor cores, for heads of up to `width` channels.
+struct Flash {
+  const int width;
+  const Kernel<AttentionForward> forward;
+  const Kernel<AttentionBackward> query_gradient, key_gradient;
+  Flash(int width, const char* forward, const char* query_gradient, const char* key_gradient)
+      : width(width),
+        forward(forward, {.shared_bytes = flash_forward_bytes(width)}),
+        query_gradient(query_gradient, {.shared_bytes = flash_query_gradient_bytes(width)}),
+        key_gradient(key_gradient, {.shared_bytes = flash_key_gradient_bytes(width)}) {}
+};
+const Flash flash[] = {{64, "flash_forward_64_kernel", "flash_query_gradient_64_kernel", "flash_key_gradient_64_kernel"},
+                       {128, "flash_forward_128_kernel", "flash_query_gradient_128_kernel", "flash_key_gradient_128_kernel"},
+                       {256, "flash_forward_256_kernel", "flash_query_gradient_256_kernel", "flash_key_gradient_256_kernel"}};
+
+// The kernels on tensor cores for these tensors, null if they do not suit them.
+const Flash* flash_for(const Tensor& o, int heads, std::initializer_list<Tensor> tensors) {
+  constexpr int kMostBlocks = 65535;
+  int width = o.c / heads;
+  if (width % 8 || o.n * heads > kMostBlocks) return nullptr;
+  for (const Tensor& t : tensors)
+    if (!mma_addressable(t)) return nullptr;
+  for (const Flash& f : flash)
+    if (width <= f.width) return &f;
+  return nullptr;
+}
+Blocks flash_grid(const Tensor& o, int heads, int own) {
+  return {(size_t(o.h) * o.w + size_t(own) - 1) / size_t(own), unsigned(o.n * heads)};
+}
+
+real scale_of(const Tensor& o, int heads) { return real(1 / std::sqrt(double(o.c / heads))); }
+
+}  // namespace
 
 void attention_forward(Context&, Tensor o, Tensor lse, Tensor qkv, int heads) {
   check(heads > 0 && qkv.c == 3 * o.c && o.c % heads == 0, "attention_forward", "qkv of 3C channels and C a multiple of heads");
-  attention_forward_kernel({o.rows() * heads}, kElementThreads, {view(o), view(lse), view(qkv), heads, scale_of(o, heads)});
+  AttentionForward parameters{view(o), view(lse), view(qkv), heads, scale_of(o, heads)};
+  if (const Flash* f = flash_for(o, heads, {o, qkv})) return f->forward(flash_grid(o, heads, kFlashQueries), kFlashThreads, parameters);
+  attention_forward_kernel({o.rows() * heads}, kElementThreads, parameters);
 }
 
 void attention_backward(Context& ctx, Tensor dqkv, Tensor d_o, Tensor lse, Tensor qkv, Tensor o, int heads) {
   check(heads > 0 && qkv.c == 3 * o.c && o.c % heads == 0, "attention_backward", "qkv of 3C channels and C a multiple of heads");
   real* delta = ctx.scratch(o.rows() * heads);
   AttentionBackward parameters{view(dqkv), view(d_o), view(lse), view(qkv), view(o), delta, heads, scale_of(o, heads)};
+  if (const Flash* f = flash_for(o, heads, {dqkv, d_o, qkv, o})) {
+    f->query_gradient(flash_grid(o, heads, kFlashQueries), kFlashThreads, parameters);
+    f->key_gradient(flash_grid(o, heads, kFlashKeys), kFlashThreads, parameters);
+    return;
+  }
   attention_query_gradient_kernel({o.rows() * heads}, kElementThreads, parameters);
   attention_key_gradient_kernel({o.rows() * heads}, kElementThreads, parameters);
 }

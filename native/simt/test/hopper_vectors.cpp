@@ -12,20 +12,6 @@ namespace {
 // 8 of 32, and moves chunks by the number of 128-byte lines above.
 uint32_t swizzled_chunk(uint32_t row, uint32_t chunk, uint32_t span) { return span ? chunk ^ (row * span / 128 % (span / 16)) : chunk; }
 
-uint64_t hash(const void* data, size_t bytes) {  // FNV-1a
-  uint64_t h = 14695981039346656037ull;
-  for (size_t i = 0; i < bytes; ++i) h = (h ^ static_cast<const unsigned char*>(data)[i]) * 1099511628211ull;
-  return h;
-}
-template <class T>
-void compare(const std::string& name, const std::vector<T>& got, const std::vector<T>& wanted) {
-  size_t wrong = 0, first = 0;
-  for (size_t i = 0; i < wanted.size(); ++i)
-    if (memcmp(&got[i], &wanted[i], sizeof(T)) && !wrong++) first = i;
-  check(!wrong,
-        name + ": " + std::to_string(wrong) + " of " + std::to_string(wanted.size()) + " differ, first at " + std::to_string(first));
-  vector(name, hash(wanted.data(), wanted.size() * sizeof(T)), hash(got.data(), got.size() * sizeof(T)));
-}
 CUresult start(CUmodule module, const std::string& name, unsigned shared, const auto& parameters) {
   CUfunction f = function(module, name.c_str());
   succeeded(cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, int(shared)), "shared memory");

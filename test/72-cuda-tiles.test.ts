@@ -10,7 +10,7 @@ import { checkPair, usable } from './cuda.ts';
 const withDevice = usable ? test.serial : test.serial.skip;
 const rowOf = (op: string) => cases.find((row) => row.op === op)!;
 
-/** Runs a drawn call and its backward; `i` decides on channel slices (odd: forward's, even: backward's) and on gradients that add up. */
+/** Runs a drawn call and its backward, on Ampere's kernels if a tile is named; `i` decides on channel slices (odd: forward's, even: backward's) and on gradients that add up. */
 function check(title: string, op: string, draw: (r: ReturnType<typeof rng>) => OpArguments, tile?: 64 | 128, variants = [0, 1]) {
   withDevice(`${op}: ${title}${tile ? `, tiles of ${tile}` : ''}`, (t) => {
     const before = process.env.PHOENIX_MMA_TILE;

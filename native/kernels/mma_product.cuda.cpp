@@ -25,10 +25,10 @@ const TwoTiles<MmaWeightGradient> weight_gradient_kernels("mma_weight_gradient_1
 
 int up(int a, int b) { return (a + b - 1) / b; }
 
-// The tile's side: 128 where enough tiles of it come together to fill a GPU, else 64. Follows from the shape alone. PHOENIX_MMA_TILE overrides it.
+// The tile's side: 128 where enough tiles of it come together to fill a GPU, else 64. Follows from the shape alone.
 constexpr int kTilesThatFill = 96;
 int tile_of(int rows, int columns, int count) {
-  if (const char* forced = std::getenv("PHOENIX_MMA_TILE"); forced && *forced) return std::atoi(forced) == 128 ? 128 : 64;
+  if (int forced = forced_mma_tile()) return forced;
   return columns > 64 && up(rows, 128) * up(columns, 128) * count >= kTilesThatFill ? 128 : 64;
 }
 
@@ -57,6 +57,11 @@ void launch(const TwoTiles<MmaProduct>& kernels, const MmaProduct& p) {
 }
 
 }  // namespace
+
+int forced_mma_tile() {
+  const char* forced = std::getenv("PHOENIX_MMA_TILE");
+  return !forced || !*forced ? 0 : std::atoi(forced) == 128 ? 128 : 64;
+}
 
 bool mma_addressable(const Tensor& t) {
   return t.type == Type::bf16 && t.c % 8 == 0 && t.ld % 8 == 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;

@@ -7,6 +7,9 @@
 
 namespace phx {
 
+// The side of the tiles that PHOENIX_MMA_TILE asks for, 64 or 128, on these kernels and not on Hopper's; 0: by the shapes.
+int forced_mma_tile();
+
 // bf16, with channels and distances that are whole 16-byte pieces.
 bool mma_addressable(const Tensor& t);
 

@@ -4,6 +4,8 @@
 #include <tuple>
 #include <type_traits>
 
+#include "mma_product.cuda.h"
+
 namespace phx {
 namespace {
 
@@ -15,7 +17,7 @@ struct Widths {
   Widths(const char* name64, const char* name128, const char* name256)
       : narrow(name64, needs(64)), middle(name128, needs(128)), wide(name256, needs(256)) {}
   static KernelNeeds needs(int columns) { return {90, unsigned(wgmma_shared_bytes(columns, kStaged))}; }
-  bool available() const { return narrow.available(); }
+  bool available() const { return !forced_mma_tile() && narrow.available(); }
   void operator()(const WgmmaPlan<Parameters>& plan) const {
     const Kernel<Parameters>& kernel = plan.columns == 64 ? narrow : plan.columns == 128 ? middle : wide;
     kernel({size_t(std::min(plan.tiles, multiprocessors()))}, kWgmmaThreads, plan.parameters);

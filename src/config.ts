@@ -2,34 +2,37 @@
  * Every option of Phoenix, once: key, type, default, unit, help and the commands that take it. Types, checks, the command line's options
  * and the rules of a resume all derive from this table; choices come from the registries.
  */
-import { z } from 'zod';
-import type { Dataset } from './ddpm/data/types.ts';
-import type { FeatureSource } from './ddpm/metrics/sources.ts';
+import type { z } from 'zod';
 import { schedulers } from './ddpm/schedulers/index.ts';
 import { presets } from './ddpm/unet.ts';
 import { PhoenixError } from './errors.ts';
-import { parsePartition } from './fl/partition/index.ts';
-import { parsePersonal, personalPresets } from './fl/personal.ts';
+import { personalPresets } from './fl/personal.ts';
 import { histogramSources, statistics } from './fl/probe.ts';
 import { serverSteps } from './fl/server-step.ts';
 import { shareSources } from './fl/sharing.ts';
 import { diversityTargets } from './fl/strategies/diversity.ts';
-import { filterKinds, parseThreshold } from './fl/strategies/filter.ts';
-import { strategies } from './fl/strategies/index.ts';
-import type { Strategy } from './fl/types.ts';
-import { compressions, parseCompression } from './fl/vector.ts';
+import { filterKinds } from './fl/strategies/filter.ts';
+import { compressions } from './fl/vector.ts';
+import {
+  above0,
+  below1,
+  choice,
+  compressionKind,
+  dataKind,
+  featuresKind,
+  flag,
+  integer,
+  type Kind,
+  names,
+  number,
+  partitionKind,
+  personalKind,
+  strategyKind,
+  text,
+  thresholdKind,
+} from './option-kinds.ts';
 
 export type Command = 'federate' | 'train' | 'finetune' | 'sample' | 'experiment';
-
-/** A type of option: how it is checked and what a help text calls it. Numbers may come as text, as a command line gives them. */
-type Kind<T> = {
-  schema: z.ZodType<T>;
-  /** What is valid, to complete "must be …". */
-  valid: string;
-  /** What stands for the value in a help text; absent for a flag. */
-  placeholder?: string;
-  choices?: readonly string[];
-};
 
 /** Stands for a default where there is none and the option must be given. */
 const required = { required: true } as const;
@@ -53,147 +56,6 @@ type Option<K extends string, C extends Command, T, D> = {
 
 const option = <const K extends string, const C extends Command, T, const D extends T | undefined | Required>(entry: Option<K, C, T, D>) =>
   entry;
-
-const fromText = (value: unknown) => (typeof value === 'string' && value.trim() !== '' ? Number(value) : value);
-
-const range = (min: number, max: number) => (max === Number.MAX_SAFE_INTEGER || max === Infinity ? `≥ ${min}` : `in ${min}..${max}`);
-
-const integer = (min: number, max: number = Number.MAX_SAFE_INTEGER): Kind<number> => ({
-  schema: z.preprocess(fromText, z.number().int().min(min).max(max)),
-  valid: `a whole number ${range(min, max)}`,
-  placeholder: 'n',
-});
-
-const number = (min: number, max: number = Infinity): Kind<number> => ({
-  schema: z.preprocess(fromText, z.number().min(min).max(max)),
-  valid: `a number ${range(min, max)}`,
-  placeholder: 'x',
-});
-
-const above0 = (max: number): Kind<number> => ({
-  schema: z.preprocess(fromText, z.number().gt(0).max(max)),
-  valid: `a number above 0, at most ${max}`,
-  placeholder: 'x',
-});
-
-const below1: Kind<number> = { schema: z.preprocess(fromText, z.number().min(0).lt(1)), valid: 'a number in [0, 1)', placeholder: 'x' };
-
-const text = (placeholder: string): Kind<string> => ({
-  schema: z
-    .string()
-    .min(1)
-    .refine((value) => !value.includes('\0')),
-  valid: 'a text that is not empty',
-  placeholder,
-});
-
-const choice = <const T extends string>(names: readonly T[]): Kind<T> => ({
-  schema: z.enum(names) as unknown as z.ZodType<T>,
-  valid: `one of ${names.join(', ')}`,
-  placeholder: 'name',
-  choices: names,
-});
-
-const flag: Kind<boolean> = { schema: z.boolean(), valid: 'true or false' };
-
-/** The names in a registry. */
-const names = <R extends object>(registry: R) => Object.keys(registry) as Extract<keyof R, string>[];
-
-const isStrategy = (value: unknown): value is Strategy => {
-  const strategy = value as Strategy | null;
-  return (
-    typeof strategy === 'object' &&
-    typeof strategy?.name === 'string' &&
-    typeof strategy.init === 'function' &&
-    typeof strategy.weigh === 'function'
-  );
-};
-
-const strategyKind: Kind<string | Strategy> = {
-  schema: z.union([z.enum(names(strategies)), z.custom<Strategy>(isStrategy)]),
-  valid: `one of ${names(strategies).join(', ')}, or an object {name, init, weigh}`,
-  placeholder: 'name',
-  choices: names(strategies),
-};
-
-const isDataset = (value: unknown): value is Dataset => {
-  const dataset = value as Dataset | null;
-  return (
-    typeof dataset === 'object' &&
-    dataset?.pixels instanceof Uint8Array &&
-    typeof dataset.fingerprint === 'string' &&
-    Array.isArray(dataset.classNames)
-  );
-};
-
-const dataKind: Kind<string | Dataset> = {
-  schema: z.union([text('path').schema, z.custom<Dataset>(isDataset)]),
-  valid: 'the path of a dataset, "synthetic", or a Dataset',
-  placeholder: 'path',
-};
-
-/** Its own error names the valid partitions and ranges. */
-const partitionKind: Kind<string> = {
-  schema: z.string().superRefine((value, context) => {
-    try {
-      parsePartition(value);
-    } catch (error) {
-      context.addIssue({ code: 'custom', message: (error as Error).message });
-    }
-  }),
-  valid: 'a partition',
-  placeholder: 'name[:x]',
-};
-
-/** Its own error names the valid compressions. */
-const compressionKind: Kind<string> = {
-  schema: z.string().superRefine((value, context) => {
-    try {
-      parseCompression(value);
-    } catch (error) {
-      context.addIssue({ code: 'custom', message: (error as Error).message });
-    }
-  }),
-  valid: 'a compression',
-  placeholder: 'name[:x]',
-};
-
-/** Its own error names the presets. */
-const personalKind: Kind<string> = {
-  schema: z.string().superRefine((value, context) => {
-    try {
-      parsePersonal(value);
-    } catch (error) {
-      context.addIssue({ code: 'custom', message: (error as Error).message });
-    }
-  }),
-  valid: 'none, a preset or patterns',
-  placeholder: 'patterns',
-};
-
-const isFeatures = (value: unknown): value is FeatureSource => {
-  const features = value as FeatureSource | null;
-  return typeof features === 'object' && typeof features?.name === 'string' && typeof features.extract === 'function';
-};
-
-const featuresKind: Kind<string | FeatureSource> = {
-  schema: z.union([text('name').schema, z.custom<FeatureSource>(isFeatures)]),
-  valid: 'pixels8, the path of a feature network, or an object {name, fingerprint, extract}',
-  placeholder: 'name',
-};
-
-/** Its own error says what is valid. */
-const thresholdKind: Kind<string> = {
-  schema: z.string().superRefine((value, context) => {
-    try {
-      parseThreshold(value);
-    } catch (error) {
-      context.addIssue({ code: 'custom', message: (error as Error).message });
-    }
-  }),
-  valid: 'a threshold',
-  placeholder: 'x',
-};
 
 /** The name of an option on the command line: localImages → --local-images. */
 const flagName = (key: string) => `--${key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
@@ -908,9 +770,7 @@ function parseOption(entry: Entry, raw: unknown): unknown {
   }
   const parsed = (entry.kind.schema as z.ZodType).safeParse(raw);
   if (parsed.success) return parsed.data;
-  const custom = parsed.error.issues.find(
-    (issue) => issue.code === 'custom' && [partitionKind, compressionKind, personalKind, thresholdKind].some((kind) => kind === entry.kind),
-  );
+  const custom = entry.kind.explains && parsed.error.issues.find((issue) => issue.code === 'custom');
   throw new PhoenixError(
     'ERR_PHOENIX_ARGUMENT',
     `${name} must be ${entry.kind.valid}${unit}, not ${show(raw)}.${custom ? ` ${custom.message}` : ''}`,

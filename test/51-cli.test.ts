@@ -211,6 +211,20 @@ test.serial('a personalised federation, a mixture of its clients, and a site tha
   t.is((await phoenix(['sample', site, '--n', '1', ...drawing])).code, 0);
 });
 
+test('experiment --json: what it would cost, then what it stopped at; the folder is there to continue', async (t) => {
+  const out = join(dir, 'experiment');
+  const plan = await phoenix(['experiment', 'smoke', '--out', out, '--plan', '--json']);
+  t.is(plan.code, 0, plan.stderr);
+  const [first, last] = jsonLines(plan.stdout);
+  t.like(first, { event: 'plan', name: 'smoke', done: 0, imagesPerCell: 512 });
+  t.deepEqual(last, { event: 'done', dir: out, cells: first!.cells, done: 0 });
+  t.regex(plan.stderr, /Experiment smoke in .*images to train on.*sent at most/);
+  const stopped = await phoenix(['experiment', 'smoke', '--out', out, '--stop-after', '0']);
+  t.is(stopped.code, 0, stopped.stderr);
+  t.regex(stopped.stdout, /Time is up: 0 of \d+ cells are done; the same command continues/);
+  t.is((await phoenix(['experiment', 'cake'])).code, 1);
+});
+
 test.serial('demo prints the path of the report last', async (t) => {
   const out = join(dir, 'demo');
   const { code, stdout, stderr } = await phoenix([

@@ -194,7 +194,9 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
       const fakeBins = await binCounts(drawn, centres, { threads });
       metrics[named('ndb')] = differentBins(realBins, fakeBins).different;
       metrics[named('jsd')] = jensenShannon(realBins, fakeBins);
-      metrics[named('memorised')] = (await memorisation(drawn, trainFeatures, { threads })).memorised;
+      // How far the nearest training image is, of what it is for test images: copies are nearer.
+      const { mean, reference } = await memorisation(drawn, trainFeatures, { threads, unseen: alike });
+      metrics[named('nearest')] = mean / reference!;
       if (unseen) metrics[`${named('fd')}_unseen_sites`] = await frechetDistance(unseen.moments, drawnMoments, { threads });
       if (seen.labels && classNames.length > 1) {
         const labels = Int32Array.from(rows, (row) => seen.labels![row]!);

@@ -26,6 +26,7 @@ export const metricKinds = [
   'entropy',
   'is',
   'memorised',
+  'nearest',
 ] as const;
 export type MetricKind = (typeof metricKinds)[number];
 

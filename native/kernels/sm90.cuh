@@ -36,6 +36,27 @@ __device__ inline void named_barrier(uint32_t id, uint32_t count) { asm volatile
 // What this thread wrote to shared memory becomes visible to tensor copies and wgmma.
 __device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// ---- clusters: blocks that run together and reach each other's shared memory
+
+__device__ inline uint32_t cluster_rank() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+// All threads of the cluster meet.
+__device__ inline void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+// The barrier at the same place in the block of that rank.
+__device__ inline void mbarrier_arrive_at(uint32_t barrier, uint32_t rank) {
+  asm volatile(
+      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::
+          "r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+
 // ---- registers: by all warps of a warpgroup; counts are multiples of 8, and the block's sum stays what it was at launch
 
 template <int Count>
@@ -54,6 +75,14 @@ __device__ inline void load_box(uint32_t shared, const TensorMap* map, uint32_t 
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(shared),
       "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
+}
+// To the same place in each block of the mask, whose own barrier is told.
+__device__ inline void multicast_box(uint32_t shared, const TensorMap* map, uint32_t barrier, uint16_t mask, int c0, int c1, int c2) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%4, %5, %6}], [%2], "
+      "%3;" ::"r"(shared),
+      "l"(map), "r"(barrier), "h"(mask), "r"(c0), "r"(c1), "r"(c2)
       : "memory");
 }
 __device__ inline void load_box(uint32_t shared, const TensorMap* map, uint32_t barrier, int c0, int c1, int c2, int c3) {

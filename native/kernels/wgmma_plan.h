@@ -99,6 +99,12 @@ template <class Parameters>
 struct WgmmaPlan {
   Parameters parameters;
   int columns, tiles;
+  bool pairs = false;  // blocks work two by two and share the weights
+};
+// How to cut, where it is not left to the table.
+struct Tiling {
+  int columns = 0;  // 64, 128, 256
+  int pairs = -1;   // 0, 1
 };
 
 // out = in0|in1 · weights (taps as given) + bias + temb + residual. In the inputs' gradient in0 is dy and out is dx.
@@ -109,7 +115,7 @@ struct WgmmaForwardArguments {
   const float* bias = nullptr;
   Tensor temb;
   int stride = 1, phases = 1, phase_h = 0, phase_w = 0;  // out's pixels are every `phases`-th
-  int columns = 0;                                       // of a tile; 0: by the table
+  Tiling tiling;
   int taps = 0;
   Tap tap[kMostTaps] = {};
 };
@@ -122,10 +128,14 @@ inline std::optional<WgmmaPlan<WgmmaForward>> plan_wgmma(const WgmmaForwardArgum
   if (!pixels || pixels->box.w * a.stride > 256 || pixels->box.h * a.stride > 256) return {};
   WgmmaPlan<WgmmaForward> plan{};
   WgmmaForward& f = plan.parameters;
-  plan.columns = a.columns ? a.columns : wgmma_columns(pixels->count, out.c);
+  plan.columns = a.tiling.columns ? a.tiling.columns : wgmma_columns(pixels->count, out.c);
+  // In pairs where that leaves enough for all multiprocessors.
+  int column_tiles = (out.c + plan.columns - 1) / plan.columns;
+  bool many = pixels->count * column_tiles >= kPlannedMultiprocessors;
+  plan.pairs = plan.columns > 64 && (a.tiling.pairs < 0 ? many : a.tiling.pairs == 1);
   f.in0 = map_of_pixels(a.in0, pixels->box, a.stride);
   f.in1 = a.in1 ? map_of_pixels(a.in1, pixels->box, a.stride) : f.in0;
-  f.weights = map_of_weights(a.weights, a.input_gradient ? 64 : plan.columns);
+  f.weights = map_of_weights(a.weights, a.input_gradient ? 64 : plan.pairs ? plan.columns / 2 : plan.columns);
   f.out = map_of_results(out, pixels->box, a.phases);
   f.residual = a.residual ? map_of_results(a.residual, pixels->box, a.phases) : f.out;
   f.has_residual = bool(a.residual);
@@ -134,7 +144,7 @@ inline std::optional<WgmmaPlan<WgmmaForward>> plan_wgmma(const WgmmaForwardArgum
   f.temb_ld = a.temb.ld;
   f.pixels = *pixels;
   f.columns = out.c;
-  f.column_tiles = (out.c + plan.columns - 1) / plan.columns;
+  f.column_tiles = column_tiles;
   f.rows_per_image = out.h / a.phases;
   f.images = out.n;
   f.phase_h = a.phase_h;
@@ -145,7 +155,7 @@ inline std::optional<WgmmaPlan<WgmmaForward>> plan_wgmma(const WgmmaForwardArgum
   f.stride = a.stride;
   f.taps = a.taps;
   std::copy(a.tap, a.tap + kMostTaps, f.tap);
-  plan.tiles = pixels->count * f.column_tiles;
+  plan.tiles = (plan.pairs ? (pixels->count + 1) / 2 * 2 : pixels->count) * column_tiles;
   return plan;
 }
 
@@ -243,14 +253,14 @@ WgmmaForwards plan_phases(WgmmaForwardArguments a, int phases, SetTaps set_taps)
   return plans;
 }
 inline WgmmaForwards plan_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d window,
-                                         int columns = 0) {
+                                         Tiling tiling = {}) {
   WgmmaForwardArguments a;
-  a.out = y, a.in0 = x, a.residual = residual, a.weights = w, a.bias = b.data, a.temb = temb, a.columns = columns;
+  a.out = y, a.in0 = x, a.residual = residual, a.weights = w, a.bias = b.data, a.temb = temb, a.tiling = tiling;
   return plan_phases(a, window.upsample, [&](auto& a) { set_forward_taps(a, window); });
 }
-inline WgmmaForwards plan_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d window, int columns = 0) {
+inline WgmmaForwards plan_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d window, Tiling tiling = {}) {
   WgmmaForwardArguments a;
-  a.out = dx.t, a.in0 = dy, a.residual = dx.accumulate ? dx.t : Tensor{}, a.weights = w, a.columns = columns;
+  a.out = dx.t, a.in0 = dy, a.residual = dx.accumulate ? dx.t : Tensor{}, a.weights = w, a.tiling = tiling;
   return plan_phases(a, window.stride, [&](auto& a) { set_input_gradient_taps(a, window); });
 }
 inline WgmmaWeightGradients plan_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d window) {

@@ -24,8 +24,9 @@ __device__ Pixel first_pixel(const PixelTiles& t, int tile) {
   return {tile / t.tiles_w / t.tiles_h * t.box.n, tile / t.tiles_w % t.tiles_h * t.box.h, tile % t.tiles_w * t.box.w};
 }
 
-// The ring of stages. `full` completes when both operands have arrived, `empty` when both consumers have read them.
-template <int Columns, int Stages>
+// The ring of stages. `full` completes when both operands have arrived, `empty` when the consumers of all blocks of the cluster have read them: each
+// copies a part of B to all.
+template <int Columns, int Stages, int Cluster>
 struct Ring {
   static constexpr uint32_t kA = kWgmmaRows * 128, kB = Columns * 128, kStage = kA + kB, kBytes = kStage * Stages;
   uint32_t base, barriers;
@@ -45,8 +46,13 @@ struct Ring {
   __device__ void init() const {
     for (int s = 0; s < Stages; s++) {
       mbarrier_init(full(s), 1);
-      mbarrier_init(empty(s), kConsumers);
+      mbarrier_init(empty(s), kConsumers * Cluster);
     }
+  }
+  // By every thread of a consumer.
+  __device__ void release(int s, int thread) const {
+    if (Cluster > 1 && thread < Cluster) mbarrier_arrive_at(empty(s), uint32_t(thread));
+    if (Cluster == 1 && thread == 0) mbarrier_arrive(empty(s));
   }
   // The next stage, free and expecting its bytes.
   __device__ uint32_t begin_load() const {
@@ -58,7 +64,7 @@ struct Ring {
 
 // Sums `steps` stages. A K-major: rows of pixels; MN-major: rows of channels. One group of products stays under way while the next is issued.
 template <bool MnMajorA, bool MnMajorB, class Ring, int Size>
-__device__ void accumulate(Ring& ring, int steps, int consumer, bool elected, float (&sums)[Size]) {
+__device__ void accumulate(Ring& ring, int steps, int consumer, int thread, float (&sums)[Size]) {
   constexpr uint32_t kStepA = (MnMajorA ? 2048 : 32) >> 4, kStepB = (MnMajorB ? 2048 : 32) >> 4;
   int former = 0;
   for (int step = 0; step < steps; step++) {
@@ -69,12 +75,12 @@ __device__ void accumulate(Ring& ring, int steps, int consumer, bool elected, fl
     for (int k = 0; k < kWgmmaDepth / 16; k++) multiply<MnMajorA, MnMajorB>(sums, a + k * kStepA, b + k * kStepB, step + k);
     products_commit();
     products_wait<1>();
-    if (step && elected) mbarrier_arrive(ring.empty(former));
+    if (step) ring.release(former, thread);
     former = ring.stage;
     ring.advance();
   }
   products_wait<0>();
-  if (steps && elected) mbarrier_arrive(ring.empty(former));
+  if (steps) ring.release(former, thread);
 }
 
 // Where 64 rows of a tile lie in `out`, seen as (N·H', phases of h, W', phases of w, J): a convolution of stride 1 has one phase each way; the
@@ -88,10 +94,12 @@ __device__ OutputPixels output_pixels(const WgmmaForward& f, Pixel p, int half) 
                                     : OutputPixels{p.w, row + half * (kHalfRows / f.pixels.box.w)};
 }
 
-template <int Columns, bool InputGradient>
+// Cluster 2: two blocks take two tiles of pixels that lie side by side, of the same columns; each copies half of the weights to both.
+template <int Columns, bool InputGradient, int Cluster>
 __device__ void forward(const WgmmaForward& f) {
   constexpr int kStages = wgmma_stages(Columns, true), kBlocks = Columns / 64;
-  using Stages = Ring<Columns, kStages>;
+  constexpr uint16_t kAll = (1 << Cluster) - 1;
+  using Stages = Ring<Columns, kStages, Cluster>;
   uint32_t base = shared_address(shared_memory), results = base + Stages::kBytes, barriers = results + kWgmmaRows * Columns * 2;
   Stages ring{base, barriers};
   uint32_t residual_barriers = barriers + 2 * kStages * 8;
@@ -101,107 +109,121 @@ __device__ void forward(const WgmmaForward& f) {
     for (int c = 0; c < kConsumers; c++) mbarrier_init(residual_barriers + uint32_t(c) * 8, 1);
     mbarrier_init_fence();
   }
-  __syncthreads();
-  int tiles = f.pixels.count * f.column_tiles, steps = f.taps * (f.steps0 + f.steps1);
+  int rank = 0;
+  if constexpr (Cluster > 1) {
+    rank = int(cluster_rank());
+    cluster_barrier();
+  } else {
+    __syncthreads();
+  }
+  int first_tile = int(blockIdx.x) / Cluster, stride = int(gridDim.x) / Cluster;
+  int tiles = (f.pixels.count + Cluster - 1) / Cluster * f.column_tiles, steps = f.taps * (f.steps0 + f.steps1);
 
   if (warpgroup == 0) {
     lower_registers<40>();
-    if (thread) return;
-    prefetch_map(&f.in0);
-    prefetch_map(&f.weights);
-    for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
-      Pixel p = first_pixel(f.pixels, tile / f.column_tiles);
+    if (thread == 0) {
+      prefetch_map(&f.in0);
+      prefetch_map(&f.weights);
+      for (int tile = first_tile; tile < tiles; tile += stride) {
+        Pixel p = first_pixel(f.pixels, tile / f.column_tiles * Cluster + rank);
+        int column = tile % f.column_tiles * Columns;
+        for (int t = 0; t < f.taps; t++)
+          for (int s = 0; s < f.steps0 + f.steps1; s++) {
+            bool second = s >= f.steps0;
+            int channel = (second ? s - f.steps0 : s) * kWgmmaDepth;
+            uint32_t full = ring.begin_load();
+            load_box(ring.a(), second ? &f.in1 : &f.in0, full, channel, p.w * f.stride + f.tap[t].w, p.h * f.stride + f.tap[t].h, p.n);
+            if (second) channel += f.channels0;
+            auto load_weights = [&](uint32_t to, int c0, int c2) {
+              if constexpr (Cluster > 1)
+                multicast_box(to, &f.weights, full, kAll, c0, f.tap[t].index, c2);
+              else
+                load_box(to, &f.weights, full, c0, f.tap[t].index, c2);
+            };
+            if (InputGradient)
+              for (int j = rank; j < kBlocks; j += Cluster) load_weights(ring.b() + uint32_t(j) * kBlockBytes, column + 64 * j, channel);
+            else
+              load_weights(ring.b() + uint32_t(rank) * (Stages::kB / Cluster), channel, column + rank * (Columns / Cluster));
+            ring.advance();
+          }
+      }
+    }
+  } else {
+    raise_registers<232>();
+    int consumer = warpgroup - 1;
+    bool elected = thread == 0;
+    uint32_t staged = results + uint32_t(consumer * kBlocks) * kBlockBytes, residual_barrier = residual_barriers + uint32_t(consumer) * 8;
+    uint32_t residual_phase = 0;
+    for (int tile = first_tile; tile < tiles; tile += stride) {
+      Pixel p = first_pixel(f.pixels, tile / f.column_tiles * Cluster + rank);
+      OutputPixels o = output_pixels(f, p, consumer);
       int column = tile % f.column_tiles * Columns;
-      for (int t = 0; t < f.taps; t++)
-        for (int s = 0; s < f.steps0 + f.steps1; s++) {
-          bool second = s >= f.steps0;
-          int channel = (second ? s - f.steps0 : s) * kWgmmaDepth;
-          uint32_t full = ring.begin_load();
-          load_box(ring.a(), second ? &f.in1 : &f.in0, full, channel, p.w * f.stride + f.tap[t].w, p.h * f.stride + f.tap[t].h, p.n);
-          if (second) channel += f.channels0;
-          if (InputGradient)
-            for (int j = 0; j < kBlocks; j++)
-              load_box(ring.b() + uint32_t(j) * kBlockBytes, &f.weights, full, column + 64 * j, f.tap[t].index, channel);
-          else
-            load_box(ring.b(), &f.weights, full, channel, f.tap[t].index, column);
-          ring.advance();
-        }
-    }
-    return;
-  }
-
-  raise_registers<232>();
-  int consumer = warpgroup - 1;
-  bool elected = thread == 0;
-  uint32_t staged = results + uint32_t(consumer * kBlocks) * kBlockBytes, residual_barrier = residual_barriers + uint32_t(consumer) * 8;
-  uint32_t residual_phase = 0;
-  for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
-    Pixel p = first_pixel(f.pixels, tile / f.column_tiles);
-    OutputPixels o = output_pixels(f, p, consumer);
-    int column = tile % f.column_tiles * Columns;
-    if (elected) {
-      wait_stores_read();
-      if (f.has_residual) {
-        mbarrier_arrive_expect(residual_barrier, kBlocks * kBlockBytes);
-        for (int j = 0; j < kBlocks; j++)
-          load_box(staged + uint32_t(j) * kBlockBytes, &f.residual, residual_barrier, column + 64 * j, f.phase_w, o.w, f.phase_h, o.row);
-      }
-    }
-    float sums[Columns / 2];
-    accumulate<false, InputGradient>(ring, steps, consumer, elected, sums);
-
-    if (f.has_residual) {
-      mbarrier_wait(residual_barrier, residual_phase);
-      residual_phase ^= 1;
-    }
-    named_barrier(1 + uint32_t(consumer), 128);  // the former results have been stored
-    // This thread's sums: two rows, two columns of every eight.
-    int row = thread / 32 * 16 + thread % 32 / 4, pair = thread % 4;
-    int pixels_per_image = f.pixels.box.h * f.pixels.box.w;
-    const __nv_bfloat16* temb[2] = {};
-    for (int i = 0; i < 2; i++) {
-      int image = p.n + (consumer * kHalfRows + row + 8 * i) / pixels_per_image;
-      if (f.temb && image < f.images) temb[i] = f.temb + size_t(image) * f.temb_ld;
-    }
-#pragma unroll
-    for (int j = 0; j < Columns / 8; j++) {
-      int c = column + 8 * j + 2 * pair;
-      bool inside = c < f.columns;
-      float2 bias = f.bias && inside ? *reinterpret_cast<const float2*>(f.bias + c) : float2{0, 0};
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        // 16-byte chunk j%8 of the row, in the copies' swizzle.
-        uint32_t at = uint32_t(j / 8) * kBlockBytes + uint32_t(row + 8 * i) * 128 + uint32_t((j % 8) ^ (row % 8)) * 16 + uint32_t(pair) * 4;
-        auto* place = reinterpret_cast<__nv_bfloat162*>(shared_memory + (staged - base) + at);
-        float2 sum{sums[4 * j + 2 * i] + bias.x, sums[4 * j + 2 * i + 1] + bias.y};
-        if (temb[i] && inside) {
-          float2 t = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(temb[i] + c));
-          sum.x += t.x;
-          sum.y += t.y;
-        }
+      if (elected) {
+        wait_stores_read();
         if (f.has_residual) {
-          float2 r = __bfloat1622float2(*place);
-          sum.x += r.x;
-          sum.y += r.y;
+          mbarrier_arrive_expect(residual_barrier, kBlocks * kBlockBytes);
+          for (int j = 0; j < kBlocks; j++)
+            load_box(staged + uint32_t(j) * kBlockBytes, &f.residual, residual_barrier, column + 64 * j, f.phase_w, o.w, f.phase_h, o.row);
         }
-        *place = __float22bfloat162_rn(sum);
+      }
+      float sums[Columns / 2];
+      accumulate<false, InputGradient>(ring, steps, consumer, thread, sums);
+
+      if (f.has_residual) {
+        mbarrier_wait(residual_barrier, residual_phase);
+        residual_phase ^= 1;
+      }
+      named_barrier(1 + uint32_t(consumer), 128);  // the former results have been stored
+      // This thread's sums: two rows, two columns of every eight.
+      int row = thread / 32 * 16 + thread % 32 / 4, pair = thread % 4;
+      int pixels_per_image = f.pixels.box.h * f.pixels.box.w;
+      const __nv_bfloat16* temb[2] = {};
+      for (int i = 0; i < 2; i++) {
+        int image = p.n + (consumer * kHalfRows + row + 8 * i) / pixels_per_image;
+        if (f.temb && image < f.images) temb[i] = f.temb + size_t(image) * f.temb_ld;
+      }
+#pragma unroll
+      for (int j = 0; j < Columns / 8; j++) {
+        int c = column + 8 * j + 2 * pair;
+        bool inside = c < f.columns;
+        float2 bias = f.bias && inside ? *reinterpret_cast<const float2*>(f.bias + c) : float2{0, 0};
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          // 16-byte chunk j%8 of the row, in the copies' swizzle.
+          uint32_t at =
+              uint32_t(j / 8) * kBlockBytes + uint32_t(row + 8 * i) * 128 + uint32_t((j % 8) ^ (row % 8)) * 16 + uint32_t(pair) * 4;
+          auto* place = reinterpret_cast<__nv_bfloat162*>(shared_memory + (staged - base) + at);
+          float2 sum{sums[4 * j + 2 * i] + bias.x, sums[4 * j + 2 * i + 1] + bias.y};
+          if (temb[i] && inside) {
+            float2 t = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(temb[i] + c));
+            sum.x += t.x;
+            sum.y += t.y;
+          }
+          if (f.has_residual) {
+            float2 r = __bfloat1622float2(*place);
+            sum.x += r.x;
+            sum.y += r.y;
+          }
+          *place = __float22bfloat162_rn(sum);
+        }
+      }
+      fence_async_proxy();
+      named_barrier(1 + uint32_t(consumer), 128);
+      if (elected) {
+        for (int j = 0; j < kBlocks; j++)
+          store_box(&f.out, staged + uint32_t(j) * kBlockBytes, column + 64 * j, f.phase_w, o.w, f.phase_h, o.row);
+        commit_stores();
       }
     }
-    fence_async_proxy();
-    named_barrier(1 + uint32_t(consumer), 128);
-    if (elected) {
-      for (int j = 0; j < kBlocks; j++)
-        store_box(&f.out, staged + uint32_t(j) * kBlockBytes, column + 64 * j, f.phase_w, o.w, f.phase_h, o.row);
-      commit_stores();
-    }
+    if (elected) wait_stores();
   }
-  if (elected) wait_stores();
+  if constexpr (Cluster > 1) cluster_barrier();  // nobody copies or arrives any more
 }
 
 template <int Columns>
 __device__ void weight_gradient(const WgmmaWeightGradient& g) {
   constexpr int kStages = wgmma_stages(Columns, false), kBlocks = Columns / 64;
-  using Stages = Ring<Columns, kStages>;
+  using Stages = Ring<Columns, kStages, 1>;
   uint32_t base = shared_address(shared_memory);
   Stages ring{base, base + Stages::kBytes};
   int warpgroup = int(threadIdx.x) / 128, thread = int(threadIdx.x) % 128;
@@ -241,7 +263,7 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
     int column = tile % g.column_tiles * Columns, row = tile / g.column_tiles / g.taps % g.row_tiles * kWgmmaRows;
     Tap t = g.tap[tile / g.column_tiles % g.taps];
     float sums[Columns / 2];
-    accumulate<true, true>(ring, end - begin, consumer, thread == 0, sums);
+    accumulate<true, true>(ring, end - begin, consumer, thread, sums);
     int first_row = row + consumer * kHalfRows + thread / 32 * 16 + thread % 32 / 4, pair = thread % 4;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -258,22 +280,23 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
 
 }  // namespace
 
-#define PHOENIX_WGMMA_KERNELS(columns)                                                          \
-  extern "C" __global__ void __launch_bounds__(kWgmmaThreads, 1)                                \
-      wgmma_forward_##columns##_kernel(const __grid_constant__ WgmmaForward f) {                \
-    forward<columns, false>(f);                                                                 \
-  }                                                                                             \
-  extern "C" __global__ void __launch_bounds__(kWgmmaThreads, 1)                                \
-      wgmma_input_gradient_##columns##_kernel(const __grid_constant__ WgmmaForward f) {         \
-    forward<columns, true>(f);                                                                  \
-  }                                                                                             \
-  extern "C" __global__ void __launch_bounds__(kWgmmaThreads, 1)                                \
-      wgmma_weight_gradient_##columns##_kernel(const __grid_constant__ WgmmaWeightGradient g) { \
-    weight_gradient<columns>(g);                                                                \
-  }
-PHOENIX_WGMMA_KERNELS(64)
-PHOENIX_WGMMA_KERNELS(128)
-PHOENIX_WGMMA_KERNELS(256)
+#define PHOENIX_PRODUCT(name, Parameters, ...) \
+  extern "C" __global__ void __launch_bounds__(kWgmmaThreads, 1) name(const __grid_constant__ Parameters p) { __VA_ARGS__(p); }
+// clang-format off
+PHOENIX_PRODUCT(wgmma_forward_64_kernel, WgmmaForward, forward<64, false, 1>)
+PHOENIX_PRODUCT(wgmma_forward_128_kernel, WgmmaForward, forward<128, false, 1>)
+PHOENIX_PRODUCT(wgmma_forward_256_kernel, WgmmaForward, forward<256, false, 1>)
+PHOENIX_PRODUCT(wgmma_forward_128_pair_kernel, WgmmaForward, forward<128, false, 2>)
+PHOENIX_PRODUCT(wgmma_forward_256_pair_kernel, WgmmaForward, forward<256, false, 2>)
+PHOENIX_PRODUCT(wgmma_input_gradient_64_kernel, WgmmaForward, forward<64, true, 1>)
+PHOENIX_PRODUCT(wgmma_input_gradient_128_kernel, WgmmaForward, forward<128, true, 1>)
+PHOENIX_PRODUCT(wgmma_input_gradient_256_kernel, WgmmaForward, forward<256, true, 1>)
+PHOENIX_PRODUCT(wgmma_input_gradient_128_pair_kernel, WgmmaForward, forward<128, true, 2>)
+PHOENIX_PRODUCT(wgmma_input_gradient_256_pair_kernel, WgmmaForward, forward<256, true, 2>)
+PHOENIX_PRODUCT(wgmma_weight_gradient_64_kernel, WgmmaWeightGradient, weight_gradient<64>)
+PHOENIX_PRODUCT(wgmma_weight_gradient_128_kernel, WgmmaWeightGradient, weight_gradient<128>)
+PHOENIX_PRODUCT(wgmma_weight_gradient_256_kernel, WgmmaWeightGradient, weight_gradient<256>)
+// clang-format on
 
 }  // namespace phx
 #endif

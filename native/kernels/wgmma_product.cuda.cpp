@@ -16,20 +16,33 @@ struct Widths {
   const Kernel<Parameters> narrow, middle, wide;
   Widths(const char* name64, const char* name128, const char* name256)
       : narrow(name64, needs(64)), middle(name128, needs(128)), wide(name256, needs(256)) {}
-  static KernelNeeds needs(int columns) { return {90, unsigned(wgmma_shared_bytes(columns, kStaged))}; }
+  static KernelNeeds needs(int columns, unsigned cluster = 1) { return {90, unsigned(wgmma_shared_bytes(columns, kStaged)), cluster}; }
   bool available() const { return !forced_mma_tile() && narrow.available(); }
   void operator()(const WgmmaPlan<Parameters>& plan) const {
     const Kernel<Parameters>& kernel = plan.columns == 64 ? narrow : plan.columns == 128 ? middle : wide;
     kernel({size_t(std::min(plan.tiles, multiprocessors()))}, kWgmmaThreads, plan.parameters);
   }
 };
-const Widths<WgmmaForward> forward_kernel("wgmma_forward_64_kernel", "wgmma_forward_128_kernel", "wgmma_forward_256_kernel");
-const Widths<WgmmaForward> input_gradient_kernel("wgmma_input_gradient_64_kernel", "wgmma_input_gradient_128_kernel",
-                                                 "wgmma_input_gradient_256_kernel");
+// The same for pairs of blocks, which narrow tiles are not worth.
+struct PairWidths : Widths<WgmmaForward> {
+  const Kernel<WgmmaForward> middle_pair, wide_pair;
+  PairWidths(const char* name64, const char* name128, const char* name256, const char* pair128, const char* pair256)
+      : Widths(name64, name128, name256), middle_pair(pair128, needs(128, 2)), wide_pair(pair256, needs(256, 2)) {}
+  void operator()(const WgmmaPlan<WgmmaForward>& plan) const {
+    if (!plan.pairs) return Widths::operator()(plan);
+    const Kernel<WgmmaForward>& kernel = plan.columns == 128 ? middle_pair : wide_pair;
+    kernel({size_t(std::min(plan.tiles, multiprocessors() / 2 * 2))}, kWgmmaThreads, plan.parameters);
+  }
+};
+const PairWidths forward_kernel("wgmma_forward_64_kernel", "wgmma_forward_128_kernel", "wgmma_forward_256_kernel",
+                                "wgmma_forward_128_pair_kernel", "wgmma_forward_256_pair_kernel");
+const PairWidths input_gradient_kernel("wgmma_input_gradient_64_kernel", "wgmma_input_gradient_128_kernel",
+                                       "wgmma_input_gradient_256_kernel", "wgmma_input_gradient_128_pair_kernel",
+                                       "wgmma_input_gradient_256_pair_kernel");
 const Widths<WgmmaWeightGradient> weight_gradient_kernel("wgmma_weight_gradient_64_kernel", "wgmma_weight_gradient_128_kernel",
                                                          "wgmma_weight_gradient_256_kernel");
 
-bool start(const Widths<WgmmaForward>& kernel, const WgmmaForwards& plans) {
+bool start(const PairWidths& kernel, const WgmmaForwards& plans) {
   for (const auto& plan : plans) kernel(plan);
   return !plans.empty();
 }

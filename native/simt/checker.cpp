@@ -18,12 +18,12 @@ static uintptr_t parameters_low, parameters_high;
 // What an accessor knows of everyone's clock.
 struct View {
   const uint32_t *row, *agents;
-  uint32_t operator[](uint32_t who) const { return who >= grid.threads ? agents[who - grid.threads] : row ? row[who] : 0; }
+  uint32_t operator[](uint32_t who) const { return who >= grid.all() ? agents[who - grid.all()] : row ? row[who] : 0; }
 };
 static View view_of(uint32_t t) { return {row_serial[t] == serial ? rows[t].data() : nullptr, agent_seen[t]}; }
 static uint32_t* row_of(uint32_t t) {
   if (row_serial[t] != serial) {
-    rows[t].assign(grid.threads, 0);
+    rows[t].assign(grid.all(), 0);
     row_serial[t] = serial;
   }
   return rows[t].data();
@@ -38,7 +38,7 @@ void checker_block() {
   block_serial = ++serial;
   pool.clear();
   agents_used = false;
-  for (uint32_t i = 0; i < grid.threads; ++i) {
+  for (uint32_t i = 0; i < grid.all(); ++i) {
     own[i] = 1;
     fenced[i] = 0;
     memset(agent_seen[i], 0, sizeof agent_seen[i]);
@@ -58,11 +58,11 @@ void checker_join(const uint32_t* members, uint32_t count, bool whole_block) {
     return;
   }
   static Clock known;
-  known.assign(grid.threads, 0);
+  known.assign(grid.all(), 0);
   for (uint32_t i = 0; i < count; ++i) {
     const uint32_t t = members[i];
     if (row_serial[t] == serial)
-      for (uint32_t k = 0; k < grid.threads; ++k) known[k] = std::max(known[k], rows[t][k]);
+      for (uint32_t k = 0; k < grid.all(); ++k) known[k] = std::max(known[k], rows[t][k]);
     known[t] = std::max(known[t], own[t]);
   }
   for (uint32_t i = 0; i < count; ++i) {
@@ -77,17 +77,17 @@ void merge(Clock& into, const Clock& from) {
 }
 Clock clock_snapshot(uint32_t t) {
   if (!config().checks) return {};
-  Clock clock(grid.threads + kAgents);
-  memcpy(clock.data(), row_of(t), grid.threads * sizeof(uint32_t));
+  Clock clock(grid.all() + kAgents);
+  memcpy(clock.data(), row_of(t), grid.all() * sizeof(uint32_t));
   clock[t] = own[t]++;
-  memcpy(clock.data() + grid.threads, agent_seen[t], sizeof agent_seen[t]);
+  memcpy(clock.data() + grid.all(), agent_seen[t], sizeof agent_seen[t]);
   return clock;
 }
 void clock_acquire(uint32_t t, const Clock& clock) {
   if (!config().checks || clock.empty()) return;
   uint32_t* row = row_of(t);
-  for (uint32_t k = 0; k < grid.threads; ++k) row[k] = std::max(row[k], clock[k]);
-  for (uint32_t a = 0; a < kAgents; ++a) agent_seen[t][a] = std::max(agent_seen[t][a], clock[grid.threads + a]);
+  for (uint32_t k = 0; k < grid.all(); ++k) row[k] = std::max(row[k], clock[k]);
+  for (uint32_t a = 0; a < kAgents; ++a) agent_seen[t][a] = std::max(agent_seen[t][a], clock[grid.all() + a]);
 }
 uint32_t agent_tick(uint32_t agent) {
   agents_used = true;
@@ -95,8 +95,8 @@ uint32_t agent_tick(uint32_t agent) {
 }
 void clock_set_agent(Clock& clock, uint32_t agent, uint32_t value) {
   if (!config().checks) return;
-  clock.resize(grid.threads + kAgents);
-  clock[grid.threads + agent] = std::max(clock[grid.threads + agent], value);
+  clock.resize(grid.all() + kAgents);
+  clock[grid.all() + agent] = std::max(clock[grid.all() + agent], value);
 }
 void proxy_fence(uint32_t t) {
   if (config().checks) fenced[t] = own[t]++;
@@ -105,7 +105,7 @@ void proxy_fence(uint32_t t) {
 // ---- one byte
 
 static std::string name_of(uint32_t who) {
-  return who < grid.threads ? "thread " + std::to_string(who) : "async engine " + std::to_string(who - grid.threads);
+  return who < grid.all() ? "thread " + std::to_string(who) : "async engine " + std::to_string(who - grid.all());
 }
 enum class Age { Ordered, BeforeBarrier, ThisEpoch, OtherBlock };
 static Age age_of(uint32_t s, bool device) {
@@ -129,7 +129,7 @@ static std::string race_with_write(const Cell& c, const Accessor& a) {
   const bool unordered = age == Age::ThisEpoch || (c.flags & kAsync);
   if (c.write_by != a.who && !both_atomic && unordered && c.write_clock > a.view[c.write_by])
     return "written by " + name_of(c.write_by) + ", not ordered with this access";
-  if (a.async && !a.write && !(c.flags & kAsync) && c.write_by < grid.threads && c.write_clock > fenced[c.write_by])
+  if (a.async && !a.write && !(c.flags & kAsync) && c.write_by < grid.all() && c.write_clock > fenced[c.write_by])
     return "written by " + name_of(c.write_by) + " through the generic proxy without fence.proxy.async";
   return "";
 }
@@ -141,7 +141,7 @@ static std::string race_with_reads(const Cell& c, const Accessor& a) {
   if (age == Age::ThisEpoch) {
     if (c.readers == kManyReaders) {
       const Clock& readers = pool[c.read_clock[0]];
-      for (uint32_t r = 0; r < grid.threads; ++r)
+      for (uint32_t r = 0; r < grid.all(); ++r)
         if (unordered(r, readers[r])) return "read by " + name_of(r) + ", not ordered with this access";
     } else {
       for (int i = 0; i < c.readers; ++i)
@@ -171,7 +171,7 @@ static void remember_read(Cell& c, const Accessor& a, uint32_t clock) {
     c.readers = uint8_t(kept + 1);
     return;
   }
-  pool.emplace_back(grid.threads, 0u);
+  pool.emplace_back(grid.all(), 0u);
   for (int i = 0; i < 2; ++i) pool.back()[c.read_by[i]] = c.read_clock[i];
   pool.back()[a.who] = clock;
   c.readers = kManyReaders;
@@ -180,7 +180,7 @@ static void remember_read(Cell& c, const Accessor& a, uint32_t clock) {
 static std::string touch(Cell& c, const Accessor& a) {
   std::string why = race_with_write(c, a);
   if (a.write && why.empty()) why = race_with_reads(c, a);
-  const uint32_t clock = a.who < grid.threads ? own[a.who] : agent_clock[a.who - grid.threads];
+  const uint32_t clock = a.who < grid.all() ? own[a.who] : agent_clock[a.who - grid.all()];
   if (a.write) {
     c.write_serial = serial;
     c.write_by = uint16_t(a.who);
@@ -208,14 +208,19 @@ static bool check_range(const Accessor& a, uintptr_t p, size_t bytes, const char
   const char* race;
   std::string place;
   size_t origin;
-  if (p - uintptr_t(shared_base) < kSharedArena) {
-    origin = p - uintptr_t(shared_base);
-    if (p + bytes > shared_end) {
+  if (p - uintptr_t(shared_base) < kSharedArena * grid.blocks) {
+    const size_t place_in_cluster = p - uintptr_t(shared_base), owner = place_in_cluster / kSharedArena;
+    origin = place_in_cluster % kSharedArena;
+    if (origin + bytes > shared_bytes) {
       finding("shared memory out of bounds",
-              "offset " + std::to_string(origin) + " beyond the block's " + std::to_string(shared_end - uintptr_t(shared_base)) + " bytes");
+              "offset " + std::to_string(origin) + " beyond the block's " + std::to_string(shared_bytes) + " bytes");
       return false;
     }
-    cells = shared_cells + origin;
+    if (!live_threads(uint32_t(owner))) {
+      finding("shared memory of a block that has exited", "rank " + std::to_string(owner) + " of the cluster");
+      return false;
+    }
+    cells = shared_cells + place_in_cluster;
     race = "shared memory race";
     for (size_t i = 0; i < bytes; ++i) {
       Cell& c = cells[i];
@@ -278,8 +283,8 @@ bool check_access(const void* pointer, size_t bytes, Access access, const char* 
   const uintptr_t p = uintptr_t(pointer);
   constexpr size_t stack = 64 * 1024;
   if (p - self->stack_low < stack) return true;  // its own local memory
-  for (uint32_t i = 0; i < grid.threads; ++i) {
-    if (p - uintptr_t(shared_base) < kSharedArena || p - uintptr_t(heap) < heap_bytes()) break;
+  for (uint32_t i = 0; i < grid.all(); ++i) {
+    if (p - uintptr_t(shared_base) < kSharedArena * grid.blocks || p - uintptr_t(heap) < heap_bytes()) break;
     if (p - threads[i].stack_low >= stack) continue;
     report("local memory access: another thread's local memory (%s at %s)", what, to_string(loc).c_str());
     return false;
@@ -291,8 +296,8 @@ bool check_access(const void* pointer, size_t bytes, Access access, const char* 
 void check_async(uint32_t agent, const Clock& clock, const void* pointer, size_t bytes, bool write, const char* what, Loc loc) {
   if (!config().checks) return;
   const uintptr_t p = uintptr_t(pointer);
-  const View view{clock.data(), clock.data() + grid.threads};
-  check_range({grid.threads + agent, view, write, false, true, p - uintptr_t(heap) < heap_bytes()}, p, bytes, what, loc);
+  const View view{clock.data(), clock.data() + grid.all()};
+  check_range({grid.all() + agent, view, write, false, true, p - uintptr_t(heap) < heap_bytes()}, p, bytes, what, loc);
 }
 void mark_pending(const void* shared, size_t bytes, bool pending) {
   if (!config().checks) return;

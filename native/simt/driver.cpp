@@ -512,8 +512,8 @@ static CUresult parameter_bytes(const Function& f, void** parameters, void** ext
   memcpy(bytes.data(), buffer, size);
   return CUDA_SUCCESS;
 }
-static CUresult launch(CUfunction function, Dim grid_dim, Dim block_dim, uint32_t dynamic_bytes, CUstream s, void** parameters,
-                       void** extra) {
+static CUresult launch(CUfunction function, Dim grid_dim, Dim block_dim, uint32_t cluster, uint32_t dynamic_bytes, CUstream s,
+                       void** parameters, void** extra) {
   REQUIRE(function, "launch of no function");
   Function& f = *function->function;
   const uint64_t threads = uint64_t(block_dim.x) * block_dim.y * block_dim.z;
@@ -522,6 +522,10 @@ static CUresult launch(CUfunction function, Dim grid_dim, Dim block_dim, uint32_
   REQUIRE(grid_dim.x && grid_dim.y && grid_dim.z && grid_dim.x <= 2147483647u && grid_dim.y <= 65535 && grid_dim.z <= 65535, shape);
   REQUIRE(threads && threads <= f.max_threads, shape + ", the kernel allows " + std::to_string(f.max_threads));
   REQUIRE(threads % kWarpSize == 0, shape + ": the emulator wants a multiple of 32");
+  REQUIRE(cluster == 1 || (config().major >= 9 && cluster <= kMaxCluster && grid_dim.x % cluster == 0),
+          shape + ", clusters of " + std::to_string(cluster));
+  REQUIRE(cluster == 1 || (threads % 128 == 0 && threads * cluster <= kMaxThreads),
+          shape + ": the emulator wants clusters of at most 1024 threads, and whole warpgroups");
   REQUIRE(dynamic_bytes <= function->dynamic_max &&
               dynamic_bytes + static_bytes(f) <= std::max(kDefaultShared, function->dynamic_max + static_bytes(f)),
           shape + ", " + std::to_string(dynamic_bytes) + " bytes of dynamic shared memory, " + std::to_string(function->dynamic_max) +
@@ -531,7 +535,7 @@ static CUresult launch(CUfunction function, Dim grid_dim, Dim block_dim, uint32_
   const std::shared_ptr<Module> module = function->module->ptx;
   return submit(s, [=, &f] {
     try {
-      launch_kernel(*module, f, grid_dim, block_dim, dynamic_bytes, bytes.data());
+      launch_kernel(*module, f, grid_dim, block_dim, cluster, dynamic_bytes, bytes.data());
     } catch (const std::exception& e) {
       return failed(CUDA_ERROR_LAUNCH_FAILED, e.what());
     }
@@ -540,19 +544,23 @@ static CUresult launch(CUfunction function, Dim grid_dim, Dim block_dim, uint32_
 }
 API cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned dynamic_bytes, CUstream s, void** parameters, void** extra) {
-  return guarded([&] { return launch(function, {gx, gy, gz}, {bx, by, bz}, dynamic_bytes, s, parameters, extra); });
+  return guarded([&] { return launch(function, {gx, gy, gz}, {bx, by, bz}, 1, dynamic_bytes, s, parameters, extra); });
 }
 API cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function, void** parameters, void** extra) {
   return guarded([&] {
+    uint32_t cluster = 1;
     for (unsigned i = 0; i < c->numAttrs; ++i) {
       const CUlaunchAttribute& a = c->attrs[i];
-      const auto& cluster = a.value.clusterDim;
-      if (a.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION && cluster.x * cluster.y * cluster.z != 1)
-        return failed(CUDA_ERROR_NOT_SUPPORTED, "clusters are not emulated");
+      if (a.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) {
+        cluster = a.value.clusterDim.x;
+        if (a.value.clusterDim.y != 1 || a.value.clusterDim.z != 1)
+          return failed(CUDA_ERROR_NOT_SUPPORTED, "clusters are emulated along x only");
+        REQUIRE(cluster, "a cluster of no blocks");
+      }
       if (a.id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE && a.value.cooperative)
         return failed(CUDA_ERROR_NOT_SUPPORTED, "blocks run one after another: cooperative launches are not emulated");
     }
-    return launch(function, {c->gridDimX, c->gridDimY, c->gridDimZ}, {c->blockDimX, c->blockDimY, c->blockDimZ}, c->sharedMemBytes,
+    return launch(function, {c->gridDimX, c->gridDimY, c->gridDimZ}, {c->blockDimX, c->blockDimY, c->blockDimZ}, cluster, c->sharedMemBytes,
                   c->hStream, parameters, extra);
   });
 }

@@ -9,9 +9,10 @@
 
 namespace phoenix::simt {
 
-constexpr uint32_t kMaxThreads = 1024;  // per block
+constexpr uint32_t kMaxThreads = 1024;  // per block, and per cluster
+constexpr uint32_t kMaxCluster = 8;     // blocks
 constexpr uint32_t kWarpSize = 32;
-constexpr uint32_t kSharedArena = 256 * 1024;  // shared-space addresses are offsets in it
+constexpr uint32_t kSharedArena = 256 * 1024;  // a block's window of shared memory; shared-space addresses are offsets in the cluster's
 
 struct Dim {
   uint32_t x = 1, y = 1, z = 1;
@@ -29,14 +30,19 @@ struct Thread {
   void* stack_pointer = nullptr;
   uintptr_t stack_low = 0;
   Dim tid;
-  uint32_t index = 0, lane = 0, warp = 0;
+  uint32_t index = 0, lane = 0, warp = 0;  // index and warp: in the cluster
+  uint32_t block = 0;                      // its rank in the cluster
   State state = State::Done;
   const char* what = "";  // what it waits at, and where
   Loc loc;
 };
+// Blocks of a cluster run together; without clusters a block is a cluster of one.
 struct Grid {
-  Dim grid_dim, block_dim, block;
-  uint32_t threads, warps, dynamic_bytes;
+  Dim grid_dim, block_dim, first;  // the running cluster's first block
+  uint32_t threads, warps;         // of a block
+  uint32_t dynamic_bytes, blocks;  // of a block; of a cluster
+  uint32_t all() const { return threads * blocks; }
+  Dim block(uint32_t rank) const { return {first.x + rank, first.y, first.z}; }
 };
 extern Thread* self;  // the thread being executed; null in host code
 extern Grid grid;     // the launch being executed
@@ -69,14 +75,17 @@ void defer(std::function<void()> job);
 uint64_t switches();  // stands for the clock
 
 // Runs body(context) in every thread of the grid. Throws Error if anything was reported.
-void run_grid(const char* name, Dim grid_dim, Dim block_dim, uint32_t static_bytes, uint32_t dynamic_bytes, void (*body)(void*),
-              void* context);
+void run_grid(const char* name, Dim grid_dim, Dim block_dim, uint32_t cluster, uint32_t static_bytes, uint32_t dynamic_bytes,
+              void (*body)(void*), void* context);
+uint32_t live_threads(uint32_t rank);  // of a block of the running cluster
 
 // Barriers. `id` 0 is __syncthreads.
 void sync_threads(Loc loc);
 enum class Vote { Or, And, Count };
 uint32_t sync_threads_vote(Vote kind, bool predicate, Loc loc);
 void named_barrier(uint32_t id, uint32_t count, bool wait, Loc loc);
+void cluster_arrive(Loc loc);  // barrier.cluster: all threads of the cluster that have not exited
+void cluster_wait(Loc loc);
 
 // All lanes of `mask` meet; the last to come runs fn over their frames. `orders` makes it a memory barrier among them (__syncwarp).
 using WarpFn = void (*)(void** frames, uint32_t mask);

@@ -9,7 +9,7 @@
 namespace phoenix::simt {
 
 unsigned char* shared_base;
-uintptr_t shared_end;
+uint32_t shared_bytes;
 Cell *shared_cells, *heap_cells;
 unsigned char* heap;
 
@@ -22,10 +22,10 @@ size_t heap_bytes() { return size_t(config().heap_mib) << 20; }
 
 static void map_device() {
   if (heap) return;
-  shared_base = static_cast<unsigned char*>(map_memory(kSharedArena + 1024));
+  shared_base = static_cast<unsigned char*>(map_memory(kSharedArena * kMaxCluster + 1024));
   shared_base += (1024 - uintptr_t(shared_base) % 1024) % 1024;
   if (config().checks) {
-    shared_cells = static_cast<Cell*>(map_memory(sizeof(Cell) * kSharedArena));
+    shared_cells = static_cast<Cell*>(map_memory(sizeof(Cell) * kSharedArena * kMaxCluster));
     heap_cells = static_cast<Cell*>(map_memory(sizeof(Cell) * heap_bytes()));
   }
   heap = static_cast<unsigned char*>(map_memory(heap_bytes()));
@@ -127,12 +127,12 @@ void device_copied(const void* to, const void* from, size_t bytes) {
 
 void shared_begin(uint32_t bytes) {
   map_device();
-  memset(shared_base, 0xFF, kSharedArena);
-  shared_end = uintptr_t(shared_base) + bytes;
+  memset(shared_base, 0xFF, size_t(kSharedArena) * grid.blocks);
+  shared_bytes = bytes;
 }
 void shared_check(const void* p, size_t bytes, size_t align, const char* what, Loc loc) {
-  const uintptr_t address = uintptr_t(p);
-  if (address < uintptr_t(shared_base) || address + bytes > shared_end)
+  const uintptr_t address = uintptr_t(p), offset = address - uintptr_t(shared_base);
+  if (offset >= size_t(kSharedArena) * grid.blocks || offset % kSharedArena + bytes > shared_bytes)
     fatal("%s: address not in the block's shared memory, at %s", what, to_string(loc).c_str());
   if (address % align) fatal("%s: shared address not %zu-byte aligned, at %s", what, align, to_string(loc).c_str());
 }

@@ -10,7 +10,7 @@
 
 namespace phoenix::simt {
 
-extern unsigned char* shared_base;  // the running block's shared memory, 1024-byte aligned
+extern unsigned char* shared_base;  // the running cluster's shared memory, a window of kSharedArena for each block; 1024-byte aligned
 
 // ---- device memory: fresh memory holds NaN; freed addresses stay dead until the heap runs out of new ones
 void* device_alloc(size_t bytes);                      // 256-byte aligned, with a gap after it; null when the heap is full
@@ -26,6 +26,9 @@ void device_copied(const void* to, const void* from, size_t bytes);  // initiali
 void shared_begin(uint32_t bytes);  // a block starts: everything uninitialised (NaN)
 inline uint32_t shared_offset(const void* p) { return uint32_t(static_cast<const unsigned char*>(p) - shared_base); }
 void shared_check(const void* p, size_t bytes, size_t align, const char* what, Loc loc);  // fatal if it is not in the block's shared memory
+
+// The running thread's block's window.
+inline unsigned char* shared_window() { return shared_base + size_t(self->block) * kSharedArena; }
 
 // ---- the checker
 enum class Access { Read, Write, AtomicRead, AtomicWrite };

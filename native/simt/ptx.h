@@ -34,6 +34,10 @@ enum class Special : uint8_t {
   MaskGt,
   MaskGe,
   Clock,
+  ClusterRank,
+  ClusterBlocks,
+  ClusterX,
+  ClustersX,
   DynamicSize,
   Zero
 };
@@ -153,7 +157,8 @@ Handler decode_tensor(Instruction&, const Modifiers&);      // cp.async, ldmatri
 // ---- modules
 std::shared_ptr<Module> parse_ptx(const std::string& text);      // throws Error with the line
 Function* find_kernel(Module& module, const std::string& name);  // null if there is none
-void launch_kernel(Module& module, Function& kernel, Dim grid_dim, Dim block_dim, uint32_t dynamic_bytes, const unsigned char* parameters);
+void launch_kernel(Module& module, Function& kernel, Dim grid_dim, Dim block_dim, uint32_t cluster, uint32_t dynamic_bytes,
+                   const unsigned char* parameters);
 void load_globals(Module& module);  // .global and .const variables go to device memory
 void call_function(Context& c, const Instruction& i);
 

@@ -70,7 +70,10 @@ Handler decode_control(Instruction& in, const Modifiers& m) {
   if (b == "trap") return HANDLER((void)c; fatal("trap at %s", to_string(i.loc).c_str()));
   if (b == "call") return call_function;
   if (b == "bar" || b == "barrier") {
-    if (m.has("cluster")) return nullptr;
+    if (m.has("cluster")) {
+      if (m.has("arrive")) return HANDLER((void)c; cluster_arrive(i.loc));
+      return m.has("wait") ? HANDLER((void)c; cluster_wait(i.loc)) : nullptr;
+    }
     if (m.has("warp")) return HANDLER(warp_collective("bar.warp.sync", get<uint32_t>(c, i.operands[0]), nullptr, nullptr, i.loc, true));
     if (m.has("red")) {
       in.mode = int(m.has("popc") ? Vote::Count : m.has("and") ? Vote::And : Vote::Or);
@@ -142,6 +145,12 @@ static void multiply_warpgroup(Context& c, const Instruction& i) {
         predicate(c, i.operands[3]), transposed_a, transposed_b, Half(i.option), i.loc);
   for (int k = 0; k < registers; ++k) set<float>(c, part(i.operands[0], k), d[k]);
 }
+// mapa d, a, rank: the same place in another block's shared memory
+static void map_address(Context& c, const Instruction& i) {
+  const uint32_t rank = get<uint32_t>(c, i.operands[2]);
+  if (rank >= grid.blocks) fatal("mapa at %s: rank %u in a cluster of %u blocks", to_string(i.loc).c_str(), rank, grid.blocks);
+  set<uint32_t>(c, i.operands[0], rank * kSharedArena + get<uint32_t>(c, i.operands[1]) % kSharedArena);
+}
 enum TmaMode { TmaTile, TmaIm2col, TmaStore };
 static void tensor_copy(Context& c, const Instruction& i) {  // mode: TmaMode; count: rank
   const Operand& tensor = i.operands[i.mode == TmaStore ? 0 : 1];
@@ -152,8 +161,20 @@ static void tensor_copy(Context& c, const Instruction& i) {  // mode: TmaMode; c
   if (i.mode == TmaStore) return tma_store(map, shared_pointer(c, i.operands[1]), coordinates, i.count, i.loc);
   if (i.mode == TmaIm2col)
     for (size_t k = 0; k < i.operands[3].parts.size(); ++k) offsets[k] = get<uint16_t>(c, i.operands[3].parts[k]);
-  tma_load(shared_pointer(c, i.operands[0]), map, barrier_pointer(c, i.operands[2]), coordinates, i.count,
-           i.mode == TmaIm2col ? offsets : nullptr, i.loc);
+  auto load = [&](unsigned char* to, uint64_t* barrier) {
+    tma_load(to, map, barrier, coordinates, i.count, i.mode == TmaIm2col ? offsets : nullptr, i.loc);
+  };
+  unsigned char* to = shared_pointer(c, i.operands[0]);
+  uint64_t* barrier = barrier_pointer(c, i.operands[2]);
+  if (!i.option) return load(to, barrier);
+  // Multicast: to the same place in each block of the mask, whose own mbarrier is told.
+  const uint32_t mask = get<uint16_t>(c, i.operands.back());
+  if (!mask || mask >> grid.blocks)
+    fatal("TMA load at %s: multicast mask %#x in a cluster of %u blocks", to_string(i.loc).c_str(), mask, grid.blocks);
+  for (uint32_t rank = 0; rank < grid.blocks; ++rank)
+    if (mask >> rank & 1)
+      load(shared_base + rank * kSharedArena + shared_offset(to) % kSharedArena,
+           reinterpret_cast<uint64_t*>(shared_base + rank * kSharedArena + shared_offset(barrier) % kSharedArena));
 }
 
 static Handler decode_copy(Instruction& in, const Modifiers& m) {
@@ -172,7 +193,8 @@ static Handler decode_copy(Instruction& in, const Modifiers& m) {
   for (auto& word : m.words)
     if (word.size() == 2 && word[1] == 'd') in.count = word[0] - '0';
   in.mode = m.has("bulk_group") ? TmaStore : m.has("im2col") ? TmaIm2col : TmaTile;
-  const size_t tensor = in.mode == TmaStore ? 0 : 1, wanted = in.mode == TmaStore ? 2 : in.mode == TmaIm2col ? 4 : 3;
+  in.option = m.has("multicast::cluster");
+  const size_t tensor = in.mode == TmaStore ? 0 : 1, wanted = size_t(in.option) + (in.mode == TmaStore ? 2 : in.mode == TmaIm2col ? 4 : 3);
   if (!m.has("tensor") || m.has("prefetch") || in.count < 1 || in.count > 5 || in.operands.size() < wanted) return nullptr;
   const Operand& map = in.operands[tensor];
   if (map.parts.size() != 2 || map.parts[1].parts.size() != size_t(in.count)) return nullptr;
@@ -180,8 +202,8 @@ static Handler decode_copy(Instruction& in, const Modifiers& m) {
   return tensor_copy;
 }
 static Handler decode_mbarrier(Instruction& in, const Modifiers& m) {
-  if (m.has("shared::cluster")) return nullptr;
   const size_t n = in.operands.size();
+  if (m.has("shared::cluster") && !m.has("arrive")) return nullptr;
   if (m.has("init") && n == 2) return HANDLER(mbarrier_init(barrier_pointer(c, i.operands[0]), get<uint32_t>(c, i.operands[1]), i.loc));
   if (m.has("inval") && n == 1) return HANDLER(mbarrier_invalidate(barrier_pointer(c, i.operands[0]), i.loc));
   if (m.has("arrive") && m.has("expect_tx") && n == 3)
@@ -236,6 +258,7 @@ Handler decode_tensor(Instruction& in, const Modifiers& m) {
   const std::string& b = m.base();
   if (b == "cp") return decode_copy(in, m);
   if (b == "mbarrier") return decode_mbarrier(in, m);
+  if (b == "mapa") return m.has("shared::cluster") && m.type() == "u32" && in.operands.size() == 3 ? map_address : nullptr;
   if (b == "wgmma") return decode_wgmma(in, m);
   if (b == "mma") return decode_mma(in, m);
   if (b == "fence") {

@@ -22,11 +22,11 @@ static uint64_t special_register(Special s) {
     case Special::NtidZ:
       return grid.block_dim.z;
     case Special::CtaX:
-      return grid.block.x;
+      return grid.block(t.block).x;
     case Special::CtaY:
-      return grid.block.y;
+      return grid.block(t.block).y;
     case Special::CtaZ:
-      return grid.block.z;
+      return grid.block(t.block).z;
     case Special::NctaX:
       return grid.grid_dim.x;
     case Special::NctaY:
@@ -36,7 +36,7 @@ static uint64_t special_register(Special s) {
     case Special::Lane:
       return t.lane;
     case Special::Warp:
-      return t.warp;
+      return t.warp % grid.warps;
     case Special::Warps:
       return grid.warps;
     case Special::MaskLt:
@@ -49,6 +49,14 @@ static uint64_t special_register(Special s) {
       return ~((1u << t.lane) - 1);
     case Special::DynamicSize:
       return grid.dynamic_bytes;
+    case Special::ClusterRank:
+      return t.block;
+    case Special::ClusterBlocks:
+      return grid.blocks;
+    case Special::ClusterX:
+      return grid.first.x / grid.blocks;
+    case Special::ClustersX:
+      return grid.grid_dim.x / grid.blocks;
     case Special::Clock:
       return switches();
     default:
@@ -64,8 +72,10 @@ static uint64_t constant(const Context& c, const Operand& o) {
   switch (o.kind) {
     case Kind::Special:
       return special_register(o.special);
+    case Kind::Shared:
+      return self->block * kSharedArena + o.value;
     case Kind::Dynamic:
-      return running_dynamic_offset + o.value;
+      return self->block * kSharedArena + running_dynamic_offset + o.value;
     case Kind::Parameter:
       return uint64_t(c.parameters + o.value);
     case Kind::Global:
@@ -133,7 +143,8 @@ struct Launch {
   Function& kernel;
   unsigned char* parameters;
 };
-void launch_kernel(Module& module, Function& kernel, Dim grid_dim, Dim block_dim, uint32_t dynamic_bytes, const unsigned char* parameters) {
+void launch_kernel(Module& module, Function& kernel, Dim grid_dim, Dim block_dim, uint32_t cluster, uint32_t dynamic_bytes,
+                   const unsigned char* parameters) {
   const size_t align = 128;  // of a CUtensorMap parameter
   std::vector<unsigned char> copy(kernel.parameter_bytes + align);
   unsigned char* base = copy.data() + (align - uintptr_t(copy.data()) % align) % align;
@@ -146,8 +157,8 @@ void launch_kernel(Module& module, Function& kernel, Dim grid_dim, Dim block_dim
     execute(l.module, l.kernel, l.parameters);
   };
   // A kernel without dynamic shared memory needs no more than its arrays.
-  run_grid(kernel.name.c_str(), grid_dim, block_dim, dynamic_bytes ? running_dynamic_offset : kernel.shared_bytes, dynamic_bytes, thread,
-           &launch);
+  run_grid(kernel.name.c_str(), grid_dim, block_dim, cluster, dynamic_bytes ? running_dynamic_offset : kernel.shared_bytes, dynamic_bytes,
+           thread, &launch);
 }
 
 }  // namespace phoenix::simt

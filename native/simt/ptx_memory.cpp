@@ -23,8 +23,9 @@ static unsigned char* address(Context& c, const Instruction& i, const Operand& m
       if (a > f.local_bytes || bytes > f.local_bytes - a) return finding("local memory out of bounds");
       return c.local + a;
     case Space::Shared:
-      if (uint32_t(a) < f.shared_bytes && std::none_of(f.shared_arrays.begin(), f.shared_arrays.end(), [&](const Span& s) {
-            return uint32_t(a) >= s.offset && uint32_t(a) + bytes <= s.offset + s.bytes;
+      if (const uint32_t offset = uint32_t(a) % kSharedArena;
+          offset < f.shared_bytes && std::none_of(f.shared_arrays.begin(), f.shared_arrays.end(), [&](const Span& s) {
+            return offset >= s.offset && offset + bytes <= s.offset + s.bytes;
           }))
         return finding("shared array out of bounds");
       p = shared_base + uint32_t(a);
@@ -104,12 +105,12 @@ static Handler decode_atomic(Instruction& in, const Modifiers& m) {
 }
 
 Handler decode_memory(Instruction& in, const Modifiers& m) {
-  if (m.has("shared::cluster") || m.has("async") || m.has("mmio")) return nullptr;
-  in.space = m.has("shared") || m.has("shared::cta")                           ? Space::Shared
-             : m.has("global") || m.has("const")                               ? Space::Global
-             : m.has("param") || m.has("param::entry") || m.has("param::func") ? Space::Parameter
-             : m.has("local")                                                  ? Space::Local
-                                                                               : Space::Generic;
+  if (m.has("async") || m.has("mmio")) return nullptr;
+  in.space = m.has("shared") || m.has("shared::cta") || m.has("shared::cluster") ? Space::Shared
+             : m.has("global") || m.has("const")                                 ? Space::Global
+             : m.has("param") || m.has("param::entry") || m.has("param::func")   ? Space::Parameter
+             : m.has("local")                                                    ? Space::Local
+                                                                                 : Space::Generic;
   const size_t digits = m.type().find_first_of("0123456789");
   in.bytes = digits == std::string::npos ? 0 : atoi(m.type().c_str() + digits) / 8;
   in.count = m.has("v2") ? 2 : m.has("v4") ? 4 : m.has("v8") ? 8 : 1;

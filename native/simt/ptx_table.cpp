@@ -79,6 +79,7 @@ static const std::map<std::string, Decode>& table() {
       {"stmatrix", decode_tensor},
       {"mma", decode_tensor},
       {"mbarrier", decode_tensor},
+      {"mapa", decode_tensor},
       {"wgmma", decode_tensor},
       {"fence", decode_tensor},
       {"membar", decode_nothing},
@@ -104,7 +105,7 @@ const std::vector<std::string>& supported_opcodes() {
 Handler decode(Instruction& in) {
   const Modifiers m(in.opcode);
   const bool flow = m.base() == "bra" || m.base() == "call" || m.base() == "ret";
-  for (const char* unknown : {"multicast::cluster", "cta_group::1", "cta_group::2", "relu", "satfinite", "xorsign", "cc", "b128", "uni"})
+  for (const char* unknown : {"cta_group::1", "cta_group::2", "relu", "satfinite", "xorsign", "cc", "b128", "uni"})
     if (m.has(unknown) && !flow) return nullptr;
   auto row = table().find(m.base());
   return row == table().end() ? nullptr : row->second(in, m);

@@ -63,8 +63,8 @@ std::string to_string(Loc loc) {
 static std::string where() {
   if (!self) return "";
   char text[160];
-  snprintf(text, sizeof text, ", in block (%u,%u,%u) thread (%u,%u,%u)", grid.block.x, grid.block.y, grid.block.z, self->tid.x, self->tid.y,
-           self->tid.z);
+  const Dim block = grid.block(self->block), tid = self->tid;
+  snprintf(text, sizeof text, ", in block (%u,%u,%u) thread (%u,%u,%u)", block.x, block.y, block.z, tid.x, tid.y, tid.z);
   return text;
 }
 static std::string formatted(const char* format, va_list arguments) {
@@ -176,7 +176,8 @@ static void map_stacks() {
 // ---- the order of threads
 
 static uint32_t ready[kMaxThreads / kWarpSize], exited[kMaxThreads / kWarpSize];  // bits by lane
-static uint32_t live;
+static uint32_t live[kMaxCluster], all_live;  // threads that have not exited, of each block and of the cluster
+uint32_t live_threads(uint32_t rank) { return live[rank]; }
 static std::mt19937_64 random_words;
 static std::deque<std::function<void()>> jobs;
 
@@ -187,7 +188,7 @@ void make_ready(uint32_t index) {
 void defer(std::function<void()> job) { jobs.push_back(std::move(job)); }
 
 static Thread* pick(uint32_t from) {
-  const uint32_t warp = from / 32, lane = from % 32, warps = grid.warps;
+  const uint32_t warp = from / 32, lane = from % 32, warps = grid.warps * grid.blocks;
   switch (config().schedule) {
     case Config::Forward:
       if (uint32_t r = ready[warp] & ~((2u << lane) - 1)) return &threads[warp * 32 + uint32_t(__builtin_ctz(r))];
@@ -231,7 +232,7 @@ static Thread* next_thread(uint32_t from) {
 [[noreturn]] static void deadlock() {
   std::string message = "deadlock: no thread can run;", previous;
   int shown = 0;
-  for (uint32_t i = 0; i < grid.threads; ++i) {
+  for (uint32_t i = 0; i < grid.all(); ++i) {
     const Thread& t = threads[i];
     const std::string text = t.state == State::Done ? "exited" : std::string(t.what) + " at " + to_string(t.loc);
     if (text != previous && shown++ < 6) message += " [thread " + std::to_string(i) + "..: " + text + "]";
@@ -265,36 +266,39 @@ struct Meeting {  // lanes of a warp on their way into one collective
   WarpFn fn;
   Loc loc;
 };
-static NamedBarrier named[16];
+static NamedBarrier named[kMaxCluster][16];
 static std::vector<Meeting> meetings[kMaxThreads / kWarpSize];
-static uint32_t barrier_arrived;
+static uint32_t barrier_arrived[kMaxCluster];
 
 static void barrier(const char* what, Loc loc) {
-  if (live != grid.threads) fatal("barrier at %s after %u thread(s) of the block exited", to_string(loc).c_str(), grid.threads - live);
+  const uint32_t block = self->block, first_index = block * grid.threads;
+  if (live[block] != grid.threads)
+    fatal("barrier at %s after %u thread(s) of the block exited", to_string(loc).c_str(), grid.threads - live[block]);
   self->what = what;
   self->loc = loc;
-  if (++barrier_arrived < grid.threads) return wait_here(what, loc);
-  const Thread& first = threads[0];
+  if (++barrier_arrived[block] < grid.threads) return wait_here(what, loc);
+  const Thread* first = &threads[first_index];
   for (uint32_t i = 1; i < grid.threads; ++i) {
-    const Thread& t = threads[i];
-    if (t.loc.line != first.loc.line || strcmp(t.loc.file, first.loc.file) || t.what != first.what)
-      fatal("divergent barrier: thread 0 waits at %s, thread %u at %s", to_string(first.loc).c_str(), i, to_string(t.loc).c_str());
+    const Thread& t = first[i];
+    if (t.loc.line != first->loc.line || strcmp(t.loc.file, first->loc.file) || t.what != first->what)
+      fatal("divergent barrier: thread 0 waits at %s, thread %u at %s", to_string(first->loc).c_str(), i, to_string(t.loc).c_str());
   }
-  barrier_arrived = 0;
+  barrier_arrived[block] = 0;
   if (config().checks) {
     static std::vector<uint32_t> all;
     all.resize(grid.threads);
-    for (uint32_t i = 0; i < grid.threads; ++i) all[i] = i;
-    checker_join(all.data(), grid.threads, true);
+    for (uint32_t i = 0; i < grid.threads; ++i) all[i] = first_index + i;
+    checker_join(all.data(), grid.threads, grid.blocks == 1);  // it is no epoch of the cluster's other blocks
   }
-  for (uint32_t i = 0; i < grid.threads; ++i) make_ready(i);
+  for (uint32_t i = 0; i < grid.threads; ++i) make_ready(first_index + i);
 }
 void sync_threads(Loc loc) { barrier("__syncthreads", loc); }
 uint32_t sync_threads_vote(Vote kind, bool predicate, Loc loc) {
-  static uint32_t sum, result;  // every thread reads result before it can reach the next vote
-  if (barrier_arrived == 0) sum = 0;
+  static uint32_t sums[kMaxCluster], results[kMaxCluster];  // every thread reads the result before it can reach the next vote
+  uint32_t &sum = sums[self->block], &result = results[self->block], arrived = barrier_arrived[self->block];
+  if (arrived == 0) sum = 0;
   sum += predicate;
-  if (barrier_arrived + 1 == grid.threads) result = sum;
+  if (arrived + 1 == grid.threads) result = sum;
   barrier("__syncthreads with a vote", loc);
   return kind == Vote::Or ? result != 0 : kind == Vote::And ? result == grid.threads : result;
 }
@@ -302,7 +306,7 @@ void named_barrier(uint32_t id, uint32_t count, bool wait, Loc loc) {
   if (id > 15 || count == 0 || count % 32 || count > grid.threads)
     fatal("barrier %u for %u threads at %s: ids are 0 to 15, counts multiples of 32 up to the block's threads", id, count,
           to_string(loc).c_str());
-  NamedBarrier& b = named[id];
+  NamedBarrier& b = named[self->block][id];
   if (b.arrived && b.needed != count)
     fatal("barrier %u at %s is used with %u and with %u threads", id, to_string(loc).c_str(), b.needed, count);
   b.needed = count;
@@ -317,6 +321,39 @@ void named_barrier(uint32_t id, uint32_t count, bool wait, Loc loc) {
   if (!wait) return;
   b.waiting.push_back(self->index);
   wait_here("a named barrier", loc);
+}
+
+// Of all threads of the cluster that have not exited.
+struct ClusterBarrier {
+  std::vector<uint32_t> arrived, waiting;
+  uint32_t phase = 0;
+};
+static ClusterBarrier cluster_barrier;
+static uint32_t cluster_phase[kMaxThreads];  // in which a thread arrived last, plus 1; 0: it has waited since
+
+static void complete_cluster_barrier() {
+  ClusterBarrier& b = cluster_barrier;
+  if (b.arrived.empty() || b.arrived.size() < all_live) return;
+  if (config().checks) checker_join(b.arrived.data(), uint32_t(b.arrived.size()), false);
+  for (uint32_t waiter : b.waiting) make_ready(waiter);
+  b.arrived.clear();
+  b.waiting.clear();
+  b.phase++;
+}
+void cluster_arrive(Loc loc) {
+  if (cluster_phase[self->index]) fatal("barrier.cluster.arrive at %s without a wait since the last one", to_string(loc).c_str());
+  cluster_phase[self->index] = cluster_barrier.phase + 1;
+  cluster_barrier.arrived.push_back(self->index);
+  complete_cluster_barrier();
+}
+void cluster_wait(Loc loc) {
+  uint32_t& phase = cluster_phase[self->index];
+  if (!phase) fatal("barrier.cluster.wait at %s without an arrive before it", to_string(loc).c_str());
+  if (phase == cluster_barrier.phase + 1) {
+    cluster_barrier.waiting.push_back(self->index);
+    wait_here("barrier.cluster", loc);
+  }
+  phase = 0;
 }
 
 // ---- warp collectives
@@ -418,13 +455,16 @@ static void finish() {
   me->state = State::Done;
   ready[me->warp] &= ~(1u << me->lane);
   exited[me->warp] |= 1u << me->lane;
-  --live;
+  const uint32_t alive = --live[me->block];
+  --all_live;
   for (const Meeting& m : meetings[me->warp])
     if (m.mask >> me->lane & 1) fatal("thread exits while %s at %s waits for its lane", m.what, to_string(m.loc).c_str());
-  if (live && barrier_arrived) fatal("thread exits while other threads wait at a barrier, which all threads of a block must reach");
-  Thread* next = live ? next_thread(me->index) : &host;
+  if (alive && barrier_arrived[me->block])
+    fatal("thread exits while other threads wait at a barrier, which all threads of a block must reach");
+  complete_cluster_barrier();
+  Thread* next = all_live ? next_thread(me->index) : &host;
   if (!next) deadlock();
-  if (!live && !jobs.empty()) {
+  if (!all_live && !jobs.empty()) {
     report("block ends with an asynchronous copy still in flight");
     while (!jobs.empty()) run_job();
   }
@@ -432,30 +472,37 @@ static void finish() {
   switch_to(me, next);
 }
 
-static void run_block() {
+static void run_cluster() {
   const Dim b = grid.block_dim;
-  live = grid.threads;
-  barrier_arrived = 0;
+  all_live = grid.all();
   jobs.clear();
-  for (auto& barrier : named) barrier = {};
-  for (uint32_t w = 0; w < grid.warps; ++w) {
+  cluster_barrier = {};
+  for (uint32_t block = 0; block < grid.blocks; ++block) {
+    live[block] = grid.threads;
+    barrier_arrived[block] = 0;
+    for (auto& barrier : named[block]) barrier = {};
+  }
+  for (uint32_t w = 0; w < grid.warps * grid.blocks; ++w) {
     ready[w] = ~0u;
     exited[w] = 0;
     meetings[w].clear();
   }
-  for (uint32_t i = 0; i < grid.threads; ++i) {
+  for (uint32_t i = 0; i < grid.all(); ++i) {
     Thread& t = threads[i];
+    const uint32_t in_block = i % grid.threads;
     t.index = i;
     t.lane = i % 32;
     t.warp = i / 32;
-    t.tid = {i % b.x, i / b.x % b.y, i / (b.x * b.y)};
+    t.block = i / grid.threads;
+    t.tid = {in_block % b.x, in_block / b.x % b.y, in_block / (b.x * b.y)};
+    cluster_phase[i] = 0;
     t.state = State::Ready;
     prepare(t, fiber_main);
   }
   if (config().checks) checker_block();
   async_block_begin();
-  const uint32_t first = config().schedule == Config::Reverse  ? grid.threads - 1
-                         : config().schedule == Config::Random ? uint32_t(random_words() % grid.threads)
+  const uint32_t first = config().schedule == Config::Reverse  ? grid.all() - 1
+                         : config().schedule == Config::Random ? uint32_t(random_words() % grid.all())
                                                                : 0;
   self = &threads[first];
   switch_to(&host, self);
@@ -464,8 +511,8 @@ static void run_block() {
   async_block_end();
 }
 
-void run_grid(const char* name, Dim grid_dim, Dim block_dim, uint32_t static_bytes, uint32_t dynamic_bytes, void (*thread_body)(void*),
-              void* context) {
+void run_grid(const char* name, Dim grid_dim, Dim block_dim, uint32_t cluster, uint32_t static_bytes, uint32_t dynamic_bytes,
+              void (*thread_body)(void*), void* context) {
   map_stacks();
   const uint32_t count = block_dim.x * block_dim.y * block_dim.z;  // the driver front has checked the sizes
   kernel_name = name;
@@ -474,14 +521,14 @@ void run_grid(const char* name, Dim grid_dim, Dim block_dim, uint32_t static_byt
   random_words.seed(config().seed);
   body = thread_body;
   body_context = context;
-  grid = {grid_dim, block_dim, {}, count, count / 32, dynamic_bytes};
+  grid = {grid_dim, block_dim, {}, count, count / 32, dynamic_bytes, cluster};
   checker_grid();
   for (uint32_t z = 0; z < grid_dim.z; ++z)
     for (uint32_t y = 0; y < grid_dim.y; ++y)
-      for (uint32_t x = 0; x < grid_dim.x; ++x) {
-        grid.block = {x, y, z};
+      for (uint32_t x = 0; x < grid_dim.x; x += cluster) {
+        grid.first = {x, y, z};
         shared_begin(static_bytes + dynamic_bytes);
-        run_block();
+        run_cluster();
       }
   if (reports) throw Error(std::string(kernel_name) + ": " + std::to_string(reports) + " report(s), first: " + first_report);
 }

@@ -22,7 +22,7 @@ struct Allocation {
 
 extern Cell *shared_cells, *heap_cells;
 extern unsigned char* heap;
-extern uintptr_t shared_end;  // of the running block
+extern uint32_t shared_bytes;  // of a block of the running kernel
 size_t heap_bytes();
 const Allocation* find_allocation(uintptr_t p);  // the last that starts at or before p, dead or alive
 

@@ -20,7 +20,7 @@ struct Queue {
 };
 static std::vector<Queue> queues;  // by thread
 
-void tensor_block_begin() { queues.assign(grid.threads, {}); }
+void tensor_block_begin() { queues.assign(grid.all(), {}); }
 
 void cp_async(void* shared, const void* global, uint32_t read_bytes, uint32_t bytes, Loc loc) {
   shared_check(shared, bytes, bytes, "cp.async", loc);

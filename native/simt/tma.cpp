@@ -263,9 +263,9 @@ void tma_store_wait(int pending_groups) {
     }
   clock_acquire(self->index, clock);
 }
-void tma_block_begin() { stores.assign(grid.threads, {}); }
+void tma_block_begin() { stores.assign(grid.all(), {}); }
 void tma_block_end() {
-  for (uint32_t i = 0; i < grid.threads; ++i)
+  for (uint32_t i = 0; i < grid.all(); ++i)
     if (!stores[i].open.empty() || !stores[i].groups.empty()) report("thread %u ends with TMA stores not waited for", i);
 }
 

@@ -42,7 +42,7 @@ template <class Fn>
 static void meet(const char* what, Loc loc, Frame* frame, Fn fn) {
   Warpgroup& w = mine();
   const uint32_t first = self->index / kWarpgroup * kWarpgroup;
-  if (first + kWarpgroup > grid.threads) fatal("%s at %s: incomplete warpgroup", what, to_string(loc).c_str());
+  if (first % grid.threads + kWarpgroup > grid.threads) fatal("%s at %s: incomplete warpgroup", what, to_string(loc).c_str());
   if (w.arrived && (strcmp(w.what, what) || w.loc.line != loc.line))
     fatal("%s at %s: other threads of the warpgroup are at %s (%s)", what, to_string(loc).c_str(), w.what, to_string(w.loc).c_str());
   w.what = what;
@@ -72,7 +72,7 @@ static uint32_t element_offset(uint64_t descriptor, bool transposed, uint32_t ro
 static float element(uint32_t offset, Half type) {
   if (offset >= kSharedArena) return 0;  // reported by check_operand
   uint16_t bits;
-  memcpy(&bits, shared_base + offset, 2);
+  memcpy(&bits, shared_window() + offset, 2);
   return half_to_float(bits, type);
 }
 // A swizzled operand starts on a whole pattern; steps along k may move inside its first 128-byte row only.
@@ -86,8 +86,8 @@ static void check_start(uint64_t descriptor, Loc loc) {
 static void check_operand(uint64_t descriptor, bool transposed, int rows, uint32_t agent, const Clock& clock, const char* what, Loc loc) {
   for (int row = 0; row < rows; row += transposed ? 8 : 1)
     for (int k = 0; k < 16; k += transposed ? 1 : 8)
-      check_async(agent, clock, shared_base + (element_offset(descriptor, transposed, uint32_t(row), uint32_t(k)) & ~15u), 16, false, what,
-                  loc);
+      check_async(agent, clock, shared_window() + (element_offset(descriptor, transposed, uint32_t(row), uint32_t(k)) & ~15u), 16, false,
+                  what, loc);
 }
 // What every thread of the warpgroup knows; within a warp the lanes' knowledge is pooled, for they issue together.
 static Clock common_clock(uint32_t first) {

@@ -36,6 +36,22 @@ CUresult run(CUfunction f, unsigned blocks, unsigned threads, unsigned shared, C
   void* parameters[] = {&arguments..., nullptr};
   return cuLaunchKernel(f, blocks, 1, 1, threads, 1, 1, shared, stream, parameters, nullptr);
 }
+// The same in clusters.
+template <class... A>
+CUresult run_clusters(CUfunction f, unsigned blocks, unsigned cluster, unsigned threads, unsigned shared, A... arguments) {
+  void* parameters[] = {&arguments..., nullptr};
+  CUlaunchAttribute attribute{};
+  attribute.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+  attribute.value.clusterDim = {cluster, 1, 1};
+  CUlaunchConfig c{};
+  c.gridDimX = blocks;
+  c.gridDimY = c.gridDimZ = c.blockDimY = c.blockDimZ = 1;
+  c.blockDimX = threads;
+  c.sharedMemBytes = shared;
+  c.attrs = &attribute;
+  c.numAttrs = 1;
+  return cuLaunchKernelEx(&c, f, parameters, nullptr);
+}
 
 void test_opcodes();
 void test_driver();

@@ -76,11 +76,12 @@ template <class Plans>
 bool start(CUmodule module, const std::string& kernel, const Plans& plans, bool staged, const std::string& what) {
   check(!plans.empty(), what + " is taken");
   for (const auto& plan : plans) {
-    CUfunction f = function(module, ("wgmma_" + kernel + "_" + std::to_string(plan.columns) + "_kernel").c_str());
+    CUfunction f =
+        function(module, ("wgmma_" + kernel + "_" + std::to_string(plan.columns) + (plan.pairs ? "_pair" : "") + "_kernel").c_str());
     const int shared = wgmma_shared_bytes(plan.columns, staged);
     succeeded(cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared), "shared memory");
-    if (!succeeded(run(f, unsigned(std::min(plan.tiles, 3)), kWgmmaThreads, unsigned(shared), nullptr, plan.parameters), what))
-      return false;
+    const unsigned cluster = plan.pairs ? 2 : 1, blocks = unsigned(std::min(plan.tiles, plan.pairs ? 4 : 3));
+    if (!succeeded(run_clusters(f, blocks, cluster, kWgmmaThreads, unsigned(shared), plan.parameters), what)) return false;
   }
   return !plans.empty();
 }
@@ -107,7 +108,7 @@ struct Case {
   Conv2d window;
   bool temb, accumulate;  // the residual too
   int slack = 0;          // ld - channels
-  int columns = 0;        // of a tile; 0: by the table
+  Tiling tiling = {};
   int height() const { return h * window.upsample / window.stride; }
   int width() const { return w * window.upsample / window.stride; }
 };
@@ -131,7 +132,7 @@ void convolution(CUmodule module, const Case& c) {
   Floats bias(size_t(c.k));
   const std::string name = name_of("convolution", c);
   const auto plans = plan_conv2d_forward(y.view(), x.view(), c.temb ? temb.view() : Tensor{}, c.accumulate ? residual.view() : Tensor{},
-                                         w.view(), bias.view(), c.window, c.columns);
+                                         w.view(), bias.view(), c.window, c.tiling);
   if (!start(module, "forward", plans, true, name)) return;
   compare(y, name, [&](int n, int i, int j, int k) {
     double sum = bias.values[size_t(k)] + (c.temb ? temb.at(n, 0, 0, k) : 0) + (c.accumulate ? residual.at(n, i, j, k) : 0);
@@ -157,8 +158,8 @@ void input_gradient(CUmodule module, const Case& c) {
         });
   }
   const std::string name = name_of("gradient of the input of", c);
-  if (!start(module, "input_gradient", plan_conv2d_input_gradient({dx.view(), c.accumulate}, dy.view(), w.view(), c.window, c.columns),
-             true, name))
+  if (!start(module, "input_gradient", plan_conv2d_input_gradient({dx.view(), c.accumulate}, dy.view(), w.view(), c.window, c.tiling), true,
+             name))
     return;
   compare(dx, name, [&](int n, int h, int v, int ch) { return wanted[place(n, h, v, ch)]; });
 }
@@ -224,10 +225,19 @@ void linear(CUmodule module, int rows, int c0, int c1, int k) {
 void test_wgmma_products(CUmodule module) {
   const Conv2d plain{}, half{2, 0, 1}, half_padded{2, 1, 1}, twice{1, 1, 2};
   const Case cases[] = {
-      {2, 8, 8, 64, 64, plain, true, true},    {3, 4, 4, 24, 40, plain, true, false, 8},      {1, 16, 16, 72, 136, plain, false, true},
-      {1, 2, 128, 16, 8, plain, false, false}, {2, 16, 8, 40, 16, half, true, true},          {1, 32, 32, 8, 72, half_padded, false, false},
-      {33, 2, 2, 16, 16, plain, true, false},  {2, 8, 8, 136, 16, plain, true, true, 0, 128}, {1, 8, 8, 8, 264, plain, true, true, 0, 256},
-      {2, 8, 8, 16, 24, twice, true, true},    {1, 4, 4, 24, 8, twice, false, false},
+      {2, 8, 8, 64, 64, plain, true, true},
+      {3, 4, 4, 24, 40, plain, true, false, 8},
+      {1, 16, 16, 72, 136, plain, false, true},
+      {1, 2, 128, 16, 8, plain, false, false},
+      {2, 16, 8, 40, 16, half, true, true},
+      {1, 32, 32, 8, 72, half_padded, false, false},
+      {33, 2, 2, 16, 16, plain, true, false},
+      {2, 8, 8, 136, 16, plain, true, true, 0, {128, 0}},
+      {1, 8, 8, 8, 264, plain, true, true, 0, {256, 0}},
+      {2, 8, 8, 16, 24, twice, true, true},
+      {1, 4, 4, 24, 8, twice, false, false},
+      {5, 8, 8, 16, 136, plain, true, true, 0, {128, 1}},
+      {3, 8, 8, 8, 264, plain, false, true, 0, {256, 1}},
   };
   for (const Case& c : cases) {
     convolution(module, c);

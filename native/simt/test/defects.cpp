@@ -145,6 +145,35 @@ static void test_pipelines(CUmodule module) {
         Defect{"pipeline_28", "without fence.mbarrier_init"}})
     expect(multiply(defect.kernel, &d), defect);
 }
+static void test_clusters(CUmodule module) {
+  const std::vector<float> x = ramp(1024);
+  auto add = [&](const char* kernel, std::vector<float>* sums) {
+    Buffer in(x), out(4 * 128 * 4);
+    CUtensorMap map{};
+    const cuuint64_t sizes[] = {32, 32, 1}, strides[] = {128, 4096};
+    const cuuint32_t box[] = {32, 16, 1}, steps[] = {1, 1, 1};
+    succeeded(cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 3, reinterpret_cast<void*>(in.pointer), sizes, strides, box,
+                                     steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                                     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+              "tensor map");
+    const CUresult r = run_clusters(function(module, kernel), 4, 2, 128, 4224, map, out.pointer);
+    *sums = out.read<float>();
+    return r;
+  };
+  std::vector<float> sums;
+  succeeded(add("multicast_0", &sums), "multicast_0");
+  bool right = true;
+  for (size_t i = 0; i < sums.size(); ++i) {
+    float wanted = 0;
+    for (size_t j = i % 128; j < 1024; j += 128) wanted += 2 * x[j];
+    right = right && sums[i] == wanted;
+  }
+  check(right, "multicast_0: the sums");
+  for (const Defect& d :
+       {Defect{"multicast_29", "multicast_29"}, Defect{"multicast_30", "a block that has exited"}, Defect{"multicast_31", "deadlock"},
+        Defect{"multicast_32", "multicast_32"}, Defect{"multicast_33", "multicast_33"}})
+    expect(add(d.kernel, &sums), d);
+}
 
 void test_defects(const std::string& folder) {
   int major = 0;
@@ -163,6 +192,7 @@ void test_defects(const std::string& folder) {
   if (major >= 9) {
     test_tiles(module);
     test_pipelines(module);
+    test_clusters(module);
   }
   succeeded(cuModuleUnload(module), "unload");
 }

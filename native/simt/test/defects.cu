@@ -149,11 +149,50 @@ __device__ void pipeline(const phx::TensorMap* a, const phx::TensorMap* b, float
   }
   for (int i = 0; i < 32; ++i) d[threadIdx.x * 32 + i] = sums[i];
 }
+// Two blocks of a cluster copy half of a 32x32 float tile each, to both, twice through one stage; thread t of each block adds up what it reads.
+template <int Defect>
+__device__ void multicast(const phx::TensorMap* in, float* sums) {
+  using namespace phx::sm90;
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const uint32_t stage = shared_address(memory), full = stage + 4096, empty = full + 8, rank = cluster_rank();
+  if (threadIdx.x == 0) {
+    mbarrier_init(full, 1);
+    mbarrier_init(empty, 2);
+    mbarrier_init_fence();
+  }
+  if (Defect == 29)
+    __syncthreads();  // 29: the other block's mbarriers may not be there yet
+  else
+    cluster_barrier();
+  float sum = 0;
+  for (uint32_t step = 0; step < 2; ++step) {
+    if (threadIdx.x == 0) {
+      mbarrier_wait(empty, step & 1 ^ 1);
+      mbarrier_arrive_expect(full, 4096);
+      const uint16_t mask = Defect == 31 ? uint16_t(1 << rank) : uint16_t(3);  // 31: to itself alone
+      multicast_box(stage + rank * 2048, in, full, mask, 0, int(rank) * 16, 0);
+    }
+    mbarrier_wait(full, step & 1);
+    for (uint32_t i = threadIdx.x; i < 1024; i += 128) sum += reinterpret_cast<const float*>(memory)[i];
+    __syncthreads();
+    if (Defect == 32 && threadIdx.x == 0) {  // 32: the block's own stage is free, the other's may be read yet
+      mbarrier_arrive(empty);
+      mbarrier_arrive(empty);
+    }
+    if (Defect != 32 && threadIdx.x < 2) mbarrier_arrive_at(empty, Defect == 33 ? rank : threadIdx.x);  // 33: the same by address
+  }
+  sums[blockIdx.x * 128 + threadIdx.x] = sum;
+  if (Defect == 30 && rank == 0) return;  // 30: gone while the other may still arrive here
+  if (Defect != 30) cluster_barrier();
+  if (Defect == 30 && threadIdx.x == 0) mbarrier_arrive_at(empty, 0);
+}
 extern "C" {
 #define TILE(n)                                                                                                                          \
   __global__ void __launch_bounds__(128) tile_add_##n(const __grid_constant__ CUtensorMap in, const __grid_constant__ CUtensorMap out) { \
     tile_add<n>(&in, &out);                                                                                                              \
   }
+#define MULTICAST(n) \
+  __global__ void __launch_bounds__(128) multicast_##n(const __grid_constant__ phx::TensorMap in, float* sums) { multicast<n>(&in, sums); }
 #define PIPELINE(n)                                                                                                \
   __global__ void __launch_bounds__(160)                                                                           \
       pipeline_##n(const __grid_constant__ phx::TensorMap a, const __grid_constant__ phx::TensorMap b, float* d) { \
@@ -161,6 +200,7 @@ extern "C" {
   }
 // clang-format off
 TILE(0) TILE(14) TILE(15) TILE(16) TILE(17) TILE(18) TILE(19)
+MULTICAST(0) MULTICAST(29) MULTICAST(30) MULTICAST(31) MULTICAST(32) MULTICAST(33)
 PIPELINE(0) PIPELINE(20) PIPELINE(21) PIPELINE(22) PIPELINE(23) PIPELINE(24) PIPELINE(25) PIPELINE(26) PIPELINE(27) PIPELINE(28)
 // clang-format on
 }

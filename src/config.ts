@@ -73,7 +73,8 @@ const methods = {
     personal: 'head',
     filter: 'quarantine',
     strategy: 'diversity',
-    driftTarget: 0.5,
+    driftTarget: 0.1,
+    workLeast: 0.75,
     compress: 'int8',
     compressTasks: 'bf16',
   },
@@ -352,7 +353,7 @@ const table = [
     kind: above0(1),
     default: undefined,
     defaultText: 'none',
-    help: "adapts the clients' local images a round so that their updates' mean cosine with the mean update comes near this",
+    help: "adapts the clients' local images a round so that the mean cosine between two updates comes near this",
   }),
   option({
     key: 'workLeast',

@@ -3,7 +3,7 @@ import test from 'ava';
 import { type FeatureImages, type FeatureNetwork, featureMatrix } from '../src/ddpm/metrics/index.ts';
 import { featureSource, pixels8, sourceOf } from '../src/ddpm/metrics/sources.ts';
 import { vendiScore } from '../src/ddpm/metrics/vendi.ts';
-import { adaptWork, checkLocalWork, scaleWork } from '../src/fl/local-work.ts';
+import { adaptWork, checkLocalWork, coherenceOf, scaleWork } from '../src/fl/local-work.ts';
 import { encodeMessage } from '../src/fl/message.ts';
 import { decodeParcel, encodeParcel } from '../src/fl/parcel.ts';
 import { carveShared, pickShare, sharedCount } from '../src/fl/sharing.ts';
@@ -323,12 +323,37 @@ const fit = {
   globalStep: 0,
 };
 
+test('coherence is the mean cosine between two updates, by their parts', (t) => {
+  const draw = rng(9, 'updates');
+  const updates = Array.from({ length: 4 }, () => Array.from({ length: 6 }, () => draw.normal() + 0.5));
+  const weights = [...draw.dirichlet(2, 4)];
+  const norm = (x: number[]) => Math.hypot(...x);
+  const dot = (x: number[], y: number[]) => x.reduce((sum, value, i) => sum + value * y[i]!, 0);
+  const parts = updates.map((update, i) => weights[i]! * norm(update));
+  const mean = updates[0]!.map((_, j) => updates.reduce((sum, update, i) => sum + weights[i]! * update[j]!, 0));
+  let cosines = 0;
+  let pairs = 0;
+  for (let i = 0; i < 4; i++)
+    for (let j = 0; j < 4; j++) {
+      if (i === j) continue;
+      cosines += (parts[i]! * parts[j]! * dot(updates[i]!, updates[j]!)) / norm(updates[i]!) / norm(updates[j]!);
+      pairs += parts[i]! * parts[j]!;
+    }
+  t.true(close(coherenceOf(parts, norm(mean))!, cosines / pairs));
+  t.true(close(coherenceOf([1, 2, 3], 6)!, 1), 'all in one direction');
+  t.true(close(coherenceOf(Array(100).fill(0.01), 0.1)!, 0), 'a hundred orthogonal ones');
+  t.is(coherenceOf([1, 1], 0), -1, 'two against each other');
+  for (const none of [[], [3], [0, 0], [2, 0]]) t.is(coherenceOf(none, 1), undefined);
+});
+
 test('local work follows the coherence, a quarter up or a fifth down at most, within its bounds', (t) => {
   const bounds = { target: 0.5, least: 0.5, most: 2 };
   t.is(adaptWork(1, 0.5, bounds), 1);
   t.is(adaptWork(1, 0.55, bounds), 1.1);
   t.is(adaptWork(1, 1, bounds), 1.25);
   t.is(adaptWork(1, 0, bounds), 0.8);
+  t.is(adaptWork(1, -0.3, bounds), 0.8);
+  t.is(adaptWork(1.3, undefined, bounds), 1.3);
   t.is(adaptWork(1.9, 1, bounds), 2);
   t.is(adaptWork(0.55, 0.1, bounds), 0.5);
   for (const bad of [{ target: 0 }, { target: 1.1 }, { least: 0 }, { least: 1.1 }, { most: 0.9 }, { most: NaN }])

@@ -1,14 +1,13 @@
 /**
  * Local work that follows the drift. Many local steps a round help clients that agree and hurt those that do not, so their number is steered by how well
- * the updates agree: c = ‖Σ w·δ‖ / Σ w·‖δ‖, which is the mean cosine of the updates with their mean, weighted by w·‖δ‖ (since ‖mean‖² = Σ w·⟨δ, mean⟩).
- * It takes norms and the norm of the sum alone, so no single update needs to be seen for it.
+ * the updates agree: the mean cosine between two of them. It takes the norms and the norm of the sum alone, so no single update needs to be seen for it.
  */
 import { plannedSteps } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import type { ClientInfo, Fit } from './types.ts';
 
 export type LocalWork = {
-  /** The mean cosine to come near, above 0, at most 1. */
+  /** The coherence to come near, above 0, at most 1. */
   target: number;
   /** Bounds, as multiples of the local images that the fit asks for: 0 < least ≤ 1 ≤ most. */
   least: number;
@@ -27,8 +26,25 @@ export function checkLocalWork({ target, least, most }: LocalWork): void {
   );
 }
 
-/** The next round's work, as a multiple of what the fit asks for: work · c/target, at most a quarter up or a fifth down, within the bounds. */
-export function adaptWork(work: number, coherence: number, { target, least, most }: LocalWork): number {
+/**
+ * The mean of cos(δ_i, δ_j) over i ≠ j, weighted by p_i·p_j with the parts p_i = w_i·‖δ_i‖ of the mean m = Σ w·δ: since ‖m‖² = Σ p_i² + Σ_{i≠j} p_i·p_j·cos_ij,
+ * it is (‖m‖² - Σ p²) / ((Σ p)² - Σ p²), in -1..1; 0 for updates that have nothing to do with each other, however many there are. Undefined
+ * where fewer than two count. For a mean that is none (a median, say) the same formula, a lower figure.
+ */
+export function coherenceOf(parts: number[], meanNorm: number): number | undefined {
+  const sum = parts.reduce((a, b) => a + b, 0);
+  const squares = parts.reduce((a, b) => a + b * b, 0);
+  const pairs = sum * sum - squares;
+  if (!(pairs > 1e-9 * sum * sum)) return undefined;
+  return Math.max(-1, Math.min(1, (meanNorm * meanNorm - squares) / pairs));
+}
+
+/**
+ * The next round's work, as a multiple of what the fit asks for: work · coherence/target, at most a quarter up or a fifth down, within the bounds; as it was
+ * where there is no coherence.
+ */
+export function adaptWork(work: number, coherence: number | undefined, { target, least, most }: LocalWork): number {
+  if (coherence === undefined) return work;
   const change = Math.min(MOST_CHANGE, Math.max(1 / MOST_CHANGE, coherence / target));
   return Math.min(most, Math.max(least, work * change));
 }

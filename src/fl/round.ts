@@ -7,7 +7,7 @@ import { createVector as nativeVector, type Vector } from '../bindings/vector.ts
 import { emaDecayOver } from '../ddpm/unet.ts';
 import { PhoenixError } from '../errors.ts';
 import { failureOf } from './failure.ts';
-import { adaptWork, checkLocalWork, type LocalWork, scaleWork } from './local-work.ts';
+import { adaptWork, checkLocalWork, coherenceOf, type LocalWork, scaleWork } from './local-work.ts';
 import { splitParameters } from './personal.ts';
 import { selectClients } from './select.ts';
 import { applyServerStep, checkServerStep, type ServerStep, serverSteps } from './server-step.ts';
@@ -125,8 +125,10 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
     signal?.throwIfAborted();
 
     const share = (client: string) => shares.get(client) ?? 0;
-    const parts = total([...norms].map(([client, norm]) => share(client) * norm));
-    const coherence = parts > 0 ? Math.min(1, Math.sqrt(await mean.dot(mean)) / parts) : 1;
+    const coherence = coherenceOf(
+      [...norms].map(([client, norm]) => share(client) * norm),
+      Math.sqrt(await mean.dot(mean)),
+    );
     const steps = Math.max(1, Math.round(reports.reduce((total, report) => total + share(report.client) * report.steps, 0)));
     const update = split ? createVector(state.params.length) : mean;
     try {
@@ -152,7 +154,7 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
       failures,
       notes: [...(weighed.notes ?? []), ...notes],
       ...(weighed.decisions?.length && { decisions: weighed.decisions }),
-      coherence,
+      ...(coherence !== undefined && { coherence }),
       work: state.work,
     };
     return {

@@ -226,7 +226,7 @@ export type RoundRecord = {
   notes: string[];
   /** What the filter decided. */
   decisions?: Decision[];
-  /** Mean cosine of the updates with their mean (see local-work.ts), and the local work of this round as a multiple of what the options say. */
+  /** Mean cosine between two updates (see local-work.ts), where there are two; and the local work of this round as a multiple of what the options say. */
   coherence?: number;
   work?: number;
 };

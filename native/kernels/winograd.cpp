@@ -3,7 +3,11 @@
 // exchanged; the weight gradient is dU = Mᵀ V with M = A dy Aᵀ, dw = Gᵀ dU G.
 // Tiles go through in blocks: V and M of a block, 36·(C+K)·4 bytes a tile, are to stay in L2, while U streams past once a block. Measured
 // on Zen 4 (1 MB L2): blocks of 14 to 56 tiles are equal up to 256 channels in all, 28 is the most for 384, 14 for 512; beyond, U itself
-// (19 MB at 512 → 256) is the larger stream and 28 wins again. A block's height is a multiple of the register tile's.
+// (19 MB at 512 → 256) is the larger stream and 28 wins again. A block's height is a multiple of the register tile's. In the weight gradient
+// dU is read and written once a block, so blocks are longer, by both gradients together: 64 tiles to 128 channels in all (14x14 64 → 64: 265 GFLOP/s with
+// 64, 257 with 112, 250 with 196), 96 to 256 (32x32 128 → 128: 346 with 96, 318 with 128, 328 with 64), 128 beyond (16x16 256 → 256: 351 with
+// 128, 336 with 96, 320 with 64).
+// Products fetch ahead (Ahead): the maps that the transforms read and write come into L2 while sums are formed.
 #include "winograd.h"
 
 #include <algorithm>

@@ -53,3 +53,4 @@ check('more columns than a tile', 'conv2d_forward', (r) => conv([1, 4, 4, 8], 26
 check('whole tiles', 'attention_forward', (r) => attend([1, 8, 8, 64], 1, r));
 check('several heads, ragged tiles', 'attention_forward', (r) => attend([2, 5, 7, 144], 2, r));
 check('few tokens, wide heads', 'attention_forward', (r) => attend([1, 3, 3, 200], 1, r));
+check('two inputs on Hopper', 'linear_forward', (r) => linearOf(150, 40, 24, 72, { b: true, residual: true }, r));

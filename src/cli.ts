@@ -23,7 +23,8 @@ import {
 import { diagnose, formatDiagnosis } from './doctor.ts';
 import { PhoenixError } from './errors.ts';
 import type { RunEvents, RunResult, StepEvent } from './events.ts';
-import { experiment, type Plan } from './experiment/experiment.ts';
+import { experiment } from './experiment/experiment.ts';
+import type { Plan } from './experiment/plan.ts';
 import { federate } from './federate.ts';
 import { finetune } from './finetune.ts';
 import { describeDecision } from './fl/strategies/filter.ts';

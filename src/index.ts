@@ -23,7 +23,8 @@ export { type LocalFit, type Trained, type TrainLocalOptions, trainLocal } from 
 export { type Preset, type PresetName, presets, type UNetConfig, unetConfig } from './ddpm/unet.ts';
 export { PhoenixError, type PhoenixErrorCode } from './errors.ts';
 export type { MessageEvent, RunEvents, RunResult, StartEvent, StepEvent } from './events.ts';
-export { type ExperimentEvents, type ExperimentResult, experiment, type Plan } from './experiment/experiment.ts';
+export { type ExperimentEvents, type ExperimentResult, experiment } from './experiment/experiment.ts';
+export type { Plan } from './experiment/plan.ts';
 export { federate } from './federate.ts';
 export { type Finetuned, type FinetuneEvents, finetune } from './finetune.ts';
 export { type Client, type ClientOptions, createClient } from './fl/client.ts';

@@ -1,13 +1,12 @@
 /** What an experiment will cost: images and bytes by arithmetic, time by a short measurement on this machine. */
 import { createImages } from '../bindings/session.ts';
-import { parseOptions } from '../config.ts';
 import type { Dataset } from '../ddpm/data/index.ts';
 import { makeTable } from '../ddpm/schedulers/index.ts';
 import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
 import { parseCompression } from '../fl/vector.ts';
 import type { Prepared } from '../prepare.ts';
-import type { Arm } from './grid.ts';
+import { type Arm, settingsOf } from './grid.ts';
 
 export type Rates = {
   parameterCount: number;
@@ -55,7 +54,7 @@ export async function measureRates(
 
 /** Bytes of the model down and of an update up, of one client in one round, by the formats; personal layers, which do not travel, are counted too. */
 export function bytesOfRound(arm: Arm, parameterCount: number): number {
-  const { compress, compressTasks } = parseOptions('federate', { data: 'synthetic', ...arm.options });
+  const { compress, compressTasks } = settingsOf(arm);
   const { codec, share } = parseCompression(compress);
   const up = { float32: 1, bf16: 1 / 2, int8: 0.251, topk: share }[codec];
   return 4 * parameterCount * (up + (compressTasks === 'bf16' ? 1 / 2 : 1));

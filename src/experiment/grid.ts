@@ -44,6 +44,7 @@ export const knownArms: Record<string, Omit<z.input<typeof armSchema>, 'name'>> 
   filtering: { options: { filter: 'quarantine' } },
   diversity: { options: { strategy: 'diversity' } },
   composed: { options: { method: 'phoenix' } },
+  'composed-global': { options: { method: 'phoenix', personal: 'none' } },
 };
 
 export const knownPartitions: Record<string, Omit<z.input<typeof partitionSchema>, 'name'>> = {
@@ -156,13 +157,17 @@ export function parseGrid(value: unknown, source: string): Grid {
   return grid;
 }
 
+/** All options of a federated arm, with their defaults. */
+export const settingsOf = (arm: Arm) => parseOptions('federate', { data: 'synthetic', ...arm.options });
+
 /** Whether each client ends with a model of its own. */
-export function isPersonal(arm: Arm): boolean {
-  return arm.train === 'federated' && parseOptions('federate', { data: 'synthetic', ...arm.options }).personal !== 'none';
-}
+export const isPersonal = (arm: Arm): boolean => arm.train === 'federated' && settingsOf(arm).personal !== 'none';
 
 /** Whether an arm is scored on equally many samples of every client's model, instead of on one model's. */
 export const isMixture = (arm: Arm): boolean => arm.train === 'local' || arm.fineTune > 0 || isPersonal(arm);
+
+/** Whether a cell is scored on the way: not clients alone, who train one after the other, nor what an epoch at every point would be spent on. */
+export const hasCurve = ({ train, fineTune }: Arm, grid: Grid): boolean => grid.score.every > 0 && train !== 'local' && fineTune === 0;
 
 /** Options of `federate` of an arm; the data and the folder come later. */
 export function federateOptions(grid: Grid, arm: Arm, { partition, fraction, clients }: Partition, seed: number) {

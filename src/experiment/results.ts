@@ -1,5 +1,5 @@
 /** What the scores of an experiment say: rows of arms with intervals over seeds, and how much of the gap each closes. */
-import { type Arm, BASELINE, CEILING, type Cell, type Grid, isMixture, type Partition, TUNED } from './grid.ts';
+import { type Arm, BASELINE, CEILING, type Cell, type Grid, isMixture, type Partition, settingsOf, TUNED } from './grid.ts';
 import type { CellScore, FinalScore } from './store.ts';
 
 /** A figure over seeds: mean, and half of the 95 % t-interval where there are at least two. */
@@ -176,9 +176,7 @@ export type Filtering = {
 
 export function filteringOf(grid: Grid, scores: CellScore[]): Filtering[] {
   return scores.flatMap(({ cell, arm, partition, seed, final }) => {
-    const filters = grid.arms.some(
-      (entry) => entry.name === arm && (entry.options.filter !== undefined || entry.options.method === 'phoenix'),
-    );
+    const filters = grid.arms.some((entry) => entry.name === arm && entry.train === 'federated' && settingsOf(entry).filter !== 'none');
     const metric = final && Object.keys(final.metrics).find((name) => kindOf(name) === 'recall');
     if (!filters || !metric || partition === undefined) return [];
     const baseline = scores.find((score) => score.arm === BASELINE && score.partition === partition && score.seed === seed)?.final;

@@ -14,6 +14,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
 import { io } from '../run/folder.ts';
+import { takeLock } from '../run/lock.ts';
 
 const standing = { round: z.int().min(0), images: z.number().min(0), bytesUp: z.number().min(0), bytesDown: z.number().min(0) };
 const metrics = z.record(z.string(), z.number());
@@ -95,10 +96,27 @@ async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T | unde
 }
 
 /**
- * Makes the folder, or checks that it holds this experiment, as far as is known of it by now. What is run of the grid may have grown.
- * @throws PhoenixError ERR_PHOENIX_RUN for a folder of something else, or of an experiment that differs, naming where; ERR_PHOENIX_IO
+ * Makes the folder, and takes its lock.
+ * @returns what releases it
+ * @throws PhoenixError ERR_PHOENIX_RUN if another process works in it, or it is the folder of a run; ERR_PHOENIX_IO
  */
-export async function openFolder(dir: string, basis: { grid: object } & Record<string, unknown>): Promise<void> {
+export const lockFolder = (dir: string): Promise<() => Promise<void>> =>
+  io(dir, async () => {
+    const isRun = await stat(join(dir, 'state.json')).then(
+      () => true,
+      () => false,
+    );
+    if (isRun)
+      throw new PhoenixError('ERR_PHOENIX_RUN', `${dir} is the folder of a run, not of an experiment. Choose another one (--out).`);
+    await mkdir(join(dir, 'scores'), { recursive: true });
+    return takeLock(dir);
+  });
+
+/**
+ * Notes what the experiment in a folder is, or checks that it is this one, as far as is known of it by now. What is run of the grid may have grown.
+ * @throws PhoenixError ERR_PHOENIX_RUN for an experiment that differs, naming where; ERR_PHOENIX_IO
+ */
+export async function noteBasis(dir: string, basis: { grid: object } & Record<string, unknown>): Promise<void> {
   const path = join(dir, 'experiment.json');
   const now = JSON.parse(JSON.stringify({ schema: 1, ...basis })) as z.infer<typeof basisSchema>;
   const before = await readJson(path, basisSchema);
@@ -117,15 +135,7 @@ export async function openFolder(dir: string, basis: { grid: object } & Record<s
         'ERR_PHOENIX_RUN',
         `${dir} holds an experiment that differs in ${differing.join(', ')}: its cells could not be compared. Choose another folder (--out).`,
       );
-  } else {
-    const other = await stat(join(dir, 'state.json')).then(
-      () => true,
-      () => false,
-    );
-    if (other)
-      throw new PhoenixError('ERR_PHOENIX_RUN', `${dir} is the folder of a run, not of an experiment. Choose another one (--out).`);
   }
-  await io(dir, () => mkdir(join(dir, 'scores'), { recursive: true }));
   await writeWhole(path, `${JSON.stringify({ ...before, ...now }, null, 1)}\n`);
 }
 

@@ -1,5 +1,5 @@
 /**
- * phoenix-cuda as its tests see it, on a GPU or on the emulator that PHOENIX_LIBCUDA names, and the comparison of a call with the definitions:
+ * phoenix-cuda as its tests see it, on the emulator or a GPU, and the comparison of a call with the definitions:
  * outputs poisoned with NaN, guard words around every buffer, inputs left alone, equal bits when repeated.
  */
 import { existsSync } from 'node:fs';
@@ -7,16 +7,29 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Addon, OpTensor } from '../src/bindings/native.ts';
+import { PhoenixError } from '../src/errors.ts';
 import type { Rng } from '../src/rng.ts';
 import { loadReference } from './addons.ts';
 import { backwardArguments, type OpArguments, type OpCase } from './cases.ts';
 
 const require = createRequire(import.meta.url);
-export const path = join(process.env.PHOENIX_ADDON_DIR ?? fileURLToPath(new URL('../build/Release', import.meta.url)), 'phoenix-cuda.node');
+const root = fileURLToPath(new URL('..', import.meta.url));
+export const path = join(process.env.PHOENIX_ADDON_DIR ?? join(root, 'build', 'Release'), 'phoenix-cuda.node');
 export const built = existsSync(path);
+
+// The emulator that `npm test` builds, unless a driver is named, or PHOENIX_TEST_GPU=1 asks for this machine's own. Its memory is kept small, so that
+// running out of it can be tested.
+const emulator = join(process.env.PHOENIX_SIMT_BUILD ?? join(root, 'build', 'simt'), 'libcuda_sim.so');
+if (process.env.PHOENIX_TEST_GPU !== '1' && process.env.PHOENIX_LIBCUDA === undefined && existsSync(emulator)) {
+  process.env.PHOENIX_LIBCUDA = emulator;
+}
+process.env.PHOENIX_SIMT_HEAP_MIB ??= '64';
+process.env.PHOENIX_SIMT_QUIET ??= '1';
+
 export const cuda: Addon | undefined = built ? require(path) : undefined;
 export const { usable, device } = cuda?.info() ?? { usable: false, device: `${path} is not built` };
 export const emulated = /emulator/.test(device);
+cuda?.setErrorClass(PhoenixError);
 
 /** Σ(value - expected)²/Σ expected²; NaN if anything is. */
 function error(value: ArrayLike<number>, expected: ArrayLike<number>): number {

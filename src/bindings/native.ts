@@ -19,6 +19,8 @@ export type AddonInfo = {
   usable: boolean;
   /** What the device is, or why it cannot be used. */
   device: string;
+  /** How often a recorded step was replayed in this process (a CUDA graph); 0 on the CPU. */
+  replays: number;
 };
 
 /** U-Net shape as native takes it: see ddpm/unet.ts for meaning and validation. */

@@ -1541,6 +1541,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("createAbort", Napi::Function::New<create<&EnvData::abort_class>>(env));
   exports.Set("philox", Napi::Function::New<philox_words>(env));
   exports.Set("op", Napi::Function::New<op>(env));
+  if (!device_is_host) return exports;  // metrics compute in the host's memory: phoenix-cpu has them
   exports.Set("moments", Napi::Function::New<moments_metric>(env));
   exports.Set("frechetDistance", Napi::Function::New<frechet_metric>(env));
   exports.Set("neighbours", Napi::Function::New<neighbours_metric>(env));

@@ -1,4 +1,5 @@
-// Builds native addons with CMake through cmake-js. Used by the install script (phoenix-cpu) and by the tests (phoenix-ref).
+// Builds native addons with CMake through cmake-js: for the install script phoenix-cpu, and phoenix-cuda where a CUDA compiler is; for the tests also
+// phoenix-ref, the kernels as PTX text, and the emulator that runs those.
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -12,7 +13,8 @@ export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /** Hash of all that a build depends on: native sources, CMakeLists.txt, headers' versions, machine. */
 const fingerprint = () => {
-  const hash = createHash('sha256').update(`${process.platform} ${process.arch} ${process.env.CXX ?? ''}`);
+  const { CXX = '', PHOENIX_CUDA_ARCHS = '' } = process.env;
+  const hash = createHash('sha256').update(`${process.platform} ${process.arch} ${CXX} ${PHOENIX_CUDA_ARCHS}`);
   for (const name of ['node-addon-api', 'node-api-headers'])
     hash.update(JSON.parse(readFileSync(require.resolve(`${name}/package.json`), 'utf8')).version);
   const files = readdirSync(join(root, 'native'), { recursive: true, withFileTypes: true })
@@ -22,6 +24,32 @@ const fingerprint = () => {
   for (const file of [join(root, 'CMakeLists.txt'), ...files])
     hash.update(file.slice(root.length)).update('\0').update(readFileSync(file)).update('\0');
   return hash.digest('hex');
+};
+
+/**
+ * The CUDA compiler that phoenix-cuda is built with; undefined if there is none, or if PHOENIX_CUDA=OFF.
+ * @throws Error if PHOENIX_CUDA=ON and there is none
+ */
+export const findNvcc = async () => {
+  const wanted = process.env.PHOENIX_CUDA || 'AUTO';
+  if (!/^(AUTO|ON|OFF|1|0)$/.test(wanted)) throw new Error(`PHOENIX_CUDA is '${wanted}', expected AUTO, ON or OFF`);
+  if (wanted === 'OFF' || wanted === '0') return undefined;
+  const folders = [process.env.CUDA_HOME, process.env.CUDA_PATH, '/usr/local/cuda'].filter(Boolean);
+  for (const name of ['nvcc', ...folders.map((folder) => join(folder, 'bin', 'nvcc'))]) {
+    const path = await which(name, { nothrow: true });
+    if (path) return path;
+  }
+  if (wanted !== 'AUTO')
+    throw new Error('PHOENIX_CUDA is ON, but there is no nvcc: install the CUDA toolkit (13 or newer), or set CUDA_HOME to where it lies');
+  return undefined;
+};
+
+/** Builds the emulator of a GPU (docs/simt.md) into build/simt, or where PHOENIX_SIMT_BUILD says. */
+export const buildEmulator = async (nvcc) => {
+  const build = process.env.PHOENIX_SIMT_BUILD ?? join(root, 'build', 'simt');
+  const quiet = $({ stdio: ['ignore', 'pipe', 'pipe'] });
+  await quiet`cmake -S ${join(root, 'native', 'simt')} -B ${build} -DPHOENIX_NVCC=${nvcc}`;
+  await quiet`cmake --build ${build} --target cuda_sim --parallel ${availableParallelism()}`;
 };
 
 const requireTools = async () => {
@@ -47,7 +75,7 @@ export const buildNative = async ({ targets = ['phoenix-cpu'], onStart = () => {
   const stamp = (target) => join(root, 'build', `${target}.stamp`);
   const stale = targets.filter(
     (target) =>
-      !existsSync(join(root, 'build', 'Release', `${target}.node`)) ||
+      !existsSync(join(root, 'build', 'Release', target.endsWith('-ptx') ? target : `${target}.node`)) ||
       !existsSync(stamp(target)) ||
       readFileSync(stamp(target), 'utf8') !== current,
   );

@@ -1,12 +1,17 @@
 /**
- * `npm test [-- ARGUMENTS OF AVA]`: builds the addon that holds the definitions (phoenix-ref), then runs the tests. The last line is
+ * `npm test [-- ARGUMENTS OF AVA]`: builds the addon that holds the definitions (phoenix-ref) and, where a CUDA compiler is, phoenix-cuda with the
+ * emulator that it is tested on, then runs the tests. The last line is
  * 'N passed, N failed', with ', N skipped' where tests were skipped.
  */
 import { stripVTControlCharacters } from 'node:util';
 import { $ } from 'zx';
-import { buildNative } from './native.mjs';
+import { buildEmulator, buildNative, findNvcc } from './native.mjs';
 
-await buildNative({ targets: ['phoenix-cpu', 'phoenix-ref'], onStart: (target) => console.log(`test: building ${target}`) });
+const nvcc = await findNvcc();
+const targets = ['phoenix-cpu', 'phoenix-ref', ...(nvcc ? ['phoenix-cuda', 'phoenix-cuda-ptx'] : [])];
+await buildNative({ targets, onStart: (target) => console.log(`test: building ${target}`) });
+if (nvcc) await buildEmulator(nvcc);
+else console.log('test: no CUDA compiler (nvcc), or PHOENIX_CUDA=OFF: what the CUDA kernels compute is NOT tested');
 
 const ava = $({ nothrow: true, preferLocal: true, stdio: ['inherit', 'pipe', 'inherit'] })`ava ${process.argv.slice(2)}`;
 ava.stdout.pipe(process.stdout);

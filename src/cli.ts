@@ -172,7 +172,9 @@ async function runTraining(name: string, configured: 'federate' | 'train', raw: 
       dir = event.dir;
       rounds = event.rounds;
       json({ event: 'start', ...event });
-      progress.note(`${formatCount(event.parameterCount)} parameters on ${event.backend}, ${event.threads} threads; run folder ${dir}`);
+      progress.note(
+        `${formatCount(event.parameterCount)} parameters on ${event.backend} (${event.device}), ${event.threads} threads; run folder ${dir}`,
+      );
     },
     onStep: (event) =>
       progress.update({

@@ -4,8 +4,9 @@ import { readFile, stat } from 'node:fs/promises';
 import { availableParallelism, cpus, freemem, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { addon } from './bindings/load.ts';
+import { addon, type Backend } from './bindings/load.ts';
 import type { AddonInfo } from './bindings/native.ts';
+import { chooseBackend } from './bindings/session.ts';
 import { packageInfo } from './package-info.ts';
 import { formatBytes } from './units.ts';
 
@@ -89,7 +90,7 @@ async function instructionSets(): Promise<string[]> {
   return [...INSTRUCTIONS, 'asimd', 'sve'].filter((name) => flags.has(name));
 }
 
-async function examineAddon(root: string, backend: 'cpu' | 'ref'): Promise<Diagnosis['addons'][number]> {
+async function examineAddon(root: string, backend: Backend): Promise<Diagnosis['addons'][number]> {
   const name = `phoenix-${backend}`;
   const file = join(root, 'build', 'Release', `${name}.node`);
   const built = await stat(file).catch(() => undefined);
@@ -110,9 +111,10 @@ export async function diagnose(): Promise<Diagnosis> {
     firstOf(['nvcc', '/usr/local/cuda/bin/nvcc'].map((program) => () => ask(program, ['--version'], /release/))),
     findGpu(),
     instructionSets(),
-    Promise.all((['cpu', 'ref'] as const).map((backend) => examineAddon(root, backend))),
+    Promise.all((['cpu', 'cuda', 'ref'] as const).map((backend) => examineAddon(root, backend))),
   ]);
   const cpu = addons[0]!;
+  const choice = cpu.info && chooseBackend('auto');
   const limit = process.constrainedMemory?.() ?? 0;
   return {
     phoenix: version,
@@ -125,16 +127,15 @@ export async function diagnose(): Promise<Diagnosis> {
     tools: { cmake, compiler, nvcc },
     gpu,
     addons,
-    backend: cpu.info?.backend,
-    why: whyBackend(cpu.info, gpu),
+    backend: choice?.backend,
+    why: choice?.backend === 'cuda' ? choice.why : whyCpu(cpu.info, choice?.why),
   };
 }
 
-function whyBackend(cpu: AddonInfo | undefined, gpu: Finding): string {
+function whyCpu(cpu: AddonInfo | undefined, noGpu: string | undefined): string {
   if (!cpu)
     return 'no addon can be loaded: run `npm rebuild phoenix`, or `npm install` in a checkout, with CMake and a C++20 compiler installed';
-  const isa = `${cpu.isa} is the best of ${cpu.isas.join(', ')} on this processor`;
-  return gpu.ok ? `this version has no CUDA backend, so the GPU is not used; ${isa}` : `${gpu.reason}; ${isa}`;
+  return `${noGpu}; ${cpu.isa} is the best of ${cpu.isas.join(', ')} on this processor`;
 }
 
 const found = (finding: Finding) => (finding.ok ? finding.version : `none: ${finding.reason}`);
@@ -161,9 +162,11 @@ export function formatDiagnosis(diagnosis: Diagnosis): string {
 
 function describeAddon({ name, file, bytes, info, reason }: Diagnosis['addons'][number]): string {
   if (info) {
+    const usable = info.backend === 'cuda' ? `, ${info.usable ? '' : 'CANNOT BE USED: '}${info.device}` : '';
     const size = bytes === undefined ? '' : `, ${formatBytes(bytes)}`;
-    return `${info.real}, ${info.isa}, ${info.build}${size}${file ? `, ${file}` : ''}`;
+    return `${info.real}${info.backend === 'cpu' ? `, ${info.isa}` : ''}, ${info.build}${size}${usable}${file ? `, ${file}` : ''}`;
   }
   if (name === 'phoenix-ref' && !file) return 'not built (only the tests need it)';
+  if (name === 'phoenix-cuda' && !file) return 'not built: npm install builds it where a CUDA compiler is found';
   return `CANNOT BE LOADED: ${reason}`;
 }

@@ -11,6 +11,8 @@ export type StartEvent = {
   rounds: number;
   parameterCount: number;
   backend: string;
+  /** The GPU, or why none is used. */
+  device: string;
   threads: number;
 };
 

@@ -1,6 +1,6 @@
 /** Federated training of a diffusion model over clients that each hold a part of a dataset, as a run that can be resumed. */
 import { z } from 'zod';
-import { createImages, type Session } from './bindings/session.ts';
+import { chooseBackend, createImages, type Session } from './bindings/session.ts';
 import { type FederateOptions, parseOptions, type Settings } from './config.ts';
 import { readCheckpoint, saveCheckpoint } from './ddpm/checkpoint.ts';
 import type { Dataset } from './ddpm/data/index.ts';
@@ -82,7 +82,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
   using session = createSession({ unet: unet, noise, device: settings.device, threads: settings.threads || undefined });
   const personal = parsePersonal(settings.personal);
   const split = personal && splitParameters(session.parameters, personal);
-  using images = await createImages({ ...dataset, room: shared.each });
+  using images = await createImages({ ...dataset, room: shared.each }, session);
   const withRoom = classes && Int32Array.from({ length: dataset.count + shared.each }, (_, i) => classes[i] ?? 0);
   const features = typeof settings.features === 'string' ? await featureSource(settings.features) : settings.features;
   const described = { ...settings, strategy: strategy.name, features: features.name };
@@ -137,6 +137,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
       rounds,
       parameterCount: session.parameterCount,
       backend: session.info.backend,
+      device: chooseBackend(settings.device).why,
       threads: session.threads,
     });
     const selected = Math.max(1, Math.round(fraction * shares.length));
@@ -173,6 +174,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
           : { target: settings.driftTarget, least: settings.workLeast, most: settings.workMost },
       rounds,
       seed,
+      createVector: session.createVector,
       fraction,
       serverStep,
       emaDecay,

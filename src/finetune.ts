@@ -73,7 +73,7 @@ export async function finetune(options: FinetuneOptions, { onStep, signal }: Fin
     device: settings.device,
     threads: settings.threads || undefined,
   });
-  using images = await createImages(dataset);
+  using images = await createImages(dataset, session);
   await checkpoint.load(session.params, session.ema, session.parameters);
   if (checkpoint.hasEma) await session.params.copy(session.ema, 0, session.parameterCount);
   const split = patterns && splitParameters(session.parameters, patterns);

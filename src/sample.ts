@@ -2,8 +2,8 @@
 import { readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { ParameterEntry } from './bindings/native.ts';
-import { createVector, type Vector } from './bindings/vector.ts';
+import type { Session } from './bindings/session.ts';
+import type { Vector } from './bindings/vector.ts';
 import { parseOptions, type SampleOptions } from './config.ts';
 import { type Checkpoint, readCheckpoint } from './ddpm/checkpoint.ts';
 import { noise } from './ddpm/noise.ts';
@@ -72,7 +72,7 @@ export async function sample(options: SampleOptions, { onProgress, signal }: Sam
   const pixels = new Uint8Array(count * height * width * channels);
   let done = 0;
   for (const { id, path: layers, count: part } of owners) {
-    if (patterns && layers !== undefined) await setPersonal(vector, session.parameters, patterns, layers);
+    if (patterns && layers !== undefined) await setPersonal(session, vector, patterns, layers);
     const values = await drawSamples({
       session,
       noise: schedule,
@@ -169,10 +169,10 @@ function ownersOf(
 }
 
 /** Puts a client's layers into a whole model. */
-async function setPersonal(into: Vector, parameters: ParameterEntry[], patterns: string[], path: string): Promise<void> {
-  const split = splitParameters(parameters, patterns);
+async function setPersonal(session: Session, into: Vector, patterns: string[], path: string): Promise<void> {
+  const split = splitParameters(session.parameters, patterns);
   const bytes = await io(path, () => readFile(path));
-  const own = createVector(split.personalCount);
+  const own = session.createVector(split.personalCount);
   try {
     if (bytes.length !== 4 * own.length) {
       throw new PhoenixError('ERR_PHOENIX_RUN', `${path} is damaged: it has ${bytes.length} bytes instead of ${4 * own.length}.`);

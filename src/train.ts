@@ -1,6 +1,6 @@
 /** Central training of a diffusion model on one dataset, as a run that can be resumed: what a federation is compared with. */
 import { z } from 'zod';
-import { createImages, type Session } from './bindings/session.ts';
+import { chooseBackend, createImages, type Session } from './bindings/session.ts';
 import { parseOptions, type TrainOptions } from './config.ts';
 import { readCheckpoint, saveCheckpoint } from './ddpm/checkpoint.ts';
 import { createSession } from './ddpm/session.ts';
@@ -47,7 +47,7 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
   signal?.throwIfAborted();
 
   using session = createSession({ unet: unet, noise, device: settings.device, threads: settings.threads || undefined });
-  using images = await createImages(dataset);
+  using images = await createImages(dataset, session);
   const histogram = dataset.labels && classHistogram(everyImage, dataset.labels, dataset.classNames.length);
   const config = describeRun('train', settings, prepared, session, {
     length,
@@ -66,7 +66,8 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
     await restore(run, session);
   }
   const { parameterCount, threads } = session;
-  onStart?.({ kind: 'train', dir, round: run.round, rounds, parameterCount, backend: session.info.backend, threads });
+  const device = chooseBackend(settings.device).why;
+  onStart?.({ kind: 'train', dir, round: run.round, rounds, parameterCount, backend: session.info.backend, device, threads });
 
   const imagesPlanned = rounds * stepsPerRound * fit.batch;
   const evalCount = Math.min(EVAL_IMAGES, heldOut.length);

@@ -149,6 +149,7 @@ export function fakeSession({ length = 6, noise = 0.1 } = {}): Session & { calls
       { name: 'head', offset: length - 1, count: 1, shape: [1] },
     ],
     parameterCount: length,
+    createVector: fakeVector,
     params,
     ema,
     adamM,

@@ -3,17 +3,19 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { PhoenixError } from '../errors.ts';
-import type { Addon } from './native.ts';
+import type { Addon, AddonInfo } from './native.ts';
 
 const require = createRequire(import.meta.url);
 
 /** The package's folder: src/bindings and dist/bindings lie equally deep in it. */
 const packageRoot = fileURLToPath(new URL('../..', import.meta.url));
 
+export type Backend = AddonInfo['backend'];
+
 type Loader = (options: { bindings: string; module_root: string }) => unknown;
 
 /** Where an addon named `phoenix-<backend>` is looked for, in order; each attempt's failure is kept as a reason. */
-const load = (backend: 'cpu' | 'ref'): Addon => {
+const load = (backend: Backend): Addon => {
   const reasons: Error[] = [];
   const file = `phoenix-${backend}.node`;
   const attempt = (what: string, find: () => unknown): Addon | undefined => {
@@ -30,7 +32,7 @@ const load = (backend: 'cpu' | 'ref'): Addon => {
   const found =
     (named ? attempt(`PHOENIX_ADDON_DIR (${named})`, () => require(join(named, file))) : undefined) ??
     attempt('build of this package', () => (require('bindings') as Loader)({ bindings: file, module_root: packageRoot })) ??
-    attempt('platform package', () => require(`phoenix-${process.platform}-${process.arch}-gnu`));
+    (backend === 'cpu' ? attempt('platform package', () => require(`phoenix-${process.platform}-${process.arch}-gnu`)) : undefined);
   if (found) return found;
   throw new PhoenixError(
     'ERR_PHOENIX_LOAD',
@@ -40,13 +42,14 @@ const load = (backend: 'cpu' | 'ref'): Addon => {
   );
 };
 
-const loaded = new Map<string, Addon>();
+const loaded = new Map<Backend, Addon>();
 
 /**
- * The addon of a backend: `cpu` (fast) or `ref` (double precision, built for tests).
+ * The addon of a backend: `cpu` (fast), `cuda` (built where a CUDA compiler is; `info().usable` says whether there is a GPU for it) or `ref`
+ * (double precision, built for tests).
  * @throws PhoenixError ERR_PHOENIX_LOAD with every place that was tried and why it failed
  */
-export const addon = (backend: 'cpu' | 'ref' = 'cpu'): Addon => {
+export const addon = (backend: Backend = 'cpu'): Addon => {
   let found = loaded.get(backend);
   if (!found) {
     found = load(backend);

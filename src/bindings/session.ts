@@ -26,6 +26,9 @@ export type Session = Omit<NativeSession, 'train' | 'evalLoss' | 'sample'> &
     readonly parameterCount: number;
     readonly info: AddonInfo;
     readonly threads: number;
+    /** Zeros on this Session's device; what is done with its vectors needs vectors of the same device. @throws PhoenixError ERR_PHOENIX_MEMORY */
+    createVector(length: number): Vector;
+    createImages: Addon['createImages'];
     /** @throws PhoenixError ERR_PHOENIX_NOT_FINITE when a step's loss or gradient is not finite: that step is not applied */
     train(images: Images, options: NativeTrain, signal?: AbortSignal): ReturnType<NativeSession['train']>;
     evalLoss(images: Images, options: Parameters<NativeSession['evalLoss']>[1], signal?: AbortSignal): Promise<number>;
@@ -65,13 +68,31 @@ const abortable = async <T>(native: Addon, signal: AbortSignal | undefined, call
   }
 };
 
-const backendOf = (device: Device): 'cpu' => {
+/** The backend of a device, and why it is that one. */
+export type Choice = { backend: 'cpu' | 'cuda'; why: string };
+
+/**
+ * What a device option means on this machine: 'auto' takes a usable GPU, else the CPU.
+ * @throws PhoenixError ERR_PHOENIX_LOAD if 'cuda' is asked for and phoenix-cuda is not built, or finds no driver or no GPU that it is for
+ */
+export const chooseBackend = (device: Device): Choice => {
+  if (device === 'cpu') return { backend: 'cpu', why: "device 'cpu' was asked for" };
+  let reason: string;
+  try {
+    const info = addon('cuda').info();
+    if (info.usable) return { backend: 'cuda', why: info.device };
+    reason = info.device;
+  } catch (error) {
+    if (device === 'cuda')
+      throw new PhoenixError('ERR_PHOENIX_LOAD', `device 'cuda' was asked for, but ${(error as Error).message}`, { cause: error });
+    reason = 'phoenix-cuda is not built (npm install builds it where a CUDA compiler is found)';
+  }
   if (device === 'cuda')
     throw new PhoenixError(
       'ERR_PHOENIX_LOAD',
-      "device 'cuda' was asked for, but this version has no CUDA backend yet; use device 'auto' or 'cpu'",
+      `device 'cuda' was asked for, but it cannot be used: ${reason}. Use device 'auto' or 'cpu'.`,
     );
-  return 'cpu';
+  return { backend: 'cpu', why: `no GPU is used: ${reason}` };
 };
 
 /**
@@ -79,7 +100,7 @@ const backendOf = (device: Device): 'cpu' => {
  * @throws PhoenixError ERR_PHOENIX_SHAPE for a U-Net that does not fit together, ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
  */
 export const createNativeSession = (options: NativeSessionOptions): Session =>
-  sessionOn(addon(backendOf(options.device ?? 'auto')), options);
+  sessionOn(addon(chooseBackend(options.device ?? 'auto').backend), options);
 
 /** createNativeSession on a given addon, so that tests can ask for the reference backend. */
 export const sessionOn = (native: Addon, options: NativeSessionOptions): Session => {
@@ -93,6 +114,8 @@ export const sessionOn = (native: Addon, options: NativeSessionOptions): Session
     parameterCount: parameters.reduce((sum, p) => sum + p.count, 0),
     info: native.info(),
     threads,
+    createVector: (length) => native.createVector(length),
+    createImages: (count, height, width, channels) => native.createImages(count, height, width, channels),
     get params(): Vector {
       return session.params;
     },
@@ -139,16 +162,16 @@ const PIECE_BYTES = 4 << 20;
 
 /**
  * A resident copy of a dataset's pixels in native memory, written in pieces so that the JS thread never stalls; with `room`, that many black
- * images more at the end, to be written later.
+ * images more at the end, to be written later. `on`: the Session that is to use them, if it is not on the CPU.
  */
 export const createImages = async (
   dataset: { pixels: Uint8Array; count: number; height: number; width: number; channels: number; room?: number },
-  native: Addon = addon(),
+  on: Pick<Addon, 'createImages'> = addon(),
 ): Promise<Images> => {
   const { pixels, count, height, width, channels, room = 0 } = dataset;
   if (pixels.length !== count * height * width * channels)
     throw new PhoenixError('ERR_PHOENIX_SHAPE', `pixels: expected ${count}·${height}·${width}·${channels} bytes, got ${pixels.length}`);
-  const images = native.createImages(count + room, height, width, channels);
+  const images = on.createImages(count + room, height, width, channels);
   for (let at = 0; at < pixels.length; at += PIECE_BYTES) {
     images.write(pixels.subarray(at, at + PIECE_BYTES), at);
     await new Promise(setImmediate);

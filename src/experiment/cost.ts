@@ -28,7 +28,7 @@ export async function measureRates(
   const { unet, noise, fit, classes } = prepared;
   const { device, threads, signal } = options;
   using session = createSession({ unet, noise, device, threads: threads || undefined });
-  using images = await createImages(dataset);
+  using images = await createImages(dataset, session);
   await session.init(1n);
   const indices = Int32Array.from({ length: dataset.count }, (_, i) => i);
   const rate = async (work: () => Promise<number>) => {

@@ -239,7 +239,7 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
   const prepared = await prepare({ ...parseOptions('federate', options), data: dataset });
   const schedule = noise(checkpoint.noise);
   using session = createSession({ unet: checkpoint.unet, noise: schedule, device, threads: threads || undefined });
-  using resident = await createImages(dataset);
+  using resident = await createImages(dataset, session);
   const { numClasses } = checkpoint.unet;
   const shares = sharesOf(lab, training);
   const parts = equalParts(

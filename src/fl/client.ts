@@ -3,7 +3,7 @@
  * call lies in the Store; the Session is only borrowed, so many clients may share one, one after the other.
  */
 import type { Images, Session } from '../bindings/session.ts';
-import { createVector as nativeVector, type Vector } from '../bindings/vector.ts';
+import type { Vector } from '../bindings/vector.ts';
 import { trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { streamKey } from '../rng.ts';
@@ -48,7 +48,7 @@ export type ClientOptions = {
   seed: number | bigint;
   /** The stream of a round's training. @default streamKey(seed, 'train', id, round) */
   stream?(id: ClientId, round: number): bigint;
-  /** @default native vectors */
+  /** @default session.createVector */
   createVector?: CreateVector;
 };
 
@@ -66,7 +66,7 @@ export type Client = {
 
 /** @throws PhoenixError ERR_PHOENIX_ARGUMENT for an id that names no Store entry, or a client without images */
 export function createClient(options: ClientOptions): Client {
-  const { id, session, images, train, heldOut, classes, classCount = 0, store, seed, createVector = nativeVector } = options;
+  const { id, session, images, train, heldOut, classes, classCount = 0, store, seed, createVector = session.createVector } = options;
   const { sharedFrom = images.count, probing } = options;
   const stream = options.stream ?? ((client, round) => streamKey(seed, 'train', client, round));
   const checkedId = clientId.safeParse(id);

@@ -1,6 +1,6 @@
 /** A federation: the state that it begins with, and rounds until enough are done. */
 import type { Session } from '../bindings/session.ts';
-import { createVector as nativeVector, type Vector } from '../bindings/vector.ts';
+import type { Vector } from '../bindings/vector.ts';
 import { PhoenixError } from '../errors.ts';
 import { streamKey } from '../rng.ts';
 import { type RoundIo, runRound } from './round.ts';
@@ -22,7 +22,7 @@ export type InitialStateOptions = {
 
 /** The state before round 1: parameters drawn from the stream (seed, 'init'), the EMA equal to them. Its vectors are the caller's to dispose. */
 export async function initialState(options: InitialStateOptions): Promise<FederationState> {
-  const { session, seed, strategy, serverStep = serverSteps.add, createVector = nativeVector } = options;
+  const { session, seed, strategy, serverStep = serverSteps.add, createVector = session.createVector } = options;
   await session.init(streamKey(seed, 'init'));
   const copy = async (): Promise<Vector> => {
     const vector = createVector(session.parameterCount);

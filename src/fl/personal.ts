@@ -3,7 +3,6 @@
  * by glob patterns over the parameters' names; what they leave is the shared part, the only part that travels.
  */
 import type { ParameterEntry } from '../bindings/native.ts';
-import { createVector } from '../bindings/vector.ts';
 import { plannedSteps, type TrainLocalOptions, trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 
@@ -112,7 +111,7 @@ export async function trainPersonal(options: TrainLocalOptions, split: Parameter
   const { batch } = fit;
   const steps = plannedSteps(indices.length, fit);
   const { epochs: _, ...rest } = fit;
-  const frozen = createVector(split.sharedCount);
+  const frozen = session.createVector(split.sharedCount);
   const started = performance.now();
   try {
     await frozen.gather(session.params, split.shared);

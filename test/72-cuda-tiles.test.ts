@@ -3,9 +3,14 @@
  * size, one step and many, sums cut into ranges, every kind of convolution, channel slices. 71-cuda-ops has the shapes that they leave to the generic kernels.
  */
 import test from 'ava';
+import type { Addon } from '../src/bindings/native.ts';
+import { sessionOn } from '../src/bindings/session.ts';
+import { noise } from '../src/ddpm/noise.ts';
+import { toNative, unetConfig } from '../src/ddpm/unet.ts';
 import { rng } from '../src/rng.ts';
+import { loadReference } from './addons.ts';
 import { attend, cases, conv, linearOf, norm, type OpArguments } from './cases.ts';
-import { checkPair, usable } from './cuda.ts';
+import { checkPair, cuda, error, usable } from './cuda.ts';
 
 const withDevice = usable ? test.serial : test.serial.skip;
 const rowOf = (op: string) => cases.find((row) => row.op === op)!;
@@ -41,6 +46,9 @@ for (const tile of [64, 128] as const) {
 }
 check('a sum in ranges', 'conv2d_forward', (r) => conv([3, 16, 16, 8], 16, {}, {}, r), undefined, [0]);
 
+check('few channels to many', 'conv2d_forward', (r) => conv([2, 5, 6, 3], 24, {}, {}, r));
+check('many channels to few', 'conv2d_forward', (r) => conv([3, 10, 9, 136], 4, {}, {}, r));
+
 const normed = { silu: true, dropout: 0.1, mean: 3 };
 check('slabs', 'group_norm_forward', (r) => norm([2, 4, 6, 64], 0, 16, normed, r));
 check('slabs, two inputs, the last one shorter', 'group_norm_forward', (r) => norm([2, 3, 5, 40], 32, 6, { ...normed, dropout: 0 }, r));
@@ -54,3 +62,32 @@ check('whole tiles', 'attention_forward', (r) => attend([1, 8, 8, 64], 1, r));
 check('several heads, ragged tiles', 'attention_forward', (r) => attend([2, 5, 7, 144], 2, r));
 check('few tokens, wide heads', 'attention_forward', (r) => attend([1, 3, 3, 200], 1, r));
 check('two inputs on Hopper', 'linear_forward', (r) => linearOf(150, 40, 24, 72, { b: true, residual: true }, r));
+
+withDevice('a network in bf16, its output and gradient', async (t) => {
+  const unet = toNative(
+    unetConfig({
+      height: 8,
+      width: 8,
+      inChannels: 3,
+      dropout: 0,
+      blockOutChannels: [8, 16],
+      layersPerBlock: 1,
+      attention: [false, true],
+      normGroups: 4,
+    }),
+  );
+  const r = rng(4, 'cuda', 'network');
+  const normals = (count: number) => Float64Array.from({ length: count }, () => r.normal());
+  const [x, target, times] = [normals(192), normals(192), Float64Array.of(400)];
+  let weights: Float32Array | undefined;
+  const run = async (native: Addon) => {
+    using session = sessionOn(native, { unet, noise: noise(), threads: 1 });
+    weights ??= Float32Array.from(normals(session.parameterCount), (v) => 0.1 * v);
+    await session.params.fromBytes(new Uint8Array(weights.buffer), 0);
+    const { output, gradient } = await session.gradient(x, times, target, session.params);
+    return { output, gradient: new Float32Array((await gradient.toBytes(0, weights.length)).slice().buffer) };
+  };
+  const [exact, fast] = [await run(loadReference()), await run(cuda!)];
+  t.true(error(fast.output, exact.output) <= 1e-4, `the output is off by ${error(fast.output, exact.output)}`);
+  t.true(error(fast.gradient, exact.gradient) <= 1e-4, `the gradient is off by ${error(fast.gradient, exact.gradient)}`);
+});

@@ -32,7 +32,7 @@ export const emulated = /emulator/.test(device);
 cuda?.setErrorClass(PhoenixError);
 
 /** Σ(value - expected)²/Σ expected²; NaN if anything is. */
-function error(value: ArrayLike<number>, expected: ArrayLike<number>): number {
+export function error(value: ArrayLike<number>, expected: ArrayLike<number>): number {
   let difference = 0;
   let norm = 0;
   for (let i = 0; i < expected.length; i++) {

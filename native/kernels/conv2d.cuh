@@ -23,4 +23,20 @@ struct ConvWeightGradient {
   Conv2d attributes;
 };
 
+// Between few channels and many (conv2d_few.cu), 3x3, stride 1, padding 1. One of the two tensors is the output, which has the other's sides.
+constexpr int kFewMost = 4;
+struct ConvFew {
+  View few, many, w, b;
+  int turned;      // taps turned round: an input's gradient
+  int w_by_many;   // the weights' rows belong to the many channels, not to the few
+  int accumulate;  // to the output
+  int range;       // pixels of a block
+};
+struct ConvFewWeights {
+  View few, many;
+  int turned;  // the few are dy: many(p) meets few(p) at taps turned round
+  int range;   // pixels of a block
+  float* partial;
+};
+
 }  // namespace phx

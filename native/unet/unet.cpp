@@ -160,7 +160,7 @@ Var UNet::forward(Tape& tape, Var x, Tensor t, Tensor classes, Dropout dropout) 
   if (config_.classes) temb = tape.class_embedding(temb, classes, class_table_);
   temb = tape.linear(tape.silu(temb), {}, time_projection_.w, time_projection_.b);
 
-  dropout.p = float(config_.dropout);
+  dropout.p = dropout.draw ? float(config_.dropout) : 0;
   Pass pass{*this, tape, std::move(temb), dropout};
 
   Var h = tape.conv2d(tape.resize(x, padded(config_.height), padded(config_.width)), conv_in_.w, conv_in_.b, {});

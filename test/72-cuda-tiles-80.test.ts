@@ -1,0 +1,3 @@
+/** Chapter 72 on compute capability 8.0, where the emulator runs it; a GPU has but one, so there this repeats it. */
+process.env.PHOENIX_SIMT_CAPABILITY = '8.0';
+await import('./72-cuda-tiles.test.ts');

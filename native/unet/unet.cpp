@@ -119,8 +119,9 @@ UNet::UNet(UNetConfig config) : config_(std::move(config)) {
     if (at > 0) level.resample = conv(name + ".upsamplers.0.conv", channels, channels);
   }
   norm_out_ = norm("conv_norm_out", channels);
-  conv_out_ = conv("conv_out", channels, config_.out_channels);
   add_time_projections();
+  // Last, since a bias of 3 values would leave what follows off the 16-byte boundaries that tensor cores' copies of the weights need.
+  conv_out_ = conv("conv_out", channels, config_.out_channels);
 }
 
 // ---- forward

@@ -32,7 +32,7 @@ const partitionSchema = z.strictObject({
 });
 export type Partition = z.infer<typeof partitionSchema>;
 
-/** What each arm of the issue is in terms of `federate`; a grid file names them or defines its own. */
+/** The arms that a grid file names without defining them, in terms of `federate`. */
 export const knownArms: Record<string, Omit<z.input<typeof armSchema>, 'name'>> = {
   centralised: { train: 'central' },
   'local-only': { train: 'local' },

@@ -1,8 +1,13 @@
-/** `npm run bench`: whole steps beside PyTorch, a federated round, and every op against the machine's peak. See docs/performance.md. */
-import { writeFile } from 'node:fs/promises';
+/**
+ * `npm run bench`: whole steps beside PyTorch, a federated round, and every op against the machine's peak, on a GPU that can be used or on the CPU.
+ * See docs/performance.md.
+ */
+import { writeFileSync } from 'node:fs';
 import { cpus, release, totalmem } from 'node:os';
 import { addon } from '../src/bindings/load.ts';
+import { chooseBackend } from '../src/bindings/session.ts';
 import { PhoenixError } from '../src/errors.ts';
+import { benchGpu } from './gpu.ts';
 import { benchKernels, kernelTables } from './kernels.ts';
 import { type BenchOptions, help, parseOptions } from './options.ts';
 import { findInterpreters, peerEnvironment } from './peer.ts';
@@ -17,7 +22,8 @@ const say = (text: string): void => void process.stderr.write(`${text}\n`);
 async function bench(options: BenchOptions): Promise<void> {
   const { only, threads, reps, quick, patience } = options;
   const started = performance.now();
-  const native = addon('cpu');
+  const { backend, why } = chooseBackend(options.device);
+  const native = addon(backend);
   const info = native.info();
   const machine = {
     cpu: cpus()[0]?.model ?? 'unknown',
@@ -30,15 +36,42 @@ async function bench(options: BenchOptions): Promise<void> {
   print(
     `${machine.cpu}, ${machine.cores} cores, ${(machine.memoryBytes / 2 ** 30).toFixed(0)} GiB; ${machine.system}; Node ${machine.node}`,
   );
-  print(`Phoenix ${info.backend}, ${info.isa}, ${info.real}, ${info.build}; ${threads} thread${threads > 1 ? 's' : ''}`);
-  print(
-    'GPU: not measured, since this version computes on CPUs only. On a machine with an NVIDIA GPU this will also time the CUDA backend.',
-  );
-  const watch = createWatch({ patienceSeconds: patience });
   const result: BenchFile = { schema: 1, date: new Date().toISOString(), machine, addon: info, options, command: commandLine() };
+  const save = () => {
+    const seconds = (performance.now() - started) / 1000;
+    if (options.json) writeFileSync(options.json, `${JSON.stringify({ ...result, seconds }, null, 2)}\n`);
+  };
+  if (backend === 'cuda') {
+    print(`Phoenix ${info.backend}, ${info.build}. The CPU is not measured: --device cpu.`);
+    const { found, skipped } = await findPeers(options);
+    const interpreters = found.filter(({ cuda }) => cuda !== null);
+    for (const { name, executable, cuda } of interpreters.slice(0, 1)) print(`Peer: ${name} (${executable}), ${cuda}`);
+    if (interpreters.length === 0)
+      print('Peer: SKIPPED, no Python with a PyTorch that can use the GPU was found: nothing to compare with.');
+    const without = found.filter(({ cuda }) => cuda === null).map(({ name, executable }) => `${executable}: ${name} cannot use a GPU`);
+    for (const reason of [...skipped, ...without]) print(`  no peer: ${reason}`);
+    result.peers = { found: interpreters, skipped: [...skipped, ...without], environment: '' };
+    await benchGpu({
+      addon: native,
+      options,
+      interpreters,
+      print,
+      say,
+      save(gpu) {
+        result.gpu = gpu;
+        save();
+      },
+    });
+    print(`\n${((performance.now() - started) / 1000).toFixed(0)} s in all.`);
+    if (options.json) print(`Written: ${options.json}`);
+    return;
+  }
+  print(`Phoenix ${info.backend}, ${info.isa}, ${info.real}, ${info.build}; ${threads} thread${threads > 1 ? 's' : ''}`);
+  print(`GPU: not measured, ${why}`);
+  const watch = createWatch({ patienceSeconds: patience });
 
   if (only.includes('unet')) {
-    const { found, skipped } = options.peers ? await findInterpreters() : { found: [], skipped: ['not asked for (--no-peers)'] };
+    const { found, skipped } = await findPeers(options);
     print('');
     for (const { name, executable, build } of found) print(`Peer: ${name} (${executable}), ${build}; ${settings}`);
     for (const { name } of found.filter(({ slowBlas }) => slowBlas)) {
@@ -54,7 +87,7 @@ async function bench(options: BenchOptions): Promise<void> {
   }
   if (only.includes('round')) {
     say('federated round');
-    const round = await benchRound({ threads, reps, quick, watch });
+    const round = await benchRound({ device: 'cpu', model: 'small28', threads, reps, stepsAClient: quick ? 1 : 4, watch });
     print(`\n${roundTable(round)}`);
     Object.assign(result, { round });
   }
@@ -74,10 +107,13 @@ async function bench(options: BenchOptions): Promise<void> {
     );
   }
   if (options.json) {
-    await writeFile(options.json, `${JSON.stringify({ ...result, seconds, waitedSeconds }, null, 2)}\n`);
+    writeFileSync(options.json, `${JSON.stringify({ ...result, seconds, waitedSeconds }, null, 2)}\n`);
     print(`Written: ${options.json}`);
   }
 }
+
+const findPeers = async ({ peers }: BenchOptions) =>
+  peers ? await findInterpreters() : { found: [], skipped: ['not asked for (--no-peers)'] };
 
 /** How this run was called, but for where its results go. */
 function commandLine(): string {

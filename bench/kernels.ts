@@ -63,15 +63,13 @@ export async function benchKernels(options: KernelOptions): Promise<{ peak: Peak
 async function time(op: string, args: OpArguments, options: KernelOptions): Promise<Timed> {
   const { addon, threads, quick, watch } = options;
   const attributes = { ...args.attributes, threads, ...('a' in args.attributes && { a: 1 }) };
-  const first = addon.op(op, args.tensors, attributes, 1).nanoseconds[0]!;
+  const { tensors: results } = addon.op(op, args.tensors, attributes);
+  const first = addon.timeOp(op, args.tensors, attributes, 1, 1)[0]!;
   const repetitions = Math.min(1000, Math.max(quick ? 3 : 5, Math.ceil((quick ? 5e7 : 4e8) / first)));
-  let results: Record<string, OpTensor> = {};
   let sorted: number[] = [];
   const { quiet } = await watch.repetition(() => {
     const started = performance.now();
-    const call = addon.op(op, args.tensors, attributes, repetitions);
-    results = call.tensors;
-    sorted = Array.from(call.nanoseconds).sort((a, b) => a - b);
+    sorted = Array.from(addon.timeOp(op, args.tensors, attributes, 1, repetitions)).sort((a, b) => a - b);
     return { seconds: (performance.now() - started) / 1000 };
   });
   return { timing: { medianSeconds: median(sorted) / 1e9, minSeconds: sorted[0]! / 1e9, repetitions, quiet }, results };

@@ -1,21 +1,27 @@
 /** What `npm run bench -- …` may be asked for. */
 import { parseArgs } from 'node:util';
+import type { Device } from '../src/bindings/session.ts';
 import { PhoenixError } from '../src/errors.ts';
-import { type ModelName, models } from './models.ts';
+import { type ModelName, models, standard } from './models.ts';
 
 export const parts = ['unet', 'round', 'kernels'] as const;
 export type Part = (typeof parts)[number];
 
 export type BenchOptions = {
+  device: Device;
   only: Part[];
-  /** Models of the U-Net part with their batches. */
-  rows: { model: ModelName; batch: number }[];
+  /** Of the U-Net part. */
+  models: ModelName[];
+  /** Images a step, where it is not the model's. */
+  batch?: number;
   threads: number;
   /** Undisturbed repetitions that are aimed at. */
   reps: number;
   quick: boolean;
   /** Seconds in all to spend on waiting for the machine to be idle. */
   patience: number;
+  /** Seconds in all that the measurements on a GPU may take. */
+  budget: number;
   peers: boolean;
   json?: string;
   /** Print the tables of these files and measure nothing. */
@@ -24,15 +30,17 @@ export type BenchOptions = {
 
 export const help = `npm run bench -- [options]
 
+  --device DEVICE  auto | cpu | cuda: what is measured; auto takes a GPU that can be used (default: auto)
   --only PART      ${parts.join(' | ')}; may be given more than once (default: all)
-  --model MODEL    ${Object.keys(models).join(' | ')}; may be given more than once (default: all, cifar with batches 8 and 16)
-  --batch N        images a step (default: the model's)
+  --model MODEL    ${Object.keys(models).join(' | ')}; may be given more than once (default: all but tiny8)
+  --batch N        images a step (default: the model's; cifar on a CPU 8 and 16, on a GPU 128, and denoising 1, 16 and 128)
   --threads N      CPU threads, of Phoenix and of its peer (default: 1)
-  --reps N         undisturbed repetitions of a step or round; twice as many are tried (default: 7, --quick: 3)
-  --quick          small28 alone, one size an op: under two minutes
-  --patience S     seconds in all to wait for the machine to be idle (default: 300, --quick: 15)
+  --reps N         repetitions of a step or round, on a CPU undisturbed ones: twice as many are tried (default: 7, --quick: 3)
+  --quick          small28 alone, few sizes of an op, no compiled peer: under two minutes
+  --patience S     on a CPU: seconds in all to wait for the machine to be idle (default: 300, --quick: 15)
+  --budget S       on a GPU: seconds in all; what no longer fits is left out, and said (default: 540, --quick: 110)
   --no-peers       without PyTorch
-  --json FILE      also write everything as JSON
+  --json FILE      also write everything as JSON; on a GPU as the figures come
   --tables FILE    measure nothing, print what --json wrote as Markdown tables; may be given more than once
   --help
 
@@ -45,15 +53,16 @@ export function parseOptions(args: string[]): BenchOptions | 'help' {
   const values = parse(args);
   if (values.help) return 'help';
   const quick = values.quick ?? false;
-  const names = oneOf('--model', values.model ?? (quick ? ['small28'] : Object.keys(models)), Object.keys(models) as ModelName[]);
-  const batch = values.batch === undefined ? undefined : whole('--batch', values.batch, 1, 4096);
   return {
+    device: oneOf('--device', [values.device ?? 'auto'], ['auto', 'cpu', 'cuda'] as const)[0]!,
     only: oneOf('--only', values.only ?? [...parts], parts),
-    rows: names.flatMap((model) => (batch === undefined ? models[model].batches : [batch]).map((size) => ({ model, batch: size }))),
+    models: oneOf('--model', values.model ?? (quick ? ['small28'] : standard), Object.keys(models) as ModelName[]),
+    batch: values.batch === undefined ? undefined : whole('--batch', values.batch, 1, 4096),
     threads: whole('--threads', values.threads ?? '1', 1, 1024),
     reps: whole('--reps', values.reps ?? (quick ? '3' : '7'), 1, 1000),
     quick,
     patience: whole('--patience', values.patience ?? (quick ? '15' : '300'), 0, 86_400),
+    budget: whole('--budget', values.budget ?? (quick ? '110' : '540'), 1, 86_400),
     peers: !values['no-peers'],
     json: values.json,
     tables: values.tables ?? [],
@@ -65,6 +74,7 @@ function parse(args: string[]) {
     return parseArgs({
       args,
       options: {
+        device: { type: 'string' },
         only: { type: 'string', multiple: true },
         model: { type: 'string', multiple: true },
         batch: { type: 'string' },
@@ -72,6 +82,7 @@ function parse(args: string[]) {
         reps: { type: 'string' },
         quick: { type: 'boolean' },
         patience: { type: 'string' },
+        budget: { type: 'string' },
         'no-peers': { type: 'boolean' },
         json: { type: 'string' },
         tables: { type: 'string', multiple: true },

@@ -1,11 +1,11 @@
-/** PyTorch as a peer: finds the interpreters that have it and drives bench/peers/pytorch.py, a child process that steps when told to. */
+/** PyTorch as a peer: finds the interpreters that have it and drives a script of bench/peers, a child process that steps when told to. */
 import { type ChildProcessWithoutNullStreams, execFile, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { PhoenixError } from '../src/errors.ts';
 
-const script = fileURLToPath(new URL('peers/pytorch.py', import.meta.url));
+const script = (name: string) => fileURLToPath(new URL(`peers/${name}`, import.meta.url));
 /** Longest wait for one answer: the slowest is the first, after every setting was tried. */
 const ANSWER_MS = 15 * 60_000;
 
@@ -18,6 +18,8 @@ export type Interpreter = {
   build: string;
   /** The system's plain reference BLAS does its matrix products, several times slower than OpenBLAS would. */
   slowBlas: boolean;
+  /** 'CUDA 13.0, cuDNN 91002' where it can use a GPU; else null. */
+  cuda: string | null;
 };
 
 export type Job = 'train' | 'denoise';
@@ -54,7 +56,8 @@ try:
     build += sorted(set(re.findall(r"[^/ ]+/lib(?:open)?blas[^/ ]*$", open("/proc/self/maps").read(), re.M)))
 except OSError:
     pass
-print(json.dumps([sys.executable, torch.__version__, ", ".join(build)]))
+cuda = "CUDA %s, cuDNN %s" % (torch.version.cuda, torch.backends.cudnn.version()) if torch.cuda.is_available() else None
+print(json.dumps([sys.executable, torch.__version__, ", ".join(build), cuda]))
 `;
 
 /**
@@ -68,9 +71,9 @@ export async function findInterpreters(): Promise<{ found: Interpreter[]; skippe
   for (const candidate of new Set(candidates)) {
     try {
       const { stdout } = await promisify(execFile)(candidate, ['-c', probe], { timeout: 120_000 });
-      const [executable, version, build] = JSON.parse(stdout) as [string, string, string];
+      const [executable, version, build, cuda] = JSON.parse(stdout) as [string, string, string, string | null];
       if (!found.some((known) => known.executable === executable))
-        found.push({ name: `PyTorch ${version}`, executable, version, build, slowBlas: / blas\/libblas/.test(build) });
+        found.push({ name: `PyTorch ${version}`, executable, version, build, slowBlas: / blas\/libblas/.test(build), cuda });
     } catch (error) {
       const { code, stderr = '' } = error as { code?: string | number; stderr?: string };
       skipped.push(`${candidate}: ${code === 'ENOENT' ? 'not on this machine' : stderr.trim().split('\n').at(-1) || `exit code ${code}`}`);
@@ -95,8 +98,7 @@ export const peerEnvironment = (threads: number): Record<string, string> => ({
 
 /** Starts a peer and waits until it has chosen its settings. @throws PhoenixError ERR_PHOENIX_INTERNAL with the peer's last words */
 export async function startPeer(interpreter: Interpreter, request: PeerRequest): Promise<Peer> {
-  const child = spawn(interpreter.executable, [script], { env: { ...process.env, ...peerEnvironment(request.threads) } });
-  const ask = conversation(child, interpreter.name);
+  const { ask, close } = openPeer(interpreter, 'pytorch.py', peerEnvironment(request.threads));
   try {
     const { parameters, settings } = (await ask(request)) as Pick<Peer, 'parameters' | 'settings'>;
     return {
@@ -104,16 +106,25 @@ export async function startPeer(interpreter: Interpreter, request: PeerRequest):
       parameters,
       settings,
       run: async (job) => (await ask({ job })) as Awaited<ReturnType<Peer['run']>>,
-      close: () => void child.kill(),
+      close,
     };
   } catch (error) {
-    child.kill();
+    close();
     throw error;
   }
 }
 
+/**
+ * Starts a script of bench/peers. `ask` writes one line of JSON and reads one. @throws PhoenixError ERR_PHOENIX_INTERNAL, from `ask`, with the
+ * peer's last words
+ */
+export function openPeer(interpreter: Interpreter, name: string, environment: Record<string, string> = {}) {
+  const child = spawn(interpreter.executable, [script(name)], { env: { ...process.env, ...environment } });
+  return { ask: conversation(child, interpreter.name), close: () => void child.kill() };
+}
+
 /** One line of JSON out, one in. */
-function conversation(child: ChildProcessWithoutNullStreams, name: string): (message: object) => Promise<unknown> {
+function conversation(child: ChildProcessWithoutNullStreams, name: string) {
   let lastWords = '';
   child.stderr.on('data', (text: Buffer) => {
     lastWords = (lastWords + text).slice(-2000);
@@ -125,11 +136,11 @@ function conversation(child: ChildProcessWithoutNullStreams, name: string): (mes
   started.catch(() => {});
   const closed = new Promise((resolve) => child.once('close', resolve));
 
-  return async (message) => {
+  return async (message: object, patienceMs = ANSWER_MS): Promise<unknown> => {
     child.stdin.write(`${JSON.stringify(message)}\n`);
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(failed(`no answer within ${ANSWER_MS / 60_000} minutes`)), ANSWER_MS);
+      timer = setTimeout(() => reject(failed(`no answer within ${(patienceMs / 1000).toFixed(0)} s`)), patienceMs);
     });
     try {
       const { value, done } = await Promise.race([lines.next(), started, late]);

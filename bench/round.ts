@@ -10,6 +10,7 @@ import { runRound } from '../src/fl/round.ts';
 import { memoryStore } from '../src/fl/store.ts';
 import { fedavg } from '../src/fl/strategies/fedavg.ts';
 import { memoryTransport } from '../src/fl/transports/memory.ts';
+import { type ModelName, models } from './models.ts';
 import { median, type Repetition, type Summary, summarise, type Watch } from './quiet.ts';
 import { counted, figure, milliseconds, table } from './table.ts';
 
@@ -17,6 +18,8 @@ const CLIENTS = 4;
 const SEED = 1;
 
 export type RoundResult = {
+  /** Of the model: 'small28'. */
+  model: ModelName;
   clients: number;
   /** Optimizer steps and images of a round, all clients together. */
   steps: number;
@@ -29,14 +32,29 @@ export type RoundResult = {
   bytesDown: number;
 };
 
-/** Rounds of four clients on synthetic 28x28 images, preset small, batch 32, nothing held out. */
-export async function benchRound(options: { threads: number; reps: number; quick: boolean; watch: Watch }): Promise<RoundResult> {
-  const { threads, reps, watch } = options;
-  const batch = 32;
-  const dataset = await openDataset(`synthetic:${CLIENTS * batch * (options.quick ? 1 : 4)}`, { size: 28, channels: 1 });
-  const { unet, training } = { unet: presets.small.unet(dataset), training: presets.small.training };
-  using session = createSession({ unet, threads, device: 'cpu' });
-  using images = await createImages(dataset);
+export type RoundOptions = {
+  device: 'cpu' | 'cuda';
+  model: ModelName;
+  threads?: number;
+  reps: number;
+  stepsAClient: number;
+  watch: Watch;
+  /** performance.now() when time is up: no repetition begins after it but the first. @default never */
+  until?: number;
+};
+
+/** Rounds of four clients on synthetic images, batch 32 (tiny8: 2), nothing held out. */
+export async function benchRound(options: RoundOptions): Promise<RoundResult> {
+  const { device, model, threads, reps, stepsAClient, watch, until = Infinity } = options;
+  const { unet } = models[model];
+  const batch = models[model].gpu.train;
+  const { training } = presets.small;
+  const dataset = await openDataset(`synthetic:${CLIENTS * batch * stepsAClient}`, {
+    size: unet.width,
+    channels: unet.inChannels as 1 | 3,
+  });
+  using session = createSession({ unet, threads, device });
+  using images = await createImages(dataset, session);
   const strategy = fedavg();
   let state = await initialState({ session, seed: SEED, strategy });
   const none = new Int32Array(0);
@@ -64,9 +82,9 @@ export async function benchRound(options: { threads: number; reps: number; quick
     const shareOf: number[] = [];
     const repetitions: Repetition[] = [];
     let last: Awaited<ReturnType<typeof runRound>> | undefined;
-    for (let i = 0; i <= reps; i++) {
+    for (let i = 0; i <= reps && (i < 2 || performance.now() < until); i++) {
       const repetition = await watch.repetition(async () => {
-        last = await runRound(state, { transport, strategy, fit, seed: SEED });
+        last = await runRound(state, { transport, strategy, fit, seed: SEED, createVector: session.createVector });
         return { seconds: last.record.seconds };
       });
       state = last!.state;
@@ -78,6 +96,7 @@ export async function benchRound(options: { threads: number; reps: number; quick
     const { record } = last!;
     const round = summarise(repetitions);
     return {
+      model,
       clients: CLIENTS,
       steps: record.clients.reduce((sum, { steps }) => sum + steps, 0),
       images: record.images,
@@ -92,12 +111,22 @@ export async function benchRound(options: { threads: number; reps: number; quick
   }
 }
 
-export const roundTable = ({ clients, steps, images, round, imagesPerSecond, federationShare, bytesUp, bytesDown }: RoundResult): string =>
+export const roundTable = ({
+  model,
+  clients,
+  steps,
+  images,
+  round,
+  imagesPerSecond,
+  federationShare,
+  bytesUp,
+  bytesDown,
+}: RoundResult): string =>
   table(
     ['round', '>ms', '>min', '>max', '>repetitions', '>images/s', '>not training', '>MB up', '>MB down'],
     [
       [
-        `small28, ${clients} clients, ${steps} steps, ${images} images`,
+        `${model}, ${clients} clients, ${steps} steps, ${images} images`,
         milliseconds(round.medianSeconds),
         milliseconds(round.minSeconds),
         milliseconds(round.maxSeconds),

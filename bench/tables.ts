@@ -1,6 +1,10 @@
 /** The results of earlier runs (`--json`) as the Markdown tables of docs/performance.md. */
 import { readFile } from 'node:fs/promises';
 import { PhoenixError } from '../src/errors.ts';
+import type { GpuResult } from './gpu.ts';
+import { gpuKernelTable } from './gpu-kernels.ts';
+import { ceilingLine, stateLine } from './gpu-machine.ts';
+import { gpuStepTable } from './gpu-unet.ts';
 import type { KernelResult, Peak } from './kernels.ts';
 import type { RoundResult } from './round.ts';
 import { figure, milliseconds } from './table.ts';
@@ -14,11 +18,12 @@ export type BenchFile = {
   addon: { isa: string; build: string };
   options: { threads: number };
   command: string;
-  peers?: { found: { name: string; build: string }[]; environment: string };
+  peers?: { found: { name: string; build: string; cuda?: string | null }[]; skipped: string[]; environment: string };
   unet?: UNetResult[];
   round?: RoundResult;
   peak?: Peak;
   kernels?: KernelResult[];
+  gpu?: GpuResult;
 };
 
 /** @throws PhoenixError ERR_PHOENIX_ARGUMENT if a file is missing or not one of `--json` */
@@ -38,6 +43,7 @@ async function read(file: string): Promise<BenchFile> {
 }
 
 function markdown(run: BenchFile): string {
+  if (run.gpu) return gpuMarkdown(run, run.gpu);
   const { machine, addon, options, peers } = run;
   const threads = `${options.threads} thread${options.threads > 1 ? 's' : ''}`;
   const built = (peers?.found ?? []).map(({ name, build }) => `${name} (${build})`).join('; ');
@@ -50,6 +56,25 @@ function markdown(run: BenchFile): string {
   if (run.round) parts.push(round(run.round));
   if (run.kernels && run.peak)
     parts.push(`Peak: ${figure(run.peak.gflops)} GFLOP/s, ${figure(run.peak.gbytesPerSecond)} GB/s.`, ops(run.kernels));
+  return parts.join('\n\n');
+}
+
+function gpuMarkdown({ addon, peers, command, date }: BenchFile, gpu: GpuResult): string {
+  const peer = peers?.found.at(0);
+  const found = [stateLine(gpu.before), gpu.underLoad && `while training: ${stateLine(gpu.underLoad)}`].filter(Boolean).join('; ');
+  const parts = [
+    `${gpu.emulated ? '**Emulated: no figure says anything of speed.** ' : ''}${gpu.device}; ${found}; ${addon.build}` +
+      `${peer ? `; ${peer.name} (${peer.cuda})` : ''}. \`${command}\`, ${date.slice(0, 10)}. ${ceilingLine(gpu.ceiling, gpu.device)}`,
+  ];
+  const as = (headings: string[], rows: string[][]) =>
+    table(
+      headings.map((heading) => heading.replace(/^>/, '')),
+      rows,
+    );
+  if (gpu.steps.length > 0) parts.push(gpuStepTable(gpu.steps, as));
+  if (gpu.round) parts.push(round(gpu.round));
+  if (gpu.kernels.length > 0) parts.push(gpuKernelTable(gpu.kernels, as));
+  if (gpu.leftOut.length > 0) parts.push(`Left out: ${gpu.leftOut.join('; ')}.`);
   return parts.join('\n\n');
 }
 
@@ -93,12 +118,12 @@ function memory(results: UNetResult[]): string {
   );
 }
 
-const round = ({ clients, steps, images, round, imagesPerSecond, federationShare, bytesUp, bytesDown }: RoundResult): string =>
+const round = ({ model, clients, steps, images, round, imagesPerSecond, federationShare, bytesUp, bytesDown }: RoundResult): string =>
   table(
     ['federated round', 'ms', 'images/s', 'not training', 'MB up', 'MB down'],
     [
       [
-        `small28, ${clients} clients, ${steps} steps, ${images} images${round.quiet ? '' : ', busy'}`,
+        `${model ?? 'small28'}, ${clients} clients, ${steps} steps, ${images} images${round.quiet ? '' : ', busy'}`,
         milliseconds(round.medianSeconds),
         figure(imagesPerSecond),
         `${(100 * federationShare).toFixed(1)} %`,

@@ -34,7 +34,8 @@ export type UNetResult = {
 };
 
 export type UNetOptions = {
-  rows: { model: ModelName; batch: number }[];
+  models: ModelName[];
+  batch?: number;
   threads: number;
   reps: number;
   quick: boolean;
@@ -45,12 +46,15 @@ export type UNetOptions = {
 };
 
 /**
- * Training and denoising of each row.
+ * Training and denoising of each model.
  * @throws PhoenixError ERR_PHOENIX_SHAPE if a peer's network has another number of parameters: then nothing could be compared
  */
 export async function benchUNet(options: UNetOptions): Promise<UNetResult[]> {
   const results: UNetResult[] = [];
-  for (const row of options.rows) results.push(...(await benchModel(row.model, row.batch, options)));
+  for (const model of options.models) {
+    for (const batch of options.batch === undefined ? models[model].batches : [options.batch])
+      results.push(...(await benchModel(model, batch, options)));
+  }
   return results;
 }
 

@@ -1189,28 +1189,33 @@ Napi::Value philox_words(const Napi::CallbackInfo& info) {
   return result;
 }
 
+// The tensors and attributes of a call of an op, arguments 1 and 2.
+void read_call(const Napi::CallbackInfo& info, OpCall& call, bool repeated) {
+  Napi::Env env = info.Env();
+  Napi::Object tensors = object(info, 1, "tensors"), attributes = object(info, 2, "attributes");
+  Napi::Array names = attributes.GetPropertyNames();
+  for (uint32_t i = 0; i < names.Length(); i++) {
+    std::string attribute = names.Get(i).ToString();
+    call.attributes[attribute] = number(attributes, attribute.c_str());
+  }
+  names = tensors.GetPropertyNames();
+  for (uint32_t i = 0; i < names.Length(); i++) {
+    std::string tensor = names.Get(i).ToString();
+    Napi::Object value = tensors.Get(tensor).As<Napi::Object>();
+    std::vector<double> numbers = doubles(env, value.Get("data"), tensor.c_str());
+    Napi::Array sizes = value.Get("shape").As<Napi::Array>();
+    int shape[4];
+    for (uint32_t d = 0; d < 4; d++) shape[d] = whole(env, sizes.Get(d), "shape", 1, 1 << 28);
+    call.add(tensor, numbers.data(), numbers.size(), shape, repeated);
+  }
+}
+
 Napi::Value op(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::string name = info[0].ToString();
-  Napi::Object tensors = object(info, 1, "tensors"), attributes = object(info, 2, "attributes");
-  int repeat = info[3].IsUndefined() ? 0 : whole(env, info[3], "repeat", 0, 1000000);
   return guarded(env, [&]() -> Napi::Value {
     OpCall call;
-    Napi::Array names = attributes.GetPropertyNames();
-    for (uint32_t i = 0; i < names.Length(); i++) {
-      std::string attribute = names.Get(i).ToString();
-      call.attributes[attribute] = number(attributes, attribute.c_str());
-    }
-    names = tensors.GetPropertyNames();
-    for (uint32_t i = 0; i < names.Length(); i++) {
-      std::string tensor = names.Get(i).ToString();
-      Napi::Object value = tensors.Get(tensor).As<Napi::Object>();
-      std::vector<double> numbers = doubles(env, value.Get("data"), tensor.c_str());
-      Napi::Array sizes = value.Get("shape").As<Napi::Array>();
-      int shape[4];
-      for (uint32_t d = 0; d < 4; d++) shape[d] = whole(env, sizes.Get(d), "shape", 1, 1 << 28);
-      call.add(tensor, numbers.data(), numbers.size(), shape);
-    }
+    read_call(info, call, false);
     Context context(int(call.number("threads", 1)));
     run_op(name, call, context);
     call.collect();
@@ -1226,14 +1231,22 @@ Napi::Value op(const Napi::CallbackInfo& info) {
       value.Set("shape", shape);
       out.Set(tensor, value);
     }
-    auto times = Napi::Float64Array::New(env, size_t(repeat));
-    for (int i = 0; i < repeat; i++) {
-      auto start = std::chrono::steady_clock::now();
-      run_op(name, call, context);
-      times[size_t(i)] = std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
-    }
     result.Set("tensors", out);
-    result.Set("nanoseconds", times);
+    return result;
+  });
+}
+
+Napi::Value timed_op(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  std::string name = info[0].ToString();
+  int launches = whole(env, info[3], "launches", 1, 100000), runs = whole(env, info[4], "runs", 1, 1000000);
+  return guarded(env, [&]() -> Napi::Value {
+    OpCall call;
+    read_call(info, call, true);
+    Context context(int(call.number("threads", 1)));
+    std::vector<double> nanoseconds = time_op(name, call, context, launches, runs);
+    auto result = Napi::Float64Array::New(env, nanoseconds.size());
+    std::copy(nanoseconds.begin(), nanoseconds.end(), result.Data());
     return result;
   });
 }
@@ -1541,6 +1554,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("createAbort", Napi::Function::New<create<&EnvData::abort_class>>(env));
   exports.Set("philox", Napi::Function::New<philox_words>(env));
   exports.Set("op", Napi::Function::New<op>(env));
+  exports.Set("timeOp", Napi::Function::New<timed_op>(env));
   if (!device_is_host) return exports;  // metrics compute in the host's memory: phoenix-cpu has them
   exports.Set("moments", Napi::Function::New<moments_metric>(env));
   exports.Set("frechetDistance", Napi::Function::New<frechet_metric>(env));

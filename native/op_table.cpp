@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -120,15 +121,20 @@ const std::map<std::string, Op>& table() {
 
 }  // namespace
 
-void OpCall::add(const std::string& name, const double* values, size_t count, const int shape[4]) {
+void OpCall::add(const std::string& name, const double* values, size_t count, const int shape[4], bool repeated) {
   Tensor t{nullptr, shape[0], shape[1], shape[2], shape[3], int(number("ld_" + name, shape[3]))};
-  if (count && count != t.size())
+  if (count && (repeated ? count > t.size() : count != t.size()))
     fail("tensor " + name + ": " + std::to_string(count) + " values for a shape of " + std::to_string(t.size()));
   if (t.ld < t.c) fail("tensor " + name + ": pixels " + std::to_string(t.ld) + " apart, with " + std::to_string(t.c) + " channels");
   std::vector<real>& block = blocks_[name];
   block.assign((t.rows() - 1) * t.ld + t.c + 2 * kGuardWords, kGuard);
   t.data = block.data() + kGuardWords;
-  for (size_t i = 0; i < t.size(); i++) t.row(i / t.c)[i % t.c] = count ? real(values[i]) : std::numeric_limits<real>::quiet_NaN();
+  for (size_t row = 0, next = 0; row < t.rows(); row++) {
+    for (int c = 0; c < t.c; c++) {
+      t.row(row)[c] = count ? real(values[next]) : std::numeric_limits<real>::quiet_NaN();
+      if (++next >= count) next = 0;
+    }
+  }
   real*& place = places_[name];
   device_release(std::exchange(place, nullptr));
   Type& type = types_[name] = number("bf16_" + name, 0) != 0 ? Type::bf16 : Type::real;
@@ -152,6 +158,7 @@ OpCall::~OpCall() {
 
 const void* OpCall::place(const std::string& name, const void* bytes, size_t count) {
   auto& [block, content] = placed_[name];
+  if (settled_ && block) return block;
   const auto* from = static_cast<const uint8_t*>(bytes);
   if (!block || !std::equal(content.begin(), content.end(), from, from + count)) {
     device_release(std::exchange(block, nullptr));
@@ -208,6 +215,27 @@ void run_op(const std::string& name, OpCall& call, Context& context) {
   auto found = table().find(name);
   if (found == table().end()) fail("no op is named '" + name + "'");
   found->second(context, call);
+}
+
+std::vector<double> time_op(const std::string& name, OpCall& call, Context& context, int launches, int runs) {
+  using Clock = std::chrono::steady_clock;
+  run_op(name, call, context);  // puts the attributes in place and sizes the scratch memory
+  call.settle();
+  Program program;
+  auto run = [&] {
+    program.run([&] {
+      for (int i = 0; i < launches; i++) run_op(name, call, context);
+    });
+    device_wait();
+  };
+  for (int i = 0; i < 3 && !device_is_host; i++) run();  // an ordinary run, the recording, and one to warm up
+  std::vector<double> nanoseconds;
+  for (int i = 0; i < runs; i++) {
+    auto start = Clock::now();
+    run();
+    nanoseconds.push_back(std::chrono::duration<double, std::nano>(Clock::now() - start).count() / launches);
+  }
+  return nanoseconds;
 }
 
 }  // namespace phx

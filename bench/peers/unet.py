@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 def time_embedding(t, width):
     half = width // 2
-    frequencies = torch.exp(torch.arange(half) * (-math.log(10000) / (half - 1)))
+    frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000) / (half - 1)))
     angles = t.float()[:, None] * frequencies[None]
     return torch.cat([angles.sin(), angles.cos()], 1)
 
@@ -113,7 +113,7 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(c, config["inChannels"], 3, padding=1)
 
     def forward(self, x, t):
-        time = F.silu(self.time2(F.silu(self.time1(time_embedding(t, self.base)))))
+        time = F.silu(self.time2(F.silu(self.time1(time_embedding(t, self.base).to(self.time1.weight.dtype)))))
         x = self.conv_in(x)
         skips = [x]
         for block in self.down:

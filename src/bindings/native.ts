@@ -241,15 +241,14 @@ export type Addon = {
   philox(key: bigint, c0: number, c1: number, c2: number, c3: number): [number, number, number, number];
   /**
    * Runs one op of ops.h by name, for tests and benchmarks. Outputs are filled with NaN (or with `tensors`' values, if accumulated into),
-   * every buffer lies between guard words, and a damaged guard is an error that names the tensor. With `repeat` > 0 the op runs that often and
-   * `nanoseconds` holds each run's time.
+   * every buffer lies between guard words, and a damaged guard is an error that names the tensor.
    */
-  op(
-    name: string,
-    tensors: Record<string, OpTensor>,
-    attributes: Record<string, number>,
-    repeat?: number,
-  ): { tensors: Record<string, OpTensor>; nanoseconds: Float64Array };
+  op(name: string, tensors: Record<string, OpTensor>, attributes: Record<string, number>): { tensors: Record<string, OpTensor> };
+  /**
+   * Times one op: nanoseconds a call of each of `runs` runs of `launches` calls, after runs that do not count. A tensor with fewer values than
+   * its shape takes them again from the start. On a GPU a run is a replayed recording, and an op that brings a number to the host is an error.
+   */
+  timeOp(name: string, tensors: Record<string, OpTensor>, attributes: Record<string, number>, launches: number, runs: number): Float64Array;
   /** Metrics, native/metrics/metrics.h. Arguments are copied on the JS thread (about 1 ms for 10,000 rows of 64). */
   moments(x: NativeFeatures, threads: number): Promise<NativeMoments>;
   frechetDistance(a: NativeMoments, b: NativeMoments, threads: number): Promise<number>;

@@ -33,6 +33,8 @@ export type GpuResult = {
   after: GpuState;
   ceiling: Ceiling;
   practicalTflops: number;
+  /** Steps that were replays of a recorded one. */
+  replays: number;
   steps: GpuStepResult[];
   round?: RoundResult;
   kernels: GpuKernelResult[];
@@ -73,6 +75,7 @@ export async function benchGpu({ addon, options, interpreters, print, say, save 
     after: null,
     ceiling,
     practicalTflops: HOPPER_TFLOPS,
+    replays: 0,
     steps: [],
     kernels: [],
     leftOut: [],
@@ -142,7 +145,8 @@ export async function benchGpu({ addon, options, interpreters, print, say, save 
     });
   if (only.includes('unet')) {
     const until = endOf('steps');
-    for (const row of rows) await benchRow(row, ['eager', 'graph'], true, until);
+    const uncompiled = options.modes.filter((mode) => mode !== 'compile');
+    for (const row of rows) await benchRow(row, uncompiled, true, until);
     const [first] = rows;
     if (first && !quick) await benchRow({ ...first, denoise: [], precision: 'fp32' }, [], true, until);
     print(`\n${gpuStepTable(result.steps)}`);
@@ -172,13 +176,14 @@ export async function benchGpu({ addon, options, interpreters, print, say, save 
     result.leftOut.push(...missing);
     print(`\n${gpuKernelTable(result.kernels)}`);
   }
-  if (only.includes('unet') && interpreter && !quick) {
+  if (only.includes('unet') && interpreter && options.modes.includes('compile')) {
     say('beside a compiled peer, in the time that is left');
     const known = result.steps.length;
     for (const row of rows) await benchRow(row, ['compile'], false, end);
     print(`\n${gpuStepTable(result.steps.slice(known))}`);
   }
   result.after = await gpuState();
+  result.replays = addon.info().replays;
   if (result.underLoad) print(`\nWhile training: ${stateLine(result.underLoad)}`);
   if (result.leftOut.length > 0) print(`\nLeft out:\n${result.leftOut.map((line) => `  ${line}`).join('\n')}`);
   save(result);

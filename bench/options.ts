@@ -2,6 +2,7 @@
 import { parseArgs } from 'node:util';
 import type { Device } from '../src/bindings/session.ts';
 import { PhoenixError } from '../src/errors.ts';
+import { type Mode, modes } from './gpu-unet.ts';
 import { type ModelName, models, standard } from './models.ts';
 
 export const parts = ['unet', 'round', 'kernels'] as const;
@@ -23,6 +24,8 @@ export type BenchOptions = {
   /** Seconds in all that the measurements on a GPU may take. */
   budget: number;
   peers: boolean;
+  /** Of the peer on a GPU. */
+  modes: Mode[];
   json?: string;
   /** Print the tables of these files and measure nothing. */
   tables: string[];
@@ -40,6 +43,7 @@ export const help = `npm run bench -- [options]
   --patience S     on a CPU: seconds in all to wait for the machine to be idle (default: 300, --quick: 15)
   --budget S       on a GPU: seconds in all; what no longer fits is left out, and said (default: 540, --quick: 110)
   --no-peers       without PyTorch
+  --peer MODE      on a GPU: ${modes.join(' | ')}; may be given more than once (default: all)
   --json FILE      also write everything as JSON; on a GPU as the figures come
   --tables FILE    measure nothing, print what --json wrote as Markdown tables; may be given more than once
   --help
@@ -64,6 +68,7 @@ export function parseOptions(args: string[]): BenchOptions | 'help' {
     patience: whole('--patience', values.patience ?? (quick ? '15' : '300'), 0, 86_400),
     budget: whole('--budget', values.budget ?? (quick ? '110' : '540'), 1, 86_400),
     peers: !values['no-peers'],
+    modes: oneOf('--peer', values.peer ?? (quick ? ['eager', 'graph'] : [...modes]), modes),
     json: values.json,
     tables: values.tables ?? [],
   };
@@ -84,6 +89,7 @@ function parse(args: string[]) {
         patience: { type: 'string' },
         budget: { type: 'string' },
         'no-peers': { type: 'boolean' },
+        peer: { type: 'string', multiple: true },
         json: { type: 'string' },
         tables: { type: 'string', multiple: true },
         help: { type: 'boolean', short: 'h' },

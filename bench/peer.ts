@@ -120,7 +120,11 @@ export async function startPeer(interpreter: Interpreter, request: PeerRequest):
  */
 export function openPeer(interpreter: Interpreter, name: string, environment: Record<string, string> = {}) {
   const child = spawn(interpreter.executable, [script(name)], { env: { ...process.env, ...environment } });
-  return { ask: conversation(child, interpreter.name), close: () => void child.kill() };
+  const close = () => {
+    child.kill();
+    for (const stream of child.stdio) stream?.destroy(); // its own children may hold them open
+  };
+  return { ask: conversation(child, interpreter.name), close };
 }
 
 /** One line of JSON out, one in. */

@@ -62,8 +62,8 @@ const flagName = (key: string) => `--${key.replace(/[A-Z]/g, (letter) => `-${let
 
 /**
  * Defaults of a whole method under one name. `phoenix` is data sharing, personal layers and threshold filtering as in the Phoenix paper, with what is ours:
- * quarantine instead of disconnection, weights by diversity, work by drift, updates in int8 with error feedback, tasks in bf16. (The server's EMA is always kept.) The paper
- * does not say its values; these are ours.
+ * quarantine instead of disconnection, weights by diversity, work by drift, updates in int8 with error feedback, tasks in bf16, momentum on the server. (The server's EMA
+ * is always kept.) The paper does not say its values; these are ours.
  */
 const methods = {
   plain: {},
@@ -77,6 +77,8 @@ const methods = {
     workLeast: 0.75,
     compress: 'int8',
     compressTasks: 'bf16',
+    serverStep: 'momentum',
+    serverBeta1: 0.6,
   },
 } as const;
 

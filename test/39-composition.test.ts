@@ -560,6 +560,8 @@ test('method phoenix sets what the options leave open, and nothing else', (t) =>
     compress: 'int8',
     driftTarget: 0.1,
     workLeast: 0.75,
+    serverStep: 'momentum',
+    serverBeta1: 0.6,
   });
   t.like(parseOptions('federate', { data: 'x' }), { method: 'plain', filter: 'none', strategy: 'fedavg', compress: 'none', shareBeta: 0 });
 });

@@ -89,3 +89,14 @@ withDevice("dropout's masks are the definition's", (t) => {
   t.true(expected.includes(false) && expected.includes(true));
   t.deepEqual(mask(cuda!), expected);
 });
+
+withDevice('a timed op is a replayed recording, and repeats short tensors', (t) => {
+  const shape: OpTensor['shape'] = [1, 1, 1, 100];
+  const short: OpTensor = { data: Float64Array.of(1, 2, 3), shape };
+  const before = cuda!.info().replays;
+  const times = cuda!.timeOp('axpy', { y: short, x: short }, { a: 1 }, 4, 3);
+  t.is(times.length, 3);
+  t.true(times.every((nanoseconds) => nanoseconds > 0));
+  if (process.env.PHOENIX_CUDA_GRAPHS !== '0') t.is(cuda!.info().replays - before, 2 + 3, 'the first run is an ordinary one');
+  t.throws(() => cuda!.op('axpy', { y: short, x: short }, { a: 1 }), { message: /3 values for a shape of 100/ });
+});

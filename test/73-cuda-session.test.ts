@@ -185,6 +185,12 @@ withDevice('a step that is not finite is not applied, nor are those after it; th
   t.deepEqual(broken.params, (await train(1, 1e30)).params);
 });
 
+withDevice('an op that cannot be recorded is an error when it is timed, and the device goes on', (t) => {
+  const whole = { data: Float64Array.from({ length: 100 }, (_, i) => i), shape: [1, 1, 1, 100] as [number, number, number, number] };
+  t.throws(() => gpu.timeOp('dot', { a: whole, b: whole }, {}, 1, 1));
+  t.is(gpu.op('dot', { a: whole, b: whole }, {}).tensors.result!.data[0], 328350);
+});
+
 withDevice('vectors compute on the device what they compute on the CPU', async (t) => {
   const length = 5000;
   const r = rng(5, 'vectors');

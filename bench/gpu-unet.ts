@@ -44,7 +44,6 @@ export type GpuUNetOptions = {
   ceiling: Ceiling;
   reps: number;
   emulated: boolean;
-  say(line: string): void;
   onResult(result: GpuStepResult): void;
 };
 

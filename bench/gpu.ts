@@ -104,7 +104,7 @@ export async function benchGpu({ addon, options, interpreters, print, say, save 
     );
     save(result);
   };
-  const steps = { ceiling, reps: emulated ? 1 : reps, emulated, say, onResult };
+  const steps = { ceiling, reps: emulated ? 1 : reps, emulated, onResult };
 
   /** Phoenix alone, then the peer's modes in turn with it. */
   async function benchRow(row: GpuRow, modes: Mode[], alone: boolean, until: number): Promise<void> {

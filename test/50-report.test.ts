@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import test from 'ava';
 import sharp from 'sharp';
 import { imageGrid } from '../src/image-grid.ts';
+import { type LoggedRound, readLog } from '../src/report/log.ts';
 import { type Report, renderPage } from '../src/report/page.ts';
-import { type LoggedRound, readLog } from '../src/report/report.ts';
 
 const image = (count: number, height: number, width: number, channels: number) =>
   new Uint8Array(count * height * width * channels).map((_, i) => (i * 37 + (i >> 3) * 11) & 255);

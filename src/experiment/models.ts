@@ -14,7 +14,7 @@ import { PhoenixError } from '../errors.ts';
 import type { RunEvents } from '../events.ts';
 import { dealImages, federate } from '../federate.ts';
 import { prepare } from '../prepare.ts';
-import { type LoggedRound, readLog } from '../report/report.ts';
+import { type LoggedRound, readLog } from '../report/log.ts';
 import { streamKey } from '../rng.ts';
 import { openRun } from '../run/folder.ts';
 import { sample } from '../sample.ts';

@@ -2,8 +2,8 @@
 import { describeDecision } from '../fl/strategies/filter.ts';
 import { byteUnit, formatBytes, formatCount, formatDuration } from '../units.ts';
 import { barChart, highest, lineChart, lowest, type Point, responsive, type Series, sum } from './charts.ts';
+import type { LoggedRound } from './log.ts';
 import { html, type Markup, STYLE } from './markup.ts';
-import type { LoggedRound } from './report.ts';
 
 export type Report = {
   /** What was run, e.g. 'federate'. */

@@ -1,0 +1,111 @@
+/** A run's log.jsonl, read and checked: what the report and experiments are made from. */
+import { createReadStream } from 'node:fs';
+import { z } from 'zod';
+import { PhoenixError } from '../errors.ts';
+import { statistics } from '../fl/probe.ts';
+
+const loggedClient = z.looseObject({
+  client: z.string(),
+  weight: z.number().optional(),
+  loss: z.number().optional(),
+  images: z.number().optional(),
+  examples: z.number().optional(),
+});
+const loggedRound = z.looseObject({
+  round: z.int().min(0),
+  loss: z.number(),
+  evalLoss: z.number().nullish(),
+  evalLossLocal: z.number().nullish(),
+  images: z.number(),
+  bytesUp: z.number().default(0),
+  bytesDown: z.number().default(0),
+  seconds: z.number(),
+  clients: z.array(loggedClient).default([]),
+  failures: z.array(z.looseObject({ client: z.string(), stage: z.string(), reason: z.string() })).default([]),
+  notes: z.array(z.string()).default([]),
+  decisions: z
+    .array(
+      z.looseObject({
+        client: z.string(),
+        action: z.enum(['quarantine', 'disconnect', 'readmit', 'keep']),
+        statistic: z.enum(statistics),
+        value: z.number(),
+        limit: z.number(),
+        reason: z.string(),
+      }),
+    )
+    .default([]),
+  coherence: z.number().optional(),
+  work: z.number().optional(),
+});
+/** One line of log.jsonl as far as the report needs it; see RoundRecord in fl/types.ts. */
+export type LoggedRound = z.infer<typeof loggedRound>;
+
+export type RunLog = {
+  /** The first line: schema, kind of run and what it ran on. */
+  header: Record<string, unknown>;
+  rounds: LoggedRound[];
+  /** Whether the last line has no end: the writer was stopped in the middle of it. That line is not in `rounds`. */
+  cut: boolean;
+};
+
+/** Longest line of a log: a round with 100,000 clients stays below it. */
+const MAX_LINE = 64 << 20;
+
+/**
+ * Reads a run's log.jsonl as a stream. An unfinished last line is left out and reported as `cut`.
+ * @throws PhoenixError ERR_PHOENIX_RUN for a line that is no JSON, lacks a field, is out of order or longer than 64 MiB, or a log of another
+ * schema; ERR_PHOENIX_IO if the file cannot be read
+ */
+export async function readLog(path: string): Promise<RunLog> {
+  const log: RunLog = { header: {}, rounds: [], cut: false };
+  let rest = '';
+  let number = 0;
+  const damaged = (what: string, cause?: unknown) =>
+    new PhoenixError(
+      'ERR_PHOENIX_RUN',
+      `${path}, line ${number}: ${what}. The log is damaged; resume the run to cut it back to its last commit.`,
+      { cause },
+    );
+  const takeLine = (line: string) => {
+    number++;
+    let value: unknown;
+    try {
+      value = JSON.parse(line);
+    } catch (cause) {
+      throw damaged('not a JSON object', cause);
+    }
+    if (number === 1) {
+      const header = z.looseObject({ schema: z.number() }).safeParse(value);
+      if (!header.success) throw damaged('expected the header {"schema":1, …}');
+      if (header.data.schema !== 1) {
+        throw new PhoenixError(
+          'ERR_PHOENIX_RUN',
+          `${path} has schema ${header.data.schema}; this version of Phoenix reads schema 1. Use the version that wrote it.`,
+        );
+      }
+      log.header = header.data;
+      return;
+    }
+    const round = loggedRound.safeParse(value);
+    if (!round.success) throw damaged(z.prettifyError(round.error).replaceAll('\n', ' '), round.error);
+    const last = log.rounds.at(-1);
+    if (last && round.data.round <= last.round) throw damaged(`round ${round.data.round} comes after round ${last.round}`);
+    log.rounds.push(round.data);
+  };
+  try {
+    for await (const chunk of createReadStream(path, 'utf8')) {
+      rest += chunk;
+      if (rest.length > MAX_LINE) throw damaged(`longer than ${MAX_LINE} characters`);
+      if (!chunk.includes('\n')) continue;
+      const lines = rest.split('\n');
+      rest = lines.pop()!;
+      lines.forEach(takeLine);
+    }
+  } catch (cause) {
+    if (cause instanceof PhoenixError) throw cause;
+    throw new PhoenixError('ERR_PHOENIX_IO', `Cannot read ${path}: ${(cause as Error).message}. Is this the folder of a run?`, { cause });
+  }
+  log.cut = rest !== '';
+  return log;
+}

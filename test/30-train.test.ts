@@ -2,20 +2,13 @@ import test from 'ava';
 import { toPixels } from '../src/ddpm/sample.ts';
 import { type LocalFit, plannedSteps, type StepProgress, trainLocal } from '../src/ddpm/train.ts';
 import { fakeImages, fakeSession } from './fake-session.ts';
+import { plainFit } from './plain-fit.ts';
 
 const fit: LocalFit = {
   epochs: 1,
   batch: 4,
   lr: 0.05,
-  warmupSteps: 0,
-  beta1: 0.9,
-  beta2: 0.999,
-  adamEps: 1e-8,
-  weightDecay: 0,
-  clip: 1,
-  flip: false,
-  minSnrGamma: 0,
-  mu: 0,
+  ...plainFit,
   globalStep: 0,
 };
 

@@ -13,6 +13,7 @@ import { type MemoryTransportOptions, memoryTransport } from '../src/fl/transpor
 import type { FederationState, RoundRecord, ServerStepKind, Store, Strategy, Transport } from '../src/fl/types.ts';
 import { streamKey } from '../src/rng.ts';
 import { alive, fakeImages, fakeSession, fakeVector } from './fake-session.ts';
+import { plainFit } from './plain-fit.ts';
 
 const P = 6;
 const images = fakeImages(1000);
@@ -20,15 +21,7 @@ const fit = {
   epochs: 2,
   batch: 4,
   lr: 0.05,
-  warmupSteps: 0,
-  beta1: 0.9,
-  beta2: 0.999,
-  adamEps: 1e-8,
-  weightDecay: 0,
-  clip: 1,
-  flip: false,
-  minSnrGamma: 0,
-  mu: 0,
+  ...plainFit,
   optimizer: 'reset' as const,
 };
 

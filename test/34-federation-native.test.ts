@@ -15,6 +15,7 @@ import { memoryTransport } from '../src/fl/transports/memory.ts';
 import type { RoundRecord } from '../src/fl/types.ts';
 import { decodeUpdate, encodeUpdate } from '../src/fl/vector.ts';
 import { rng, streamKey } from '../src/rng.ts';
+import { plainFit } from './plain-fit.ts';
 
 const schedule = noise();
 const unet = unetConfig({
@@ -37,15 +38,8 @@ const fit = {
   epochs: 1,
   batch: 4,
   lr: 1e-3,
-  warmupSteps: 0,
-  beta1: 0.9,
-  beta2: 0.999,
-  adamEps: 1e-8,
-  weightDecay: 0,
-  clip: 1,
+  ...plainFit,
   flip: true,
-  minSnrGamma: 0,
-  mu: 0,
   optimizer: 'reset' as const,
 };
 

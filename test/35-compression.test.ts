@@ -13,6 +13,7 @@ import { memoryTransport } from '../src/fl/transports/memory.ts';
 import type { RoundRecord, Strategy } from '../src/fl/types.ts';
 import { decodeUpdate, encodeTask, encodeUpdate, parseCompression, setBytes } from '../src/fl/vector.ts';
 import { rng } from '../src/rng.ts';
+import { plainFit } from './plain-fit.ts';
 
 const schedule = noise();
 const unet = unetConfig({
@@ -186,15 +187,7 @@ const fit = {
   epochs: 1,
   batch: 4,
   lr: 1e-3,
-  warmupSteps: 0,
-  beta1: 0.9,
-  beta2: 0.999,
-  adamEps: 1e-8,
-  weightDecay: 0,
-  clip: 1,
-  flip: false,
-  minSnrGamma: 0,
-  mu: 0,
+  ...plainFit,
   optimizer: 'reset' as const,
 };
 

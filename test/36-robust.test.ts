@@ -12,6 +12,7 @@ import { collectUpdates } from '../src/fl/updates.ts';
 import { type CreateVector, encodeUpdate, getBytes, setBytes } from '../src/fl/vector.ts';
 import { rng } from '../src/rng.ts';
 import { fakeImages, fakeSession, fakeVector } from './fake-session.ts';
+import { plainFit } from './plain-fit.ts';
 
 const numbers = async (vector: Vector) => [...new Float32Array((await getBytes(vector)).buffer)];
 
@@ -116,15 +117,7 @@ const fit = {
   epochs: 2,
   batch: 4,
   lr: 0.05,
-  warmupSteps: 0,
-  beta1: 0.9,
-  beta2: 0.999,
-  adamEps: 1e-8,
-  weightDecay: 0,
-  clip: 1,
-  flip: false,
-  minSnrGamma: 0,
-  mu: 0,
+  ...plainFit,
   optimizer: 'reset' as const,
 };
 

@@ -19,6 +19,7 @@ import type { Probing } from '../src/fl/supplies.ts';
 import { type MemoryTransportOptions, memoryTransport } from '../src/fl/transports/memory.ts';
 import type { FederationState, Fit, Report, RoundRecord, Store, Strategy } from '../src/fl/types.ts';
 import { fakeImages, fakeSession, fakeVector } from './fake-session.ts';
+import { plainFit } from './plain-fit.ts';
 
 const P = 8;
 const OWN = 300;
@@ -29,15 +30,7 @@ const fit: Omit<Fit, 'globalStep'> = {
   localImages: 16,
   batch: 4,
   lr: 0.05,
-  warmupSteps: 0,
-  beta1: 0.9,
-  beta2: 0.999,
-  adamEps: 1e-8,
-  weightDecay: 0,
-  clip: 1,
-  flip: false,
-  minSnrGamma: 0,
-  mu: 0,
+  ...plainFit,
   optimizer: 'reset',
 };
 

@@ -1,5 +1,5 @@
 /** Experiments: the grid, equal work, intervals and gaps; the preset smoke, killed and continued; what the report holds; refusals. */
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
@@ -9,6 +9,7 @@ import { type Cell, equalWork, expandGrid, isMixture, knownArms, knownPartitions
 import { experimentPresets } from '../src/experiment/presets.ts';
 import { curvesOf, figureOf, resultsOf } from '../src/experiment/results.ts';
 import type { CellScore } from '../src/experiment/store.ts';
+import { rng } from '../src/rng.ts';
 
 const small = {
   name: 'small',
@@ -232,6 +233,50 @@ test('smoke: killed in trainings and between scores, then continued, it finds th
     const again = await experiment({ grid: 'smoke', out: whole });
     t.is(again.done, again.cells);
     t.deepEqual(await findings(whole), await findings(broken));
+  }));
+
+test('a site that nobody trained on: half of its test images to learn it from, the other half to be compared with', (t) =>
+  inFolder(t, async (folder) => {
+    // Two sites of bright stripes, one class across and one down; a third, in the test images alone, of dark ones.
+    const data = join(folder, 'sites');
+    const random = rng(0, 'three sites');
+    const record = (site: number, label: number) => {
+      const stripe = (at: number) => (Math.floor((at + site) / 4) % 2 === 0 ? 60 : 0) + random.int(20);
+      const pixels = Array.from({ length: 256 }, (_, i) => (site === 2 ? 0 : 150) + stripe(label === 0 ? Math.floor(i / 16) : i % 16));
+      return Buffer.from([site, label, ...pixels]);
+    };
+    const records = (counts: number[]) =>
+      Buffer.concat(counts.flatMap((count, site) => Array.from({ length: count }, (_, i) => record(site, i % 2))));
+    const meta = { sites: ['north', 'south', 'west'], classes: ['across', 'down'], record: 'site, class, 16x16 gray' };
+    await mkdir(data);
+    await writeFile(join(data, 'meta.json'), JSON.stringify(meta));
+    await writeFile(join(data, 'x_train.bin'), records([64, 64, 0]));
+    await writeFile(join(data, 'x_test.bin'), records([30, 30, 80]));
+    const grid = {
+      ...(experimentPresets.smoke as object),
+      data,
+      rounds: 3,
+      localImages: 128,
+      arms: ['fedavg-ema', 'fedavg-finetuned', { name: 'kept', options: { personal: 'head' } }],
+      partitions: ['site'],
+      runs: [{ arms: ['fedavg-ema', 'fedavg-finetuned', 'kept'], partitions: ['site'], seeds: [0] }],
+    };
+    const file = join(folder, 'grid.json');
+    await writeFile(file, JSON.stringify(grid));
+    const messages: string[] = [];
+    const { done } = await experiment({ grid: file, out: join(folder, 'out') }, { onMessage: ({ text }) => messages.push(text) });
+    t.is(done, 3);
+    t.regex(messages[0]!, /compared with 60 test images, and with 40 of sites that nobody trains on/);
+    const unseen = async (arm: string) => {
+      const score = JSON.parse(await readFile(join(folder, 'out', 'scores', `${arm}.site.s0.json`), 'utf8'));
+      return score.final.metrics.fd_own_60_unseen_sites as number;
+    };
+    const [global, tuned, kept] = [await unseen('fedavg-ema'), await unseen('fedavg-finetuned'), await unseen('kept')];
+    t.true(tuned < global && kept < global);
+    t.deepEqual(
+      (await readdir(join(folder, 'out', 'scores'))).filter((name) => name.endsWith('.safetensors')),
+      [],
+    );
   }));
 
 test('what an experiment cannot do is refused before anything is trained', (t) =>

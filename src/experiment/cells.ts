@@ -4,7 +4,7 @@ import { imageGrid } from '../image-grid.ts';
 import type { Rates } from './cost.ts';
 import type { Score, Scorer } from './features.ts';
 import { type Cell, type Grid, hasCurve, type Training, type Work } from './grid.ts';
-import { type Drawn, draw, folderOf, type Lab, roundsOf, type Standing, standingOf, trainTo } from './models.ts';
+import { type Drawn, draw, drawUnseen, folderOf, type Lab, roundsOf, type Standing, standingOf, trainTo } from './models.ts';
 import { type CellScore, type FinalScore, writeScore, writeWhole } from './store.ts';
 
 /** Tells progress in seconds of the plan. */
@@ -56,7 +56,8 @@ export async function runTraining(
       const count = ended ? samples : curveSamples;
       const drawn = await draw(lab, cell, count, (share) => clock.at(`${cell.id}: drawing`, (share * count) / clock.rates.sample));
       clock.add(count / clock.rates.sample);
-      const score = await scorer.score(drawn.images, ended);
+      const unseen = ended ? await drawUnseen(lab, cell, scorer.unseenSites, samples) : undefined;
+      const score = await scorer.score(drawn.images, ended, unseen);
       const before: CellScore = scores.get(cell.id) ?? {
         schema: 1,
         cell: cell.id,

@@ -33,6 +33,7 @@ import {
 import { openSafetensors, writeSafetensors } from '../ddpm/safetensors.ts';
 import { PhoenixError } from '../errors.ts';
 import { rng } from '../rng.ts';
+import { pickImages, subset } from './images.ts';
 
 /** Least test accuracy of a classifier that is asked which classes samples show. */
 export const LEAST_ACCURACY = 0.8;
@@ -40,6 +41,8 @@ export const LEAST_ACCURACY = 0.8;
 const MOST_TRAIN = 10_000;
 /** Bins of NDB and JSD, and least test images a bin. */
 const [MOST_BINS, PER_BIN] = [50, 20];
+/** Test images that a site unseen in training has at least, to be compared with. */
+const LEAST_UNSEEN = 20;
 /** Pairs of subsets of the kernel distance. */
 const SUBSETS = 20;
 
@@ -56,8 +59,13 @@ export type Scorer = {
   /** Test images, and those of sites that no training image is of. */
   tests: number;
   unseenTests: number;
-  /** Metrics of samples, under their names. `full`: all of them; otherwise those that curves show. */
-  score(images: FeatureImages, full: boolean): Promise<Score>;
+  /** One dataset a site that no training image is of: half of its test images, for models to learn the site from; the other half is compared with. */
+  unseenSites: Dataset[];
+  /**
+   * Metrics of samples, under their names. `full`: all of them; otherwise those that curves show. `unseen`: what to compare with the sites that
+   * nobody trains on, in place of `images`.
+   */
+  score(images: FeatureImages, full: boolean, unseen?: FeatureImages): Promise<Score>;
   /** How many of the images show each class; undefined where classes cannot be told. */
   classesOf(images: FeatureImages): Promise<number[] | undefined>;
 };
@@ -140,14 +148,19 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
     };
   };
   const seenRows = everyRow.filter(isSeen);
-  const unseenRows = everyRow.filter((row) => !isSeen(row));
+  // Every other image of a site is for models to learn it from.
+  const unseenSites = [...new Set(everyRow.filter((row) => !isSeen(row)).map((row) => test.sites![row]!))]
+    .sort((a, b) => a - b)
+    .map((site) => ({ site, rows: everyRow.filter((row) => test.sites![row] === site) }))
+    .filter(({ rows }) => rows.length >= LEAST_UNSEEN);
+  const unseenRows = unseenSites.flatMap(({ rows }) => rows.filter((_, i) => i % 2 === 0)).sort((a, b) => a - b);
   if (seenRows.length < 10)
     throw new PhoenixError(
       'ERR_PHOENIX_DATA',
       `${data} has ${seenRows.length} test images of the sites that are trained on; 10 are needed.`,
     );
   const seen = await referenceOf(seenRows);
-  const unseen = unseenRows.length >= 10 ? await referenceOf(unseenRows) : undefined;
+  const unseen = unseenRows.length > 0 ? await referenceOf(unseenRows) : undefined;
   const bins = Math.max(2, Math.min(MOST_BINS, Math.floor(seen.features.rows / PER_BIN)));
   const { centres } = await kMeans(seen.features, Math.min(bins, seen.features.rows), { threads });
   const realBins = await binCounts(seen.features, centres, { threads });
@@ -166,8 +179,15 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
     classesBy,
     classNames,
     tests: seenRows.length,
-    unseenTests: unseen ? unseenRows.length : 0,
-    async score(images, full) {
+    unseenTests: unseenRows.length,
+    unseenSites: unseenSites.map(({ site, rows }) =>
+      subset(
+        test,
+        rows.filter((_, i) => i % 2 === 1),
+        test.siteNames?.[site] ?? `site ${site}`,
+      ),
+    ),
+    async score(images, full, fromUnseen) {
       const { features: drawn, logits: drawnLogits } = await network.run(images, { threads, signal });
       const named = (kind: MetricKind) => metricName(kind, network.name, images.count);
       const metrics: Record<string, number> = {};
@@ -197,7 +217,11 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
       // How far the nearest training image is, of what it is for test images: copies are nearer.
       const { mean, reference } = await memorisation(drawn, trainFeatures, { threads, unseen: alike });
       metrics[named('nearest')] = mean / reference!;
-      if (unseen) metrics[`${named('fd')}_unseen_sites`] = await frechetDistance(unseen.moments, drawnMoments, { threads });
+      if (unseen) {
+        const own = fromUnseen && (await network.run(fromUnseen, { threads, signal })).features;
+        const compared = own ? await moments(own, { threads }) : drawnMoments;
+        metrics[`${named('fd')}_unseen_sites`] = await frechetDistance(unseen.moments, compared, { threads });
+      }
       if (seen.labels && classNames.length > 1) {
         const labels = Int32Array.from(rows, (row) => seen.labels![row]!);
         const recalls = await classRecall(alike, labels, classNames.length, drawn, { threads });
@@ -252,12 +276,4 @@ async function readWeights(path: string, wanted: Record<string, string>): Promis
 function evenly(count: number, wanted: number): number[] {
   const order = rng(0, 'rows of a score').permutation(count);
   return [...order.subarray(0, Math.min(count, wanted))].sort((a, b) => a - b);
-}
-
-/** Some images of a dataset. */
-export function pickImages(images: FeatureImages, positions: ArrayLike<number>): FeatureImages {
-  const size = images.height * images.width * images.channels;
-  const pixels = new Uint8Array(positions.length * size);
-  for (let i = 0; i < positions.length; i++) pixels.set(images.pixels.subarray(positions[i]! * size, (positions[i]! + 1) * size), i * size);
-  return { ...images, pixels, count: positions.length };
 }

@@ -1,5 +1,5 @@
 /** Trainings of an experiment, in pieces that end where a point of the curves is due, and drawing samples from what they have learnt. */
-import { createHash } from 'node:crypto';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createImages } from '../bindings/session.ts';
 import { parseOptions } from '../config.ts';
@@ -13,14 +13,15 @@ import { trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import type { RunEvents } from '../events.ts';
 import { dealImages, federate } from '../federate.ts';
+import { finetune } from '../finetune.ts';
 import { prepare } from '../prepare.ts';
 import { type LoggedRound, readLog } from '../report/log.ts';
 import { streamKey } from '../rng.ts';
 import { openRun } from '../run/folder.ts';
 import { sample } from '../sample.ts';
 import { train } from '../train.ts';
-import { pickImages } from './features.ts';
 import { type Cell, federateOptions, type Grid, isPersonal, type Training, trainOptions, type Work } from './grid.ts';
+import { equalParts, joined, subset } from './images.ts';
 
 export type Lab = {
   grid: Grid;
@@ -162,15 +163,6 @@ async function trainAlone(lab: Lab, training: Training, work: Work, onImages: (i
   }
 }
 
-/** A client's images as a dataset of their own. */
-function subset(dataset: Dataset, positions: number[], name: string): Dataset {
-  const ascending = positions.toSorted((a, b) => a - b);
-  const { pixels, count } = pickImages(dataset, ascending);
-  const pick = (column: Int32Array | undefined) => column && Int32Array.from(ascending, (position) => column[position]!);
-  const fingerprint = createHash('sha256').update(dataset.fingerprint).update(JSON.stringify(ascending)).digest('hex');
-  return { ...dataset, name, pixels, count, labels: pick(dataset.labels), sites: pick(dataset.sites), fingerprint };
-}
-
 // ---- samples
 
 export type Drawn = {
@@ -212,23 +204,6 @@ export async function draw(lab: Lab, cell: Cell, count: number, onProgress: (don
 
 /** Every client's model draws from noise of its own. */
 const clientSeed = (seed: number, client: number) => 100_000 * (client + 1) + seed;
-
-/** `count` in parts whose sizes differ by at most one; clients that would get none are left out. */
-const equalParts = (ids: string[], count: number) =>
-  ids
-    .map((id, i) => ({ id, count: Math.floor(((i + 1) * count) / ids.length) - Math.floor((i * count) / ids.length) }))
-    .filter((part) => part.count > 0);
-
-function joined(parts: FeatureImages[]): FeatureImages {
-  const pixels = new Uint8Array(parts.reduce((sum, part) => sum + part.pixels.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    pixels.set(part.pixels, at);
-    at += part.pixels.length;
-  }
-  const { height, width, channels } = parts[0]!;
-  return { pixels, count: parts.reduce((sum, part) => sum + part.count, 0), height, width, channels };
-}
 
 /** The global model after each client's own epochs on it, Adam from zero: what personal layers are to be compared with. */
 async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number, onProgress: (done: number) => void): Promise<Drawn> {
@@ -279,4 +254,38 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
     onProgress(done / count);
   }
   return { images: joined(images), clients: parts, trainedOn };
+}
+
+/** Epochs on a site's images before a model of clients is drawn from for a site that nobody trained on. */
+const UNSEEN_EPOCHS = 5;
+
+/**
+ * Draws `count` images for sites that took no part, in equal parts for each: of the personal layers, or of the whole global model where the arm
+ * fine-tunes that, after UNSEEN_EPOCHS on the site's images.
+ * @returns undefined for an arm that has no model for each client, or whose clients train alone: nothing of it can be fitted to a site
+ */
+export async function drawUnseen(lab: Lab, cell: Cell, sites: Dataset[], count: number): Promise<FeatureImages | undefined> {
+  const { arm, seed, training } = cell;
+  if (sites.length === 0 || !(arm.fineTune > 0 || isPersonal(arm))) return undefined;
+  const { device, threads, signal, grid } = lab;
+  const { steps, scheduler } = grid.score;
+  const { batch, lr } = parseOptions('federate', federateOptions(grid, arm, training.partition!, seed));
+  const checkpoint = join(lab.dir, 'scores', `${cell.id}.site.safetensors`);
+  const place = { device, threads: threads || undefined };
+  const images: FeatureImages[] = [];
+  const parts = equalParts(
+    sites.map(({ name }) => name),
+    count,
+  );
+  try {
+    for (const [i, { count: n }] of parts.entries()) {
+      const fit = { epochs: UNSEEN_EPOCHS, batch, lr, seed };
+      await finetune({ source: folderOf(lab, training), data: sites[i]!, ...fit, checkpoint, ...place }, { signal });
+      const how = { n, steps, scheduler: scheduler as 'ddim', seed: clientSeed(seed, i), batch: 64 };
+      images.push(await sample({ source: checkpoint, ...how, ...place }, { signal }));
+    }
+  } finally {
+    await rm(checkpoint, { force: true });
+  }
+  return joined(images);
 }

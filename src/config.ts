@@ -278,7 +278,7 @@ const table = [
     commands: ['federate'],
     kind: featuresKind,
     default: 'pixels8',
-    help: 'what images are compared by: pixels8 (means of an 8x8 grid) or a feature network (.safetensors)',
+    help: 'what images are compared by: pixels8 (means of an 8x8 grid) or a feature network (.safetensors or .onnx)',
   }),
   option({
     key: 'histogramOf',
@@ -648,10 +648,10 @@ const table = [
   option({
     key: 'features',
     commands: ['experiment'],
-    kind: text('file.safetensors'),
+    kind: text('file'),
     default: undefined,
     defaultText: "the grid's, or a classifier trained on the data",
-    help: 'feature network that samples are scored by',
+    help: 'feature network that samples are scored by (.safetensors or .onnx)',
   }),
   option({
     key: 'stopAfter',

@@ -1,10 +1,11 @@
 /**
- * Feature networks: a safetensors file of trained weights, run by the native engine on the CPU. Known are the CIFAR ResNet of He et al. 2016,
+ * Feature networks: a safetensors file of trained weights, run by the native engine on the CPU, or an ONNX file. Known of the former are the CIFAR ResNet of He et al. 2016,
  * §4.2 (depth 6n+2, option A shortcuts) with the names of PyTorch's common implementation, and MobileNet v1 (Howard et al. 2017, table 1) with
  * its batch norms folded in; the file's `__metadata__` must say `arch` and `input`.
  */
 import { createHash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
+import { extname } from 'node:path';
 import { addon } from '../../bindings/load.ts';
 import { PhoenixError } from '../../errors.ts';
 import { openSafetensors, quote, type SafetensorsFile, showShape } from '../safetensors.ts';
@@ -47,10 +48,12 @@ const NORM_EPS = 1e-5;
 const [CONVOLUTION, DEPTHWISE, POINTWISE] = [0, 1, 2];
 
 /**
- * Opens a network. The file is hostile until every tensor has the name, type and shape that the architecture asks for.
- * @throws PhoenixError ERR_PHOENIX_CHECKPOINT for a damaged file or another architecture, ERR_PHOENIX_IO
+ * Opens a network: an ONNX file by its ending `.onnx` (see onnx.ts), or a safetensors file. The file is hostile until every tensor has the name, type and shape that the architecture asks for.
+ * @throws PhoenixError ERR_PHOENIX_CHECKPOINT for a damaged file or another architecture, ERR_PHOENIX_CONFIG for an ONNX file without
+ * onnxruntime-node, ERR_PHOENIX_IO
  */
 export const featureNetwork = async (path: string): Promise<FeatureNetwork> => {
+  if (extname(path) === '.onnx') return (await import('./onnx.ts')).onnxNetwork(path);
   const file = await openSafetensors(path);
   try {
     const refuse = (what: string) =>
@@ -259,7 +262,7 @@ const build = (description: Description): FeatureNetwork => {
   return { name, fingerprint, dims, classes, height: side, width: side, run };
 };
 
-const checkImages = ({ pixels, count, height, width, channels }: FeatureImages, side: number): void => {
+export const checkImages = ({ pixels, count, height, width, channels }: FeatureImages, side: number): void => {
   const whole = [height, width].every((value) => Number.isInteger(value) && value >= 1 && value <= side);
   if (!whole || height !== width || (channels !== 1 && channels !== 3))
     throw new PhoenixError(

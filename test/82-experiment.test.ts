@@ -59,7 +59,7 @@ test('every preset, arm and partition that is known is a valid grid', (t) => {
   );
   t.deepEqual(
     grid.arms.filter(isMixture).map(({ name }) => name),
-    ['local-only', 'fedavg-finetuned', 'personal', 'composed'],
+    ['local-only', 'fedavg-finetuned', 'personal', 'composed', 'composed-finetuned'],
   );
 });
 
@@ -308,4 +308,12 @@ test('what an experiment cannot do is refused before anything is trained', (t) =
     t.deepEqual(plan, { dir: out, cells: 15, done: 0 });
     await refused({ ...small, rounds: 4 }, 'ERR_PHOENIX_RUN', /differs in grid\.rounds/);
     await refused(small, 'ERR_PHOENIX_RUN', /differs in data/, { data: 'synthetic:300' });
+
+    // An arm may join those that are there, but none may change or leave.
+    const more = { ...small, arms: [...small.arms, 'sharing'] };
+    await writeFile(file, JSON.stringify(more));
+    t.deepEqual(await experiment({ grid: file, out, plan: true }), { dir: out, cells: 15, done: 0 });
+    await refused(small, 'ERR_PHOENIX_RUN', /differs in grid\.arms/);
+    const mine = { name: 'mine', options: { personal: 'fedper' } };
+    await refused({ ...more, arms: [...more.arms.slice(0, 4), mine, 'sharing'] }, 'ERR_PHOENIX_RUN', /differs in grid\.arms/);
   }));

@@ -45,6 +45,7 @@ export const knownArms: Record<string, Omit<z.input<typeof armSchema>, 'name'>> 
   diversity: { options: { strategy: 'diversity' } },
   composed: { options: { method: 'phoenix' } },
   'composed-global': { options: { method: 'phoenix', personal: 'none' } },
+  'composed-finetuned': { options: { method: 'phoenix', personal: 'none' }, fineTune: 1 },
 };
 
 export const knownPartitions: Record<string, Omit<z.input<typeof partitionSchema>, 'name'>> = {

@@ -113,7 +113,8 @@ export const lockFolder = (dir: string): Promise<() => Promise<void>> =>
   });
 
 /**
- * Notes what the experiment in a folder is, or checks that it is this one, as far as is known of it by now. What is run of the grid may have grown.
+ * Notes what the experiment in a folder is, or checks that it is this one, as far as is known of it by now. The grid may have grown: by arms and
+ * partitions, and in what is run of it.
  * @throws PhoenixError ERR_PHOENIX_RUN for an experiment that differs, naming where; ERR_PHOENIX_IO
  */
 export async function noteBasis(dir: string, basis: { grid: object } & Record<string, unknown>): Promise<void> {
@@ -124,7 +125,7 @@ export async function noteBasis(dir: string, basis: { grid: object } & Record<st
     const differing = [...new Set([...Object.keys(before), ...Object.keys(now)])].flatMap((key) =>
       key === 'grid'
         ? [...new Set([...Object.keys(before.grid), ...Object.keys(now.grid)])]
-            .filter((field) => field !== 'runs' && !isDeepStrictEqual(before.grid[field], now.grid[field]))
+            .filter((field) => field !== 'runs' && !isGrown(before.grid[field], now.grid[field]))
             .map((field) => `grid.${field}`)
         : before[key] === undefined || now[key] === undefined || isDeepStrictEqual(before[key], now[key])
           ? []
@@ -138,6 +139,12 @@ export async function noteBasis(dir: string, basis: { grid: object } & Record<st
   }
   await writeWhole(path, `${JSON.stringify({ ...before, ...now }, null, 1)}\n`);
 }
+
+/** Whether a field of a grid is what it was; of arms and partitions, which are lists, whether all that were there are still there, unchanged. */
+const isGrown = (before: unknown, now: unknown): boolean =>
+  Array.isArray(before) && Array.isArray(now)
+    ? before.every((entry) => now.some((other) => isDeepStrictEqual(entry, other)))
+    : isDeepStrictEqual(before, now);
 
 export const scorePath = (dir: string, cell: string): string => join(dir, 'scores', `${cell}.json`);
 

@@ -5,7 +5,6 @@
 
 #include "check.h"
 #include "launch.cuda.h"
-#include "mma_product.cuda.h"
 #include "ops.h"
 
 namespace phx {
@@ -36,7 +35,7 @@ const Flash* flash_for(const Tensor& o, int heads, std::initializer_list<Tensor>
   int width = o.c / heads;
   if (width % 8 || o.n * heads > kMostBlocks) return nullptr;
   for (const Tensor& t : tensors)
-    if (!mma_addressable(t)) return nullptr;
+    if (!in_pieces(t)) return nullptr;
   for (const Flash& f : flash)
     if (width <= f.width) return &f;
   return nullptr;

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "check.h"
-#include "launch.cuda.h"
+#include "dispatch.cuda.h"
 #include "mma_product.cuda.h"
 #include "reduce.cuda.h"
 #include "wgmma_product.cuda.h"
@@ -16,26 +16,19 @@ const Kernel<ConvForward> conv2d_forward_kernel("conv2d_forward_kernel");
 const Kernel<ConvInputGradient> conv2d_input_gradient_kernel("conv2d_input_gradient_kernel");
 const Kernel<ConvWeightGradient> conv2d_weight_gradient_kernel("conv2d_weight_gradient_kernel");
 
-constexpr unsigned kFewShared = 48 << 10;
 const Kernel<ConvFew> conv2d_to_many_kernel("conv2d_to_many_kernel", {.shared_bytes = kFewShared}),
     conv2d_from_many_kernel("conv2d_from_many_kernel", {.shared_bytes = kFewShared});
 const Kernel<ConvFewWeights> conv2d_few_weights_kernel("conv2d_few_weights_kernel");
 
-size_t few_bytes(const Tensor& few, const Tensor& many) { return size_t(9) * few.c * many.c * sizeof(float); }
-bool few_suit(const Tensor& few, const Tensor& many, Conv2d a) {
-  return few.c <= kFewMost && mma_addressable(many) && many.c <= 8 * int(kElementThreads) && few_bytes(few, many) <= kFewShared &&
-         a.stride == 1 && a.upsample == 1 && a.pad == 1;
+constexpr int kFewRange = 256;  // pixels of a block
+// out from in, one of which has few channels. `b` may be empty; gradient: w is read the other way round, from its out-channels to its in-channels.
+void few(Grad out, const Tensor& in, const Tensor& w, const Tensor& b, bool gradient) {
+  bool to_many = in.c < out.t.c;
+  const Tensor &few = to_many ? in : out.t, &many = to_many ? out.t : in;
+  (to_many ? conv2d_to_many_kernel : conv2d_from_many_kernel)(
+      {(many.rows() + kFewRange - 1) / kFewRange}, kElementThreads,
+      {view(few), view(many), view(w), view(b), gradient, to_many != gradient, out.accumulate, kFewRange}, few_bytes(few.c, many.c));
 }
-// Writes `out`, which is one of the two.
-void few_to_many(const Kernel<ConvFew>& kernel, const Tensor& few, const Tensor& many, Tensor w, Tensor b, bool gradient, bool w_by_many,
-                 bool accumulate) {
-  constexpr int kRange = 256;
-  kernel({(many.rows() + kRange - 1) / kRange}, kElementThreads,
-         {view(few), view(many), view(w), view(b), gradient, w_by_many, accumulate, kRange}, few_bytes(few, many));
-}
-
-unsigned tiles(int count) { return unsigned(count + kTile - 1) / kTile; }
-Blocks grid(ProductSize size) { return {tiles(size.m), tiles(size.n), unsigned((size.k + size.k_step - 1) / size.k_step)}; }
 
 void check_conv(const char* op, const Tensor& y, const Tensor& x, const Tensor& w, Conv2d a) {
   check(a.stride == 1 || a.stride == 2, op, "stride 1 or 2");
@@ -47,50 +40,76 @@ void check_conv(const char* op, const Tensor& y, const Tensor& x, const Tensor& 
 
 void conv2d_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
   check_conv("conv2d_forward", y, x, w, a);
-  if (wgmma_conv2d_forward(y, x, temb, residual, w, b, a)) return;
-  if (auto plan = mma_conv2d_forward(y, x, temb, residual, w, b, a)) return mma_forward(*plan);
-  if (!temb && !residual && few_suit(x, y, a)) return few_to_many(conv2d_to_many_kernel, x, y, w, b, false, true, false);
-  if (!temb && !residual && few_suit(y, x, a)) return few_to_many(conv2d_from_many_kernel, y, x, w, b, false, false, false);
-  ProductSize size{int(y.rows()), y.c, 9 * x.c, 9 * x.c};
-  conv2d_forward_kernel(grid(size), kElementThreads, {size, view(y), view(x), view(temb), view(residual), view(w), view(b), a});
+  switch (family_of({Pass::forward, y, x, {}, w, temb, residual, a})) {
+    case Family::wgmma:
+      return wgmma_conv2d_forward(y, x, temb, residual, w, b, a);
+    case Family::mma:
+      return mma_conv2d_forward(y, x, temb, residual, w, b, a);
+    case Family::few:
+      return few({y}, x, w, b, false);
+    case Family::generic:
+      ProductSize size{int(y.rows()), y.c, 9 * x.c, 9 * x.c};
+      conv2d_forward_kernel(grid(size), kElementThreads, {size, view(y), view(x), view(temb), view(residual), view(w), view(b), a});
+  }
 }
 
-void conv2d_backward(Context& ctx, Grad dx, Tensor dtemb, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Conv2d a) {
-  check_conv("conv2d_backward", dy, x, w, a);
-  bool done = !dx || wgmma_conv2d_input_gradient(dx, dy, w, a);
-  if (auto plan = done ? std::nullopt : mma_conv2d_input_gradient(dx, dy, w, a)) {
-    mma_input_gradient(*plan);
-  } else if (!done && few_suit(dy, dx.t, a)) {
-    few_to_many(conv2d_to_many_kernel, dy, dx.t, w, {}, true, false, dx.accumulate);
-  } else if (!done && few_suit(dx.t, dy, a)) {
-    few_to_many(conv2d_from_many_kernel, dx.t, dy, w, {}, true, true, dx.accumulate);
-  } else if (!done) {
-    int depth = a.upsample * a.upsample * 9 * dy.c;
-    ProductSize size{int(x.rows()), x.c, depth, depth};
-    conv2d_input_gradient_kernel(grid(size), kElementThreads, {size, view(dx), view(dy), view(w), a});
+namespace {
+
+void input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
+  switch (family_of({Pass::input_gradient, dy, dx.t, {}, w, {}, {}, a})) {
+    case Family::wgmma:
+      return wgmma_conv2d_input_gradient(dx, dy, w, a);
+    case Family::mma:
+      return mma_conv2d_input_gradient(dx, dy, w, a);
+    case Family::few:
+      return few(dx, dy, w, {}, true);
+    case Family::generic:
+      int depth = a.upsample * a.upsample * 9 * dy.c;
+      ProductSize size{int(dx.t.rows()), dx.t.c, depth, depth};
+      conv2d_input_gradient_kernel(grid(size), kElementThreads, {size, view(dx), view(dy), view(w), a});
+  }
+}
+
+// Sums over ranges of pixels, side by side (ranges, K, 9·C); returns how many. `partial` makes room for them.
+template <class Room>
+size_t weight_gradient(const Tensor& dy, const Tensor& x, Conv2d a, Room partial) {
+  switch (family_of({Pass::weight_gradient, dy, x, {}, {}, {}, {}, a})) {
+    case Family::wgmma: {
+      auto plan = plan_conv2d_weight_gradient(dy, x, a);
+      wgmma_weight_gradient(plan, partial(ranges(plan)));
+      return size_t(ranges(plan));
+    }
+    case Family::mma: {
+      auto plan = mma_conv2d_weight_gradient(dy, x, a);
+      mma_weight_gradient(plan, partial(ranges(plan)));
+      return size_t(ranges(plan));
+    }
+    case Family::few: {
+      bool few_out = dy.c < x.c;
+      const Tensor &few = few_out ? dy : x, &many = few_out ? x : dy;
+      unsigned pairs = unsigned(many.c / 2), threads = std::min(kElementThreads, (pairs + 31) / 32 * 32);
+      size_t count = (dy.rows() + kFewRange - 1) / kFewRange;
+      conv2d_few_weights_kernel({count, (pairs + threads - 1) / threads}, threads,
+                                {view(few), view(many), few_out, kFewRange, partial(count)});
+      return count;
+    }
+    case Family::generic:
+      break;
   }
   ProductSize size{dy.c, 9 * x.c, int(dy.rows()), int(range_size(dy.rows()))};
   Blocks blocks = grid(size);
-  auto hopper = wgmma_conv2d_weight_gradient(dy, x, a);
-  auto ampere = hopper.empty() ? mma_conv2d_weight_gradient(dy, x, a) : std::nullopt;
+  conv2d_weight_gradient_kernel(blocks, kElementThreads, {size, partial(blocks.z), view(dy), view(x), a});
+  return blocks.z;
+}
+
+}  // namespace
+
+void conv2d_backward(Context& ctx, Grad dx, Tensor dtemb, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Conv2d a) {
+  check_conv("conv2d_backward", dy, x, w, a);
+  if (dx) input_gradient(dx, dy, w, a);
   size_t weights = dw.size();
-  bool few_in = few_suit(x, dy, a), few_out = !few_in && few_suit(dy, x, a);
-  constexpr size_t kFewRange = 256;
-  size_t count = !hopper.empty() ? size_t(ranges(hopper)) : ampere ? size_t(ranges(*ampere)) : blocks.z;
-  if (few_in || few_out) count = (dy.rows() + kFewRange - 1) / kFewRange;
-  real* partial = ctx.scratch(count * weights + size_t(dy.n) * dy.c);
-  if (!hopper.empty()) {
-    wgmma_weight_gradient(hopper, partial);
-  } else if (ampere) {
-    ampere->partial = partial;
-    mma_weight_gradient(*ampere);
-  } else if (few_in || few_out) {
-    const Tensor &few = few_in ? x : dy, &many = few_in ? dy : x;
-    unsigned pairs = unsigned(many.c / 2), threads = std::min(kElementThreads, (pairs + 31) / 32 * 32);
-    conv2d_few_weights_kernel({count, (pairs + threads - 1) / threads}, threads, {view(few), view(many), few_out, int(kFewRange), partial});
-  } else {
-    conv2d_weight_gradient_kernel(blocks, kElementThreads, {size, partial, view(dy), view(x), a});
-  }
+  real* partial = nullptr;
+  size_t count = weight_gradient(dy, x, a, [&](size_t count) { return partial = ctx.scratch(count * weights + size_t(dy.n) * dy.c); });
   row_sums(matrix(dw.data, 1, int(weights)), matrix(partial, int(count), int(weights)), count);
   Tensor by_image = matrix(partial + count * weights, dy.n, dy.c);
   row_sums(by_image, dy, size_t(dy.h) * dy.w);

@@ -25,6 +25,8 @@ struct ConvWeightGradient {
 
 // Between few channels and many (conv2d_few.cu), 3x3, stride 1, padding 1. One of the two tensors is the output, which has the other's sides.
 constexpr int kFewMost = 4;
+constexpr unsigned kFewShared = 48 << 10;  // for the weights
+constexpr size_t few_bytes(int few, int many) { return size_t(9) * few * many * sizeof(float); }
 struct ConvFew {
   View few, many, w, b;
   int turned;      // taps turned round: an input's gradient

@@ -62,9 +62,11 @@ void open_library(Driver& driver, const char* name) {
 #undef PHOENIX_RESOLVE
 }
 
+bool takes_sm90a(const Driver& driver) { return driver.architecture == 90 && kernel_images_hold_sm90a; }
+
 void load_kernels(const Driver& driver, bool from_text) {
   std::vector<CUmodule> modules;
-  bool sm90a = driver.architecture == 90 && kernel_images_hold_sm90a;
+  bool sm90a = takes_sm90a(driver);
   for (size_t i = 0; i < kernel_image_count; i++) {
     const KernelImage& image = kernel_images[i];
     std::string text = from_text ? ptx_beside_addon(sm90a ? "90a" : "80", image.name) : std::string(), what;
@@ -146,16 +148,11 @@ CUstream current_stream() { return own_stream ? own_stream : driver().stream; }
 void use_stream(CUstream stream) { own_stream = stream; }
 
 const DeviceState& device_state() { return opened().state; }
-int architecture() { return driver().architecture; }
+int kernel_architecture() { return takes_sm90a(driver()) ? 90 : 80; }
 int multiprocessors() { return driver().multiprocessors; }
 int most_shared_bytes() { return driver().most_shared_bytes; }
 
 // ---- kernels
-
-bool AnyKernel::available() const {
-  driver();
-  return function != nullptr;
-}
 
 void AnyKernel::start(Blocks grid, unsigned threads, void* parameters, unsigned shared_bytes) const {
   if (!grid.x || !grid.y || !grid.z) return;

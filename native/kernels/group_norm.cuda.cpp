@@ -6,7 +6,6 @@
 #include "check.h"
 #include "dropout.h"
 #include "launch.cuda.h"
-#include "mma_product.cuda.h"
 #include "ops.h"
 #include "reduce.cuda.h"
 
@@ -25,7 +24,7 @@ const Kernel<GroupNormSlabBackward> slab_backward_kernel("group_norm_slab_backwa
 // if two blocks then do not fit side by side.
 int slab_width(const Tensor& like, int groups, int slabs, std::initializer_list<Tensor> tensors) {
   for (const Tensor& t : tensors)
-    if (t && !mma_addressable(t)) return 0;
+    if (t && !in_pieces(t)) return 0;
   constexpr int kWish = 32, kMost = 8 * int(kElementThreads);
   int unit = std::lcm(like.c / groups, 8), pixels = like.h * like.w;
   auto fits = [&](int width, size_t limit) { return slab_bytes(pixels, width, slabs) <= limit; };

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tensor.h"
+
 namespace phx {
 
 struct Blocks {
@@ -13,7 +15,7 @@ struct Blocks {
 
 // What a kernel needs besides its parameters; settled when the device is opened.
 struct KernelNeeds {
-  int architecture = 80;      // 90: it is compiled for sm_90a alone, and there to be started only where available()
+  int architecture = 80;      // 90: it is compiled for sm_90a alone, and may be started only where kernel_architecture() is 90
   unsigned shared_bytes = 0;  // dynamic shared memory of a block, at most; may exceed 48 KiB, what exceeds the device's limit is cut off
   unsigned cluster = 1;       // blocks along x that form a cluster; the grid is a multiple of it
 };
@@ -24,9 +26,6 @@ class AnyKernel {
   explicit AnyKernel(const char* name, KernelNeeds needs = {});
   AnyKernel(const AnyKernel&) = delete;
   AnyKernel& operator=(const AnyKernel&) = delete;
-
-  // False where the device, or this build, is not for the kernel's architecture.
-  bool available() const;
 
   const char* const name;
   const KernelNeeds needs;
@@ -50,8 +49,9 @@ class Kernel : public AnyKernel {
   }
 };
 
-// Compute capability of the device times ten (80, 90, …): what tables choose kernels by. Throws where there is no device.
-int architecture();
+// What kernels are chosen by: 90 where the device is of compute capability 9.0 and the build has kernels for it (sm_90a), else 80. Throws where there is
+// no device.
+int kernel_architecture();
 // Multiprocessors of the device.
 int multiprocessors();
 // The most dynamic shared memory that a block can have, in bytes.
@@ -83,6 +83,9 @@ struct KernelImage {
 extern const KernelImage kernel_images[];
 extern const size_t kernel_image_count;
 extern const bool kernel_images_hold_sm90a;
+
+// bf16 in rows of whole 16-byte pieces, as the fast kernels copy them.
+inline bool in_pieces(const Tensor& t) { return t.type == Type::bf16 && t.c % 8 == 0 && t.ld % 8 == 0 && uintptr_t(t.data) % 16 == 0; }
 
 constexpr unsigned kElementThreads = 256;
 // Blocks for a thread an element.

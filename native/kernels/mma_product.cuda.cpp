@@ -2,9 +2,8 @@
 #include "mma_product.cuda.h"
 
 #include <algorithm>
-#include <cstdlib>
 
-#include "launch.cuda.h"
+#include "dispatch.cuda.h"
 
 namespace phx {
 namespace {
@@ -32,9 +31,6 @@ int tile_of(int rows, int columns, int count) {
   return columns > 64 && up(rows, 128) * up(columns, 128) * count >= kTilesThatFill ? 128 : 64;
 }
 
-bool suits(std::initializer_list<Tensor> tensors) {
-  return std::all_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return !t || mma_addressable(t); });
-}
 const uint16_t* bf16_data(const Tensor& t) { return reinterpret_cast<const uint16_t*>(t.data); }
 
 MmaProduct of_rows(const Tensor& like, int columns) {
@@ -58,17 +54,7 @@ void launch(const TwoTiles<MmaProduct>& kernels, const MmaProduct& p) {
 
 }  // namespace
 
-int forced_mma_tile() {
-  const char* forced = std::getenv("PHOENIX_MMA_TILE");
-  return !forced || !*forced ? 0 : std::atoi(forced) == 128 ? 128 : 64;
-}
-
-bool mma_addressable(const Tensor& t) {
-  return t.type == Type::bf16 && t.c % 8 == 0 && t.ld % 8 == 0 && reinterpret_cast<uintptr_t>(t.data) % 16 == 0;
-}
-
-std::optional<MmaProduct> mma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
-  if (!suits({y, x, temb, residual, w})) return {};
+void mma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
   MmaProduct p = of_rows(y, y.c);
   p.in[0] = view(x);
   p.step = a.stride;
@@ -78,12 +64,11 @@ std::optional<MmaProduct> mma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Te
   for (int t = 0; t < 9; t++) add_tap(p, t / 3 - a.pad, t % 3 - a.pad, 0, t * x.c);
   p.b = view(b), p.temb = view(temb), p.residual = view(residual);
   p.out[0] = view(Grad{y});
-  return p;
+  launch(forward_kernels, p);
 }
 
 // An input pixel i·phases + phase, enlarged into copies, is read through tap r by output (i·stride + r - pad = the copy's place).
-std::optional<MmaProduct> mma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
-  if (!suits({dx.t, dy, w}) || dx.t.h % a.stride || dx.t.w % a.stride || (a.stride > 1 && a.upsample > 1)) return {};
+void mma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
   MmaProduct p = of_rows(dx.t, dx.t.c);
   p.phases = a.stride;
   p.rows /= a.stride * a.stride;
@@ -104,12 +89,11 @@ std::optional<MmaProduct> mma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w
   }
   p.first_tap[a.stride * a.stride] = count;
   p.out[0] = view(dx);
-  return p;
+  launch(input_gradient_kernels, p);
 }
 
 // A linear layer is a convolution of one tap an input, over images of one pixel.
-std::optional<MmaProduct> mma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
-  if (!suits({y, x0, x1, residual, w})) return {};
+void mma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
   auto pixels = [](Tensor t) { return t ? Tensor{t.data, int(t.rows()), 1, 1, t.c, t.ld, t.type} : t; };
   MmaProduct p = of_rows(pixels(y), y.c);
   p.in[0] = view(pixels(x0)), p.in[1] = view(pixels(x1));
@@ -119,11 +103,10 @@ std::optional<MmaProduct> mma_linear_forward(Tensor y, Tensor x0, Tensor x1, Ten
   if (x1) add_tap(p, 0, 0, 1, x0.c);
   p.b = view(b), p.residual = view(residual);
   p.out[0] = view(Grad{y});
-  return p;
+  launch(forward_kernels, p);
 }
 
-std::optional<MmaProduct> mma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0) {
-  if (!suits({dx0.t, dx1.t, dy, w}) || columns0 % 8) return {};
+void mma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0) {
   Tensor rows{dy.data, int(dy.rows()), 1, 1, dy.c, dy.ld, dy.type};
   MmaProduct p = of_rows(rows, w.c);
   p.in[0] = view(rows);
@@ -132,7 +115,7 @@ std::optional<MmaProduct> mma_linear_input_gradient(Grad dx0, Grad dx1, Tensor d
   add_tap(p, 0, 0, 0, 0);
   p.out[0] = view(dx0), p.out[1] = view(dx1);
   p.split = columns0;
-  return p;
+  launch(input_gradient_kernels, p);
 }
 
 namespace {
@@ -155,8 +138,7 @@ MmaWeightGradient of_pixels(const Tensor& dy, int columns) {
 
 }  // namespace
 
-std::optional<MmaWeightGradient> mma_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d a) {
-  if (!suits({dy, x})) return {};
+MmaWeightGradient mma_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d a) {
   MmaWeightGradient g = of_pixels(dy, 9 * x.c);
   g.in[0] = view(x);
   g.step = a.stride;
@@ -166,8 +148,7 @@ std::optional<MmaWeightGradient> mma_conv2d_weight_gradient(Tensor dy, Tensor x,
   return g;
 }
 
-std::optional<MmaWeightGradient> mma_linear_weight_gradient(Tensor dy, Tensor x0, Tensor x1) {
-  if (!suits({dy, x0, x1})) return {};
+MmaWeightGradient mma_linear_weight_gradient(Tensor dy, Tensor x0, Tensor x1) {
   auto pixels = [](Tensor t) { return t ? Tensor{t.data, int(t.rows()), 1, 1, t.c, t.ld, t.type} : t; };
   MmaWeightGradient g = of_pixels(pixels(dy), x0.c + (x1 ? x1.c : 0));
   g.in[0] = view(pixels(x0)), g.in[1] = view(pixels(x1));
@@ -175,9 +156,8 @@ std::optional<MmaWeightGradient> mma_linear_weight_gradient(Tensor dy, Tensor x0
   return g;
 }
 
-void mma_forward(const MmaProduct& p) { launch(forward_kernels, p); }
-void mma_input_gradient(const MmaProduct& p) { launch(input_gradient_kernels, p); }
-void mma_weight_gradient(const MmaWeightGradient& g) {
+void mma_weight_gradient(MmaWeightGradient g, float* partial) {
+  g.partial = partial;
   weight_gradient_kernels(tile_of(g.rows, g.columns, ranges(g)), unsigned(ranges(g)), g);
 }
 

@@ -1,5 +1,5 @@
-// Which products run on Hopper's tensor cores, how they are cut into tiles, and their tensor maps. Everything follows from the shapes alone, never
-// from the card or from a measurement, so that equal seeds give equal bits.
+// How products on Hopper's tensor cores are cut into tiles, and their tensor maps. Everything follows from the shapes alone, never from the card or
+// from a measurement, so that equal seeds give equal bits. Which products run there: dispatch.cuda.cpp.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -13,11 +13,8 @@
 namespace phx {
 
 constexpr int kPlannedMultiprocessors = 132;  // of an H100 SXM or H200; only the cut into tiles depends on it
+constexpr int kMostCopied = 256;              // of a side of the box of pixels that a copy takes or steps over
 
-// What tensor copies can address: bf16, in rows of whole 16-byte pieces.
-inline bool wgmma_addressable(const Tensor& t) {
-  return t.type == Type::bf16 && t.c % 8 == 0 && t.ld % 8 == 0 && uintptr_t(t.data) % 16 == 0;
-}
 // A matrix as an image of one line.
 inline Tensor as_line(const Tensor& t) { return t ? Tensor{t.data, 1, 1, int(t.rows()), t.c, t.ld, t.type} : Tensor{}; }
 
@@ -119,30 +116,26 @@ struct WgmmaForwardArguments {
   int taps = 0;
   Tap tap[kMostTaps] = {};
 };
-inline std::optional<WgmmaPlan<WgmmaForward>> plan_wgmma(const WgmmaForwardArguments& a) {
+inline WgmmaPlan<WgmmaForward> plan_wgmma(const WgmmaForwardArguments& a) {
   const Tensor& out = a.out;
-  for (const Tensor* t : {&a.out, &a.in0, &a.in1, &a.residual, &a.weights})
-    if (*t && !wgmma_addressable(*t)) return {};
-  if (a.temb && (a.temb.type != Type::bf16 || a.temb.ld % 2 || uintptr_t(a.temb.data) % 4)) return {};
-  auto pixels = cover_pixels(out.n, out.h / a.phases, out.w / a.phases, kWgmmaRows);
-  if (!pixels || pixels->box.w * a.stride > 256 || pixels->box.h * a.stride > 256) return {};
+  const PixelTiles pixels = cover_pixels(out.n, out.h / a.phases, out.w / a.phases, kWgmmaRows).value();
   WgmmaPlan<WgmmaForward> plan{};
   WgmmaForward& f = plan.parameters;
-  plan.columns = a.tiling.columns ? a.tiling.columns : wgmma_columns(pixels->count, out.c);
+  plan.columns = a.tiling.columns ? a.tiling.columns : wgmma_columns(pixels.count, out.c);
   // In pairs where that leaves enough for all multiprocessors.
   int column_tiles = (out.c + plan.columns - 1) / plan.columns;
-  bool many = pixels->count * column_tiles >= kPlannedMultiprocessors;
+  bool many = pixels.count * column_tiles >= kPlannedMultiprocessors;
   plan.pairs = plan.columns > 64 && (a.tiling.pairs < 0 ? many : a.tiling.pairs == 1);
-  f.in0 = map_of_pixels(a.in0, pixels->box, a.stride);
-  f.in1 = a.in1 ? map_of_pixels(a.in1, pixels->box, a.stride) : f.in0;
+  f.in0 = map_of_pixels(a.in0, pixels.box, a.stride);
+  f.in1 = a.in1 ? map_of_pixels(a.in1, pixels.box, a.stride) : f.in0;
   f.weights = map_of_weights(a.weights, a.input_gradient ? 64 : plan.pairs ? plan.columns / 2 : plan.columns);
-  f.out = map_of_results(out, pixels->box, a.phases);
-  f.residual = a.residual ? map_of_results(a.residual, pixels->box, a.phases) : f.out;
+  f.out = map_of_results(out, pixels.box, a.phases);
+  f.residual = a.residual ? map_of_results(a.residual, pixels.box, a.phases) : f.out;
   f.has_residual = bool(a.residual);
   f.bias = a.bias;
   f.temb = reinterpret_cast<const __nv_bfloat16*>(a.temb.data);
   f.temb_ld = a.temb.ld;
-  f.pixels = *pixels;
+  f.pixels = pixels;
   f.columns = out.c;
   f.column_tiles = column_tiles;
   f.rows_per_image = out.h / a.phases;
@@ -155,7 +148,7 @@ inline std::optional<WgmmaPlan<WgmmaForward>> plan_wgmma(const WgmmaForwardArgum
   f.stride = a.stride;
   f.taps = a.taps;
   std::copy(a.tap, a.tap + kMostTaps, f.tap);
-  plan.tiles = (plan.pairs ? (pixels->count + 1) / 2 * 2 : pixels->count) * column_tiles;
+  plan.tiles = (plan.pairs ? (pixels.count + 1) / 2 * 2 : pixels.count) * column_tiles;
   return plan;
 }
 
@@ -195,22 +188,21 @@ struct WgmmaWeightGradientArguments {
   Conv2d window;
   int steps_per_range = 0;  // 0: by the table
 };
-inline std::optional<WgmmaPlan<WgmmaWeightGradient>> plan_wgmma(const WgmmaWeightGradientArguments& a) {
+inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArguments& a) {
   int up = a.window.upsample;
-  auto pixels = cover_pixels(a.dy.n, a.dy.h / up, a.dy.w / up, kWgmmaDepth);
-  if (!wgmma_addressable(a.dy) || !wgmma_addressable(a.x) || !pixels) return {};
+  const PixelTiles pixels = cover_pixels(a.dy.n, a.dy.h / up, a.dy.w / up, kWgmmaDepth).value();
   WgmmaPlan<WgmmaWeightGradient> plan{};
   WgmmaWeightGradient& g = plan.parameters;
-  g.pixels = *pixels;
+  g.pixels = pixels;
   g.rows = a.dy.c;
   g.row_tiles = (a.dy.c + kWgmmaRows - 1) / kWgmmaRows;
   g.columns = a.x.c;
   plan.columns = a.x.c > 128 ? 256 : a.x.c > 64 ? 128 : 64;
   g.column_tiles = (a.x.c + plan.columns - 1) / plan.columns;
-  g.dy = map_of_pixels(a.dy, pixels->box, up);
-  g.x = map_of_pixels(a.x, pixels->box, a.window.stride);
+  g.dy = map_of_pixels(a.dy, pixels.box, up);
+  g.x = map_of_pixels(a.x, pixels.box, a.window.stride);
   // Ranges of pixels: the fewest steps in a row, a tile's end counted as 12 and each range's sums as a quarter.
-  int tiles = g.row_tiles * a.taps * g.column_tiles, steps = pixels->count * up * up;
+  int tiles = g.row_tiles * a.taps * g.column_tiles, steps = pixels.count * up * up;
   double least = 1e30;
   for (int ranges = 1; ranges <= std::min(steps, 64); ranges++) {
     int per_range = (steps + ranges - 1) / ranges;
@@ -233,7 +225,7 @@ inline std::optional<WgmmaPlan<WgmmaWeightGradient>> plan_wgmma(const WgmmaWeigh
   return plan;
 }
 
-// ---- the ops' plans: what to launch, in this order; nothing where the tensors do not suit
+// ---- the ops' plans: what to launch, in this order
 
 using WgmmaForwards = std::vector<WgmmaPlan<WgmmaForward>>;
 using WgmmaWeightGradients = std::vector<WgmmaPlan<WgmmaWeightGradient>>;  // `partial` is still to be set; all have the same ranges
@@ -246,9 +238,7 @@ WgmmaForwards plan_phases(WgmmaForwardArguments a, int phases, SetTaps set_taps)
     for (a.phase_w = 0; a.phase_w < phases; a.phase_w++) {
       a.taps = 0;
       set_taps(a);
-      auto plan = plan_wgmma(a);
-      if (!plan) return {};
-      plans.push_back(*plan);
+      plans.push_back(plan_wgmma(a));
     }
   return plans;
 }
@@ -266,8 +256,7 @@ inline WgmmaForwards plan_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Co
 inline WgmmaWeightGradients plan_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d window) {
   WgmmaWeightGradientArguments a;
   a.dy = dy, a.x = x, a.row_length = 9 * x.c, a.tap_stride = x.c, a.taps = 9, a.window = window;
-  auto plan = plan_wgmma(a);
-  return plan ? WgmmaWeightGradients{*plan} : WgmmaWeightGradients{};
+  return {plan_wgmma(a)};
 }
 inline WgmmaForwards plan_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
   WgmmaForwardArguments a;
@@ -288,11 +277,9 @@ inline WgmmaWeightGradients plan_linear_weight_gradient(Tensor dy, Tensor x0, Te
   for (const Tensor& x : {x0, x1}) {
     if (!x) continue;
     a.x = as_line(x);
-    auto plan = plan_wgmma(a);
-    if (!plan) return {};
-    plans.push_back(*plan);
+    plans.push_back(plan_wgmma(a));
     a.first_column += x.c;
-    a.steps_per_range = plan->parameters.steps_per_range;
+    a.steps_per_range = plans.back().parameters.steps_per_range;
   }
   return plans;
 }

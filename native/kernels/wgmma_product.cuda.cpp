@@ -1,10 +1,7 @@
 // Launchers of the products on Hopper's tensor cores.
 #include "wgmma_product.cuda.h"
 
-#include <tuple>
 #include <type_traits>
-
-#include "mma_product.cuda.h"
 
 namespace phx {
 namespace {
@@ -17,7 +14,6 @@ struct Widths {
   Widths(const char* name64, const char* name128, const char* name256)
       : narrow(name64, needs(64)), middle(name128, needs(128)), wide(name256, needs(256)) {}
   static KernelNeeds needs(int columns, unsigned cluster = 1) { return {90, unsigned(wgmma_shared_bytes(columns, kStaged)), cluster}; }
-  bool available() const { return !forced_mma_tile() && narrow.available(); }
   void operator()(const WgmmaPlan<Parameters>& plan) const {
     const Kernel<Parameters>& kernel = plan.columns == 64 ? narrow : plan.columns == 128 ? middle : wide;
     kernel({size_t(std::min(plan.tiles, multiprocessors()))}, kWgmmaThreads, plan.parameters);
@@ -42,40 +38,26 @@ const PairWidths input_gradient_kernel("wgmma_input_gradient_64_kernel", "wgmma_
 const Widths<WgmmaWeightGradient> weight_gradient_kernel("wgmma_weight_gradient_64_kernel", "wgmma_weight_gradient_128_kernel",
                                                          "wgmma_weight_gradient_256_kernel");
 
-bool start(const PairWidths& kernel, const WgmmaForwards& plans) {
+void start(const PairWidths& kernel, const WgmmaForwards& plans) {
   for (const auto& plan : plans) kernel(plan);
-  return !plans.empty();
 }
 
 }  // namespace
 
-bool wgmma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
-  return forward_kernel.available() && start(forward_kernel, plan_conv2d_forward(y, x, temb, residual, w, b, a));
+void wgmma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
+  start(forward_kernel, plan_conv2d_forward(y, x, temb, residual, w, b, a));
 }
-bool wgmma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
-  return input_gradient_kernel.available() && start(input_gradient_kernel, plan_conv2d_input_gradient(dx, dy, w, a));
+void wgmma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
+  start(input_gradient_kernel, plan_conv2d_input_gradient(dx, dy, w, a));
 }
-bool wgmma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
-  return forward_kernel.available() && start(forward_kernel, plan_linear_forward(y, x0, x1, residual, w, b));
+void wgmma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
+  start(forward_kernel, plan_linear_forward(y, x0, x1, residual, w, b));
 }
-bool wgmma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0) {
-  if (!input_gradient_kernel.available()) return false;
-  WgmmaForwards plans;
-  for (auto [dx, first, count] : {std::tuple(dx0, 0, columns0), std::tuple(dx1, columns0, w.c - columns0)}) {
-    if (!dx) continue;
-    WgmmaForwards more = plan_linear_input_gradient(dx, dy, w.channels(first, count));
-    if (more.empty()) return false;
-    plans.insert(plans.end(), more.begin(), more.end());
-  }
-  return start(input_gradient_kernel, plans);
+void wgmma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0) {
+  if (dx0) start(input_gradient_kernel, plan_linear_input_gradient(dx0, dy, w.channels(0, columns0)));
+  if (dx1) start(input_gradient_kernel, plan_linear_input_gradient(dx1, dy, w.channels(columns0, w.c - columns0)));
 }
 
-WgmmaWeightGradients wgmma_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d a) {
-  return weight_gradient_kernel.available() ? plan_conv2d_weight_gradient(dy, x, a) : WgmmaWeightGradients{};
-}
-WgmmaWeightGradients wgmma_linear_weight_gradient(Tensor dy, Tensor x0, Tensor x1) {
-  return weight_gradient_kernel.available() ? plan_linear_weight_gradient(dy, x0, x1) : WgmmaWeightGradients{};
-}
 void wgmma_weight_gradient(const WgmmaWeightGradients& plans, float* partial) {
   for (auto plan : plans) {
     plan.parameters.partial = partial;

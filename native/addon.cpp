@@ -891,10 +891,10 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     Napi::Env env = info.Env();
     Napi::Object options = object(info, 2, "options");
     int threads = whole(options, "threads", 1, 1024);
-    Type activations = flag(options, "bf16") ? Type::bf16 : Type::real;
+    Type precision = flag(options, "bf16") ? Type::bf16 : Type::real;
     guarded(env, [&] {
       session_ =
-          std::make_shared<Session>(unet_config(object(info, 0, "unet")), noise_schedule(object(info, 1, "noise")), threads, activations);
+          std::make_shared<Session>(unet_config(object(info, 0, "unet")), noise_schedule(object(info, 1, "noise")), threads, precision);
       params_ = std::make_shared<SharedVector>(SharedVector{session_->params()});
       return 0;
     });
@@ -1155,6 +1155,7 @@ Napi::Value info_of(const Napi::CallbackInfo& info) {
   o.Set("cores", double(std::max(1u, std::thread::hardware_concurrency())));
   o.Set("usable", device_state().usable);
   o.Set("device", device_state().text);
+  o.Set("bf16", device_bf16() != Bf16::none);
   o.Set("replays", double(Program::replays()));
   return o;
 }
@@ -1210,13 +1211,20 @@ void read_call(const Napi::CallbackInfo& info, OpCall& call, bool repeated) {
   }
 }
 
+// What a call's attributes `threads` and `bf16_products` ask for.
+Context context_of(const OpCall& call) {
+  Type products = call.number("bf16_products", 0) != 0 ? Type::bf16 : Type::real;
+  check(products == Type::real || device_bf16() == Bf16::products, "op", "bf16_products on a CPU with AVX512_BF16");
+  return Context(int(call.number("threads", 1)), products);
+}
+
 Napi::Value op(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::string name = info[0].ToString();
   return guarded(env, [&]() -> Napi::Value {
     OpCall call;
     read_call(info, call, false);
-    Context context(int(call.number("threads", 1)));
+    Context context = context_of(call);
     run_op(name, call, context);
     call.collect();
     Napi::Object result = Napi::Object::New(env), out = Napi::Object::New(env);
@@ -1243,7 +1251,7 @@ Napi::Value timed_op(const Napi::CallbackInfo& info) {
   return guarded(env, [&]() -> Napi::Value {
     OpCall call;
     read_call(info, call, true);
-    Context context(int(call.number("threads", 1)));
+    Context context = context_of(call);
     std::vector<double> nanoseconds = time_op(name, call, context, launches, runs);
     auto result = Napi::Float64Array::New(env, nanoseconds.size());
     std::copy(nanoseconds.begin(), nanoseconds.end(), result.Data());

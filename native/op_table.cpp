@@ -138,7 +138,7 @@ void OpCall::add(const std::string& name, const double* values, size_t count, co
   real*& place = places_[name];
   device_release(std::exchange(place, nullptr));
   Type& type = types_[name] = number("bf16_" + name, 0) != 0 ? Type::bf16 : Type::real;
-  check(type == Type::real || device_takes_bf16(), "op", "tensors in fp32: this backend takes no bf16");
+  check(type == Type::real || device_bf16() == Bf16::tensors, "op", "tensors in fp32: this backend takes no bf16");
   place = device_allocate(reals_of(type, block.size()));
   if (type == Type::real) {
     device_put(place, block.data(), block.size() * sizeof(real));

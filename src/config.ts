@@ -674,6 +674,14 @@ const table = [
     help: 'where to compute',
   }),
   option({
+    key: 'precision',
+    commands: ['sample'],
+    kind: choice(['fp32', 'bf16']),
+    default: undefined,
+    defaultText: 'bf16 on CUDA, fp32 on a CPU',
+    help: 'how factors are multiplied; bf16 on a CPU needs AVX512_BF16, and rounds those of linear layers, attention and strided convolutions',
+  }),
+  option({
     key: 'threads',
     commands: everywhere,
     kind: integer(0, 1024),

@@ -2,7 +2,7 @@
  * Phoenix: trains diffusion models where the data is. Start with `federate`; README.md shows it in ten lines, examples/ in full.
  */
 
-export { createImages, type Device, type Images, type Session } from './bindings/session.ts';
+export { createImages, type Device, type Images, type Precision, type Session } from './bindings/session.ts';
 export type { Vector } from './bindings/vector.ts';
 export { createVector } from './bindings/vector.ts';
 export type { ExperimentOptions, FederateOptions, FinetuneOptions, SampleOptions, TrainOptions } from './config.ts';

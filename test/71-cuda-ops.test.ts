@@ -8,8 +8,8 @@ import test from 'ava';
 import type { Addon, OpTensor } from '../src/bindings/native.ts';
 import { rng } from '../src/rng.ts';
 import { loadReference } from './addons.ts';
-import { cases, type OpArguments } from './cases.ts';
-import { built, checkPair, cuda, device, emulated, path, roundToBf16, usable } from './cuda.ts';
+import { cases, type OpArguments, roundToBf16 } from './cases.ts';
+import { built, checkPair, cuda, device, emulated, path, usable } from './cuda.ts';
 
 const emulatedCalls = 6;
 const withDevice = usable ? test.serial : test.serial.skip;

@@ -633,6 +633,15 @@ export const cases: OpCase[] = [
 /** Rounds to float32, so that both precisions get the same arguments. */
 export const rounded = (tensor: OpTensor): OpTensor => ({ data: Float64Array.from(tensor.data, f32), shape: tensor.shape });
 
+const bf16 = new Float32Array(1);
+const bits = new Uint32Array(bf16.buffer);
+/** To the nearest bfloat16, ties to even. */
+export function roundToBf16(x: number): number {
+  bf16[0] = x;
+  bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >> 16) & 1)) & 0xffff0000;
+  return bf16[0]!;
+}
+
 /**
  * The backward call that belongs to a forward call and its results: random upstream gradients; every other draw adds to gradients that are
  * there, every fourth leaves out those that may be.

@@ -10,7 +10,7 @@ import type { Addon, OpTensor } from '../src/bindings/native.ts';
 import { PhoenixError } from '../src/errors.ts';
 import type { Rng } from '../src/rng.ts';
 import { loadReference } from './addons.ts';
-import { backwardArguments, type OpArguments, type OpCase } from './cases.ts';
+import { backwardArguments, type OpArguments, type OpCase, roundToBf16 } from './cases.ts';
 
 const require = createRequire(import.meta.url);
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -51,15 +51,6 @@ function withStrides(args: OpArguments, strided: string[] = [], i: number, step 
     .filter((name) => args.tensors[name])
     .map((name, at) => [`ld_${name}`, args.tensors[name]!.shape[3] + step * (1 + at)]);
   return { tensors: args.tensors, attributes: { ...args.attributes, ...Object.fromEntries(strides) } };
-}
-
-const bf16 = new Float32Array(1);
-const bits = new Uint32Array(bf16.buffer);
-/** To nearest even. */
-export function roundToBf16(x: number): number {
-  bf16[0] = x;
-  bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >> 16) & 1)) & 0xffff0000;
-  return bf16[0]!;
 }
 
 /** The call with the tensors named in bf16, and their values such as bf16 holds. */

@@ -37,7 +37,7 @@ void check_attention(const char* op, const Tensor& qkv, const Tensor& o, const T
   check_shape(op, "lse", lse, o.n, 1, 1, heads * o.h * o.w);
 }
 
-void pack(int n, int k, MatrixView b, real* packed) { gemm_pack(n, k, b, packed, 0, gemm_parts(n, k)); }
+void pack(int n, int k, MatrixView b, Packed packed) { gemm_pack(n, k, b, packed, 0, gemm_parts(n, k)); }
 
 }  // namespace
 
@@ -50,7 +50,8 @@ void attention_forward(Context& ctx, Tensor o, Tensor lse, Tensor qkv, int heads
   real* scratch = ctx.scratch(share * threads);
   parallel_for(ctx, threads, [&](size_t begin, size_t end) {
     for (size_t thread = begin; thread < end; thread++) {
-      real *packed_k = scratch + thread * share, *packed_v = packed_k + keys, *scores = packed_v + values;
+      real *at = scratch + thread * share, *scores = at + keys + values;
+      Packed packed_k{at, ctx.products()}, packed_v{at + keys, ctx.products()};
       size_t first = tasks * thread / threads, last = tasks * (thread + 1) / threads;
       for (size_t task = first; task < last; task++) {
         size_t n = task / cuts / heads;

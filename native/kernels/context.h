@@ -1,4 +1,4 @@
-// What every op gets: how many threads it may use, and scratch memory that lives until the next call of `scratch`.
+// What every op gets: how many threads it may use, in which type it multiplies, and scratch memory that lives until the next call of `scratch`.
 #pragma once
 #include <cstddef>
 
@@ -8,12 +8,15 @@ namespace phx {
 
 class Context {
  public:
-  explicit Context(int threads) : threads_(threads < 1 ? 1 : threads) {}
+  explicit Context(int threads, Type products = Type::real) : threads_(threads < 1 ? 1 : threads), products_(products) {}
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
   int threads() const { return threads_; }
+  // bf16: linear layers, convolutions of stride 2 and attention round the factors of their products, forward alone, on tensors of reals. Only on a
+  // device of Bf16::products (device.h).
+  Type products() const { return products_; }
 
   // At least `count` reals of device memory, 64-byte aligned, contents undefined, shared by all threads of the op; grows, never shrinks: a
   // second step of equal shape does not allocate. A second call may move the block: an op calls it once for each of its phases.
@@ -22,6 +25,7 @@ class Context {
 
  private:
   int threads_;
+  Type products_;
   real* block_ = nullptr;
   size_t capacity_ = 0;
 };

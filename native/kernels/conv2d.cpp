@@ -124,13 +124,13 @@ void emit(const Stencil& a, const Target& to, size_t first, size_t last, const r
 
 int row_stride(int columns) { return (columns + 15) / 16 * 16 + 16; }  // rows 2^n bytes apart would fall into one set of the L1 cache
 
-// to = gather(a) · b for all pixels. `scratch` holds product_scratch reals.
+// to = gather(a) · b for all pixels, of factors in type `products`. `scratch` holds product_scratch reals.
 size_t product_share(int n, int k) { return size_t(kRowsAtOnce) * (row_stride(std::min(k, kGemmDepth)) + row_stride(n)); }
 size_t product_scratch(const Context& ctx, int n, int k) { return gemm_packed(n, k) + product_share(n, k) * ctx.threads(); }
 
-void product(Context& ctx, const Stencil& a, MatrixView b, const Target& to, real* scratch) {
+void product(Context& ctx, const Stencil& a, MatrixView b, const Target& to, real* scratch, Type products = Type::real) {
   int n = to.y.c, k = a.columns(), ld = row_stride(std::min(k, kGemmDepth)), ldp = row_stride(n);
-  real* packed = scratch;
+  Packed packed{scratch, products};
   real* shares = scratch + gemm_packed(n, k);
   parallel_for(ctx, gemm_parts(n, k), [&](size_t begin, size_t end) { gemm_pack(n, k, b, packed, begin, end); });
   size_t rows = a.rows(), threads = ctx.threads();
@@ -336,7 +336,8 @@ void conv2d_forward(Context& ctx, Tensor y, Tensor x, Tensor temb, Tensor residu
   if (use_winograd(y, x, a)) return winograd_forward(ctx, y, x, temb, residual, w, b, a.upsample);
   if (use_narrow(y, x, a)) return narrow_forward(ctx, y, x, temb, residual, w, b);
   Stencil s = forward_stencil(y, x, a);
-  product(ctx, s, {w.data, 1, s.columns()}, {y, b, temb, residual}, ctx.scratch(product_scratch(ctx, y.c, s.columns())));
+  product(ctx, s, {w.data, 1, s.columns()}, {y, b, temb, residual}, ctx.scratch(product_scratch(ctx, y.c, s.columns())),
+          a.stride == 2 ? ctx.products() : Type::real);
 }
 
 void conv2d_backward(Context& ctx, Grad dx, Tensor dtemb, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Conv2d a) {

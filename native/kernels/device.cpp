@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+
+#include "simd.h"
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -61,7 +63,8 @@ Program::~Program() = default;
 void Program::run(const std::function<void()>& work) { work(); }
 size_t Program::replays() { return 0; }
 
-bool device_takes_bf16() { return false; }
+// The definitions have no instruction set: they are in double alone.
+Bf16 device_bf16() { return sizeof(real) == sizeof(float) && bf16_products() ? Bf16::products : Bf16::none; }
 
 const DeviceState& device_state() {
   static const DeviceState state{true, "CPU"};

@@ -32,7 +32,7 @@ void* allocate(size_t bytes) {
 
 }  // namespace
 
-bool device_takes_bf16() { return true; }
+Bf16 device_bf16() { return Bf16::tensors; }
 
 real* device_allocate(size_t count) { return static_cast<real*>(allocate(count * sizeof(real))); }
 

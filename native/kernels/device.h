@@ -72,8 +72,10 @@ class Program {
   void* graph_ = nullptr;
 };
 
-// Whether the ops take tensors of Type::bf16.
-bool device_takes_bf16();
+// What computing in bf16 is on this device: ops take tensors of Type::bf16; or tensors are reals, and factors are rounded as they are multiplied
+// (Context::products), without gradients; or there is no such thing.
+enum class Bf16 { none, products, tensors };
+Bf16 device_bf16();
 
 // What the device is, or why there is none; `usable` says which. Neither throws.
 struct DeviceState {

@@ -23,14 +23,31 @@ void pack_panel(int n, int j, int k0, int k1, MatrixView b, real* out) {
   leaves.pack(k1 - k0, std::min(leaves.nr, n - column), b.data + k0 * b.rs + column * b.cs, b.rs, b.cs, out);
 }
 
+// c = row + matrix + a·panels of pairs, each in the first half of its place; a is rounded as its rows are taken up.
+void multiply_rounded(int m, int n, int depth, MatrixView a, const real* panels, real* c, ptrdiff_t ldc, const real* row,
+                      const real* matrix, ptrdiff_t ld) {
+  constexpr int kRowsAtOnce = 112, kPairs = kGemmDepth / 2 + 16;  // 64 KB: stays in L2 from the first panel to the last
+  alignas(64) real pairs[kRowsAtOnce * kPairs];
+  const Bf16Leaves& leaves = bf16_leaves();
+  int nr = gemm_leaves().nr;
+  for (int i = 0; i < m; i += kRowsAtOnce) {
+    int rows = std::min(kRowsAtOnce, m - i);
+    leaves.round_rows(rows, depth, a.data + i * a.rs, a.rs, pairs, kPairs);
+    for (int j = 0; j < n; j += nr)
+      leaves.panel({rows, std::min(nr, n - j), (depth + 1) / 2, pairs, kPairs, 1, panels + size_t(j) * depth, c + i * ldc + j, ldc,
+                    row ? row + j : nullptr, matrix ? matrix + i * ld + j : nullptr, ld});
+  }
+}
+
 // c = row + matrix + a·panels
-void multiply(int m, int n, int depth, MatrixView a, const real* panels, real* c, ptrdiff_t ldc, const real* row, const real* matrix,
+void multiply(int m, int n, int depth, MatrixView a, Packed panels, real* c, ptrdiff_t ldc, const real* row, const real* matrix,
               ptrdiff_t ld) {
+  if (panels.type == Type::bf16) return multiply_rounded(m, n, depth, a, panels.at, c, ldc, row, matrix, ld);
   const GemmLeaves& leaves = gemm_leaves();
   int chunk = 8 * leaves.mr;
   for (int i = 0; i < m; i += chunk)
     for (int j = 0; j < n; j += leaves.nr)
-      leaves.panel({std::min(chunk, m - i), std::min(leaves.nr, n - j), depth, a.data + i * a.rs, a.rs, a.cs, panels + size_t(j) * depth,
+      leaves.panel({std::min(chunk, m - i), std::min(leaves.nr, n - j), depth, a.data + i * a.rs, a.rs, a.cs, panels.at + size_t(j) * depth,
                     c + i * ldc + j, ldc, row ? row + j : nullptr, matrix ? matrix + i * ld + j : nullptr, ld, true});
 }
 
@@ -43,31 +60,33 @@ size_t gemm_packed(int n, int k) { return size_t(k) * width_of(n); }
 size_t gemm_parts(int n, int k) { return size_t(gemm_blocks(k)) * panels_of(n); }
 
 // Packed: block after block of k, in each the panels side by side.
-void gemm_pack(int n, int k, MatrixView b, real* packed, size_t first_part, size_t last_part) {
+void gemm_pack(int n, int k, MatrixView b, Packed packed, size_t first_part, size_t last_part) {
   for (size_t part = first_part; part < last_part; part++) {
     int block = int(part / panels_of(n)), j = int(part % panels_of(n));
     int k0 = gemm_block_begin(k, block), k1 = gemm_block_begin(k, block + 1);
-    pack_panel(n, j, k0, k1, b, packed + size_t(k0) * width_of(n) + size_t(j) * gemm_leaves().nr * (k1 - k0));
+    real* panel = packed.at + size_t(k0) * width_of(n) + size_t(j) * gemm_leaves().nr * (k1 - k0);
+    pack_panel(n, j, k0, k1, b, panel);
+    if (packed.type == Type::bf16) bf16_leaves().round_panel(k1 - k0, panel);
   }
 }
 
-void gemm_rows_of_block(int m, int n, int k, int block, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, const real* row,
+void gemm_rows_of_block(int m, int n, int k, int block, MatrixView a, Packed packed, real* c, ptrdiff_t ldc, const real* row,
                         const real* matrix, ptrdiff_t ld_matrix) {
   int k0 = gemm_block_begin(k, block), k1 = gemm_block_begin(k, block + 1);
-  const real* panels = packed + size_t(k0) * width_of(n);
+  Packed panels{packed.at + size_t(k0) * width_of(n), packed.type};
   if (block == 0)
     multiply(m, n, k1 - k0, a, panels, c, ldc, row, matrix, ld_matrix);
   else
     multiply(m, n, k1 - k0, a, panels, c, ldc, nullptr, c, ldc);
 }
 
-void gemm_rows_onto(int m, int n, int k, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, const real* row, const real* matrix,
+void gemm_rows_onto(int m, int n, int k, MatrixView a, Packed packed, real* c, ptrdiff_t ldc, const real* row, const real* matrix,
                     ptrdiff_t ld_matrix) {
   for (int block = 0; block < gemm_blocks(k); block++)
     gemm_rows_of_block(m, n, k, block, {a.data + gemm_block_begin(k, block) * a.cs, a.rs, a.cs}, packed, c, ldc, row, matrix, ld_matrix);
 }
 
-void gemm_rows(int m, int n, int k, MatrixView a, const real* packed, real* c, ptrdiff_t ldc, bool accumulate) {
+void gemm_rows(int m, int n, int k, MatrixView a, Packed packed, real* c, ptrdiff_t ldc, bool accumulate) {
   gemm_rows_onto(m, n, k, a, packed, c, ldc, nullptr, accumulate ? c : nullptr, ldc);
 }
 

@@ -34,4 +34,16 @@ struct GemmLeaves {
 };
 PHOENIX_DECLARE_SIMD(GemmLeaves, gemm_leaves)
 
+// The same with factors in bfloat16 (gemm_bf16.simd.cpp), two neighbours in k in the place of one float. For AVX-512 alone, and to be called only
+// where bf16_products() (simd.h); null in the other sets.
+struct Bf16Leaves {
+  // A panel of GemmLeaves::pack becomes one of (k + 1)/2 rows of pairs, in place.
+  void (*round_panel)(int k, float* panel);
+  // The same with the rows of a, columns side by side; row i's pairs lie at pairs + i·ld, ld at least k/2 rounded up to 16.
+  void (*round_rows)(int m, int k, const float* a, ptrdiff_t rs, float* pairs, ptrdiff_t ld);
+  // GemmLeaves::panel of pairs: k counts them, cs is 1, `cold` and `ahead` are ignored.
+  void (*panel)(const GemmPanel&);
+};
+PHOENIX_DECLARE_SIMD(Bf16Leaves, bf16_leaves)
+
 }  // namespace phx

@@ -28,8 +28,8 @@ void linear_forward(Context& ctx, Tensor y, Tensor x0, Tensor x1, Tensor residua
   int c1 = x1 ? x1.c : 0;
   MatrixView w0 = view(w).transposed(), w1 = view(w.channels(x0.c, c1)).transposed();
   size_t parts0 = gemm_parts(y.c, x0.c), parts1 = x1 ? gemm_parts(y.c, c1) : 0;
-  real* packed0 = ctx.scratch(gemm_packed(y.c, x0.c) + gemm_packed(y.c, c1));
-  real* packed1 = packed0 + gemm_packed(y.c, x0.c);
+  real* scratch = ctx.scratch(gemm_packed(y.c, x0.c) + gemm_packed(y.c, c1));
+  Packed packed0{scratch, ctx.products()}, packed1{scratch + gemm_packed(y.c, x0.c), ctx.products()};
   parallel_for(ctx, parts0 + parts1, [&](size_t begin, size_t end) {
     if (begin < parts0) gemm_pack(y.c, x0.c, w0, packed0, begin, std::min(end, parts0));
     if (end > parts0) gemm_pack(y.c, c1, w1, packed1, std::max(begin, parts0) - parts0, end - parts0);

@@ -28,6 +28,15 @@ Isa isa() {
   return chosen;
 }
 
+bool bf16_products() {
+#if defined(__x86_64__)
+  static const bool has = isa() == Isa::avx512 && __builtin_cpu_supports("avx512bf16");
+  return has;
+#else
+  return false;
+#endif
+}
+
 const char* isa_name(Isa isa) { return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable"; }
 
 }  // namespace phx

@@ -10,6 +10,7 @@ enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
 Isa isa();       // the one in use
 Isa best_isa();  // the best that this machine has
 const char* isa_name(Isa);
+bool bf16_products();  // AVX-512 is in use, and the processor multiplies pairs of bfloat16 (AVX512_BF16)
 
 // The accessor `TABLE& NAME()` for a table that each instruction set's namespace defines as `extern const TABLE NAME##_table`.
 // clang-format off

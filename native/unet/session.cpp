@@ -56,17 +56,17 @@ void Block::reserve(size_t bytes) {
 Images::Images(size_t count, int height, int width, int channels)
     : count(count), height(height), width(width), channels(channels), block(bytes()) {}
 
-Session::Session(UNetConfig config, NoiseSchedule noise, int threads, Type activations)
+Session::Session(UNetConfig config, NoiseSchedule noise, int threads, Type precision)
     : net_(std::move(config)),
       noise_(std::move(noise)),
-      context_(threads),
+      context_(threads, device_bf16() == Bf16::products ? precision : Type::real),
       params_(std::make_shared<Buffer>(net_.parameter_count())),
       alpha_bar_(noise_.alpha_bar.size() * sizeof(double)),
       progress_(sizeof(Progress)) {
   check(!noise_.alpha_bar.empty(), "session", "a noise schedule of at least one step");
-  check(activations == Type::real || device_takes_bf16(), "session", "a device that computes in bf16; this one does in fp32 only");
+  check(precision == Type::real || device_bf16() != Bf16::none, "session", "a device that computes in bf16; this one does in fp32 only");
   device_put(alpha_bar_.data(), noise_.alpha_bar.data(), alpha_bar_.bytes());
-  if (activations == Type::real) return;
+  if (precision == Type::real || device_bf16() != Bf16::tensors) return;
   rounded_memory_ = std::make_shared<Buffer>(reals_of(Type::bf16, params_->count));
   rounded_ = {rounded_memory_->data, 1, 1, 1, int(params_->count), int(params_->count), Type::bf16};
 }

@@ -96,8 +96,8 @@ struct SampleOptions {
 
 class Session {
  public:
-  // activations: bf16 only where device_takes_bf16(); parameters, their gradients and the optimizer are reals all the same.
-  Session(UNetConfig config, NoiseSchedule noise, int threads, Type activations = Type::real);
+  // precision: bf16 only where device_bf16() is not none; parameters, their gradients and the optimizer are reals all the same.
+  Session(UNetConfig config, NoiseSchedule noise, int threads, Type precision = Type::real);
 
   const UNet& net() const { return net_; }
   BufferPtr params() const { return params_; }

@@ -19,6 +19,8 @@ export type AddonInfo = {
   usable: boolean;
   /** What the device is, or why it cannot be used. */
   device: string;
+  /** Whether a Session may be in bf16: on CUDA; on a CPU, for sampling alone, with AVX512_BF16 instructions and the set avx512 in use. */
+  bf16: boolean;
   /** How often a recorded step was replayed in this process (a CUDA graph); 0 on the CPU. */
   replays: number;
 };

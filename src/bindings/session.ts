@@ -29,7 +29,10 @@ export type Session = Omit<NativeSession, 'train' | 'evalLoss' | 'sample'> &
     /** Zeros on this Session's device; what is done with its vectors needs vectors of the same device. @throws PhoenixError ERR_PHOENIX_MEMORY */
     createVector(length: number): Vector;
     createImages: Addon['createImages'];
-    /** @throws PhoenixError ERR_PHOENIX_NOT_FINITE when a step's loss or gradient is not finite: that step is not applied */
+    /**
+     * @throws PhoenixError ERR_PHOENIX_ARGUMENT on a CPU in bf16, which is for sampling; ERR_PHOENIX_NOT_FINITE when a step's loss or gradient is not
+     * finite: that step is not applied
+     */
     train(images: Images, options: NativeTrain, signal?: AbortSignal): ReturnType<NativeSession['train']>;
     evalLoss(images: Images, options: Parameters<NativeSession['evalLoss']>[1], signal?: AbortSignal): Promise<number>;
     /** Images in [-1,1], (count,H,W,C). */
@@ -46,7 +49,11 @@ export type NativeSessionOptions = {
   noise: NativeNoise;
   /** @default 'auto' */
   device?: Device;
-  /** Of activations and of what they are multiplied with; parameters and optimizer are fp32. @default 'bf16' on CUDA, else 'fp32', which alone a CPU takes */
+  /**
+   * On CUDA that of activations and of what they are multiplied with; parameters and optimizer are fp32. On a CPU 'bf16' is for sampling (and
+   * evalLoss), and needs AVX512_BF16: the products of linear layers, attention and convolutions of stride 2 are of factors rounded to bfloat16, all
+   * else is fp32. @default 'bf16' on CUDA, else 'fp32'
+   */
   precision?: Precision;
   /** Threads of the pool that this Session may use. @default all cores */
   threads?: number;
@@ -97,7 +104,8 @@ export const chooseBackend = (device: Device): Choice => {
 
 /**
  * A new Session with parameters 0. ddpm/session.ts is the door for users.
- * @throws PhoenixError ERR_PHOENIX_SHAPE for a U-Net that does not fit together, ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
+ * @throws PhoenixError ERR_PHOENIX_SHAPE for a U-Net that does not fit together, ERR_PHOENIX_ARGUMENT for bf16 on a CPU without AVX512_BF16,
+ * ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
  */
 export const createNativeSession = (options: NativeSessionOptions): Session =>
   sessionOn(addon(chooseBackend(options.device ?? 'auto').backend), options);
@@ -105,7 +113,23 @@ export const createNativeSession = (options: NativeSessionOptions): Session =>
 /** createNativeSession on a given addon, so that tests can ask for the reference backend. */
 export const sessionOn = (native: Addon, options: NativeSessionOptions): Session => {
   const threads = options.threads ?? availableParallelism();
-  const precision = options.precision ?? (native.info().backend === 'cuda' ? 'bf16' : 'fp32');
+  const { backend, isa, bf16 } = native.info();
+  const precision = options.precision ?? (backend === 'cuda' ? 'bf16' : 'fp32');
+  if (precision === 'bf16' && !bf16) {
+    const asked = process.env.PHOENIX_CPU_ISA ? ` (PHOENIX_CPU_ISA=${process.env.PHOENIX_CPU_ISA})` : '';
+    throw new PhoenixError(
+      'ERR_PHOENIX_ARGUMENT',
+      `precision 'bf16' needs CUDA, or a CPU with AVX512_BF16 instructions and the set avx512 in use; this one is ${backend} with the set ${isa}${asked}, without them. Use precision 'fp32'.`,
+    );
+  }
+  /** What needs a gradient. */
+  const training = async <T>(call: () => Promise<T>): Promise<T> => {
+    if (precision === 'fp32' || backend === 'cuda') return call();
+    throw new PhoenixError(
+      'ERR_PHOENIX_ARGUMENT',
+      "training on a CPU is in fp32, but this Session has precision 'bf16', which is for sampling there. Make one with precision 'fp32'.",
+    );
+  };
   const session = native.createSession(options.unet, options.noise, { threads, bf16: precision === 'bf16' });
   const parameters: ParameterEntry[] = session.parameters;
   const dispose = () => session.dispose();
@@ -129,7 +153,7 @@ export const sessionOn = (native: Addon, options: NativeSessionOptions): Session
       return session.adamV;
     },
     init: (key) => session.init(key),
-    train: (images, train, signal) => abortable(native, signal, (abort) => session.train(images, train, abort)),
+    train: (images, train, signal) => training(() => abortable(native, signal, (abort) => session.train(images, train, abort))),
     evalLoss: (images, evaluation, signal) => abortable(native, signal, (abort) => session.evalLoss(images, evaluation, abort)),
     sample: (sample, signal) =>
       abortable(native, signal, async (abort) => {
@@ -151,7 +175,7 @@ export const sessionOn = (native: Addon, options: NativeSessionOptions): Session
         return images;
       }),
     forward: (x, t, weights, classes) => session.forward(x, t, weights, classes),
-    gradient: (x, t, target, weights, classes) => session.gradient(x, t, target, weights, classes),
+    gradient: (x, t, target, weights, classes) => training(() => session.gradient(x, t, target, weights, classes)),
     memory: () => session.memory(),
     dispose,
     [Symbol.dispose]: dispose,

@@ -1,5 +1,5 @@
 /** The door to a Session: a checked U-Net and a noise schedule on a device. */
-import { createNativeSession, type Device, type Session } from '../bindings/session.ts';
+import { createNativeSession, type Device, type Precision, type Session } from '../bindings/session.ts';
 import { type Noise, noise as noiseOf } from './noise.ts';
 import { toNative, type UNetConfig } from './unet.ts';
 
@@ -9,13 +9,19 @@ export type SessionOptions = {
   noise?: Noise;
   /** @default 'auto' */
   device?: Device;
+  /**
+   * 'bf16' on a CPU is for sampling, and needs AVX512_BF16: linear layers, attention and convolutions of stride 2 multiply factors rounded to
+   * bfloat16. @default 'bf16' on CUDA, else 'fp32'
+   */
+  precision?: Precision;
   /** CPU threads that this Session may use. @default all cores */
   threads?: number;
 };
 
 /**
  * A new Session. Its parameters are 0 until `init(key)` or a checkpoint fills them. Free it with `dispose()` or `using`.
- * @throws PhoenixError ERR_PHOENIX_CONFIG for a U-Net that does not fit together, ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
+ * @throws PhoenixError ERR_PHOENIX_CONFIG for a U-Net that does not fit together, ERR_PHOENIX_ARGUMENT for bf16 on a CPU without AVX512_BF16,
+ * ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
  */
-export const createSession = ({ unet, noise = noiseOf(), device, threads }: SessionOptions): Session =>
-  createNativeSession({ unet: toNative(unet), noise, device, threads });
+export const createSession = ({ unet, noise = noiseOf(), device, precision, threads }: SessionOptions): Session =>
+  createNativeSession({ unet: toNative(unet), noise, device, precision, threads });

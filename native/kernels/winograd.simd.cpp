@@ -252,9 +252,14 @@ void filter_gradient(int c, const float* du, ptrdiff_t stride, float* dw, ptrdif
 }
 
 template <class A>
+concept HasGradient = requires(Vec* d) {
+  A::gradient(d, 1);
+};
+
+template <class A>
 constexpr WinogradTransforms transforms() {
   WinogradTransforms t = {A::window, A::outputs, A::v_side, A::u_side, A::m_side, A::v_of, A::u_of, input<A>, output<A>, filter<A>};
-  if constexpr (requires(Vec* d) { A::gradient(d, 1); }) t.gradient = gradient<A>, t.filter_gradient = filter_gradient<A>;
+  if constexpr (HasGradient<A>) t.gradient = gradient<A>, t.filter_gradient = filter_gradient<A>;
   return t;
 }
 

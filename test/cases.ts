@@ -85,7 +85,7 @@ export function conv(
   r: Rng,
 ): OpArguments {
   const { stride = 1, pad = 1, upsample = 1 } = options;
-  const y: Shape = [n, (h * upsample) / stride, (w * upsample) / stride, k];
+  const y: Shape = [n, Math.floor((h * upsample) / stride), Math.floor((w * upsample) / stride), k];
   return {
     tensors: given({
       y: output(y),

@@ -15,12 +15,19 @@ bool all_in_pieces(const Product& p) {
   return std::ranges::all_of(tensors, [](const Tensor& t) { return !t || in_pieces(t); });
 }
 
-// Everything in bf16 pieces (temb in pairs), and the pixels of the result, or those summed over, in boxes that fill a tile.
+// Strided or enlarged, not both; and with a stride, dx in whole phases: as many pixels of it as of dy for each.
+bool whole_phases(const Product& p) {
+  auto [stride, pad, upsample] = *p.window;
+  return (stride == 1 || upsample == 1) && (p.pass != Pass::input_gradient || (p.x0.h % stride == 0 && p.x0.w % stride == 0));
+}
+
+// Everything in bf16 pieces (temb in pairs), whole phases, and the pixels of the result, or those summed over, in boxes that fill a tile.
 bool suits_wgmma(const Product& p) {
   if (!all_in_pieces(p)) return false;
   if (p.temb && (p.temb.type != Type::bf16 || p.temb.ld % 2 || uintptr_t(p.temb.data) % 4)) return false;
   int tile = p.pass == Pass::weight_gradient ? kWgmmaDepth : kWgmmaRows;
   if (!p.window) return bool(cover_pixels(1, 1, int(p.y.rows()), tile));
+  if (!whole_phases(p)) return false;
   bool to_x = p.pass == Pass::input_gradient;
   const Tensor& out = to_x ? p.x0 : p.y;
   auto [stride, pad, upsample] = *p.window;
@@ -29,12 +36,9 @@ bool suits_wgmma(const Product& p) {
   return tiles && tiles->box.w * step <= kMostCopied && tiles->box.h * step <= kMostCopied;
 }
 
-// Everything in bf16 pieces, and the pixels of dx in whole phases.
+// Everything in bf16 pieces, and for the inputs' gradient whole phases.
 bool suits_mma(const Product& p) {
-  if (!all_in_pieces(p) || (p.temb && !in_pieces(p.temb))) return false;
-  if (!p.window || p.pass != Pass::input_gradient) return true;
-  auto [stride, pad, upsample] = *p.window;
-  return p.x0.h % stride == 0 && p.x0.w % stride == 0 && (stride == 1 || upsample == 1);
+  return all_in_pieces(p) && (!p.temb || in_pieces(p.temb)) && (p.pass != Pass::input_gradient || !p.window || whole_phases(p));
 }
 
 // A plain convolution between few channels of any type and many in bf16 pieces, whose weights fit shared memory.

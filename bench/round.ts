@@ -62,6 +62,7 @@ export async function benchRound(options: RoundOptions): Promise<RoundResult> {
   const store = memoryStore();
   const transport = memoryTransport(
     shares.map((train, i) => createClient({ id: `client-${i + 1}`, session, images, train, heldOut: none, store, seed: SEED })),
+    { handOver: device === 'cuda' },
   );
   const fit = {
     epochs: 1,

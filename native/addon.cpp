@@ -341,6 +341,7 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
                         InstanceMethod<&VectorHandle::scale>("scale"),
                         InstanceMethod<&VectorHandle::fill>("fill"),
                         InstanceMethod<&VectorHandle::subtract>("subtract"),
+                        InstanceMethod<&VectorHandle::round_bf16>("roundToBf16"),
                         InstanceMethod<&VectorHandle::interpolate>("interpolate"),
                         InstanceMethod<&VectorHandle::copy>("copy"),
                         InstanceMethod<&VectorHandle::dot>("dot"),
@@ -436,6 +437,10 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
   Napi::Value subtract(const Napi::CallbackInfo& info) {
     auto a = same_length(info, 0, "a"), b = same_length(info, 1, "b");
     return change(info, {a, b}, [a, b](Buffer& y) { phx::subtract(vector_context(), y.data, a->buffer->data, b->buffer->data, y.count); });
+  }
+  Napi::Value round_bf16(const Napi::CallbackInfo& info) {
+    auto x = same_length(info, 0, "from");
+    return change(info, {x}, [x](Buffer& y) { phx::round_bf16(vector_context(), y.data, x->buffer->data, y.count); });
   }
   Napi::Value interpolate(const Napi::CallbackInfo& info) {
     auto x = same_length(info, 0, "x");
@@ -1157,6 +1162,7 @@ Napi::Value info_of(const Napi::CallbackInfo& info) {
   o.Set("device", device_state().text);
   o.Set("bf16", device_bf16() != Bf16::none);
   o.Set("replays", double(Program::replays()));
+  o.Set("copied", double(device_copied()));
   return o;
 }
 

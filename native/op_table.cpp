@@ -1,13 +1,12 @@
 #include "op_table.h"
 
 #include <algorithm>
-#include <bit>
 #include <chrono>
-#include <cmath>
 #include <functional>
 #include <limits>
 #include <utility>
 
+#include "kernels/bf16.h"
 #include "kernels/check.h"
 #include "kernels/device.h"
 #include "kernels/philox.h"
@@ -17,12 +16,6 @@ namespace {
 
 constexpr size_t kGuardWords = 32;
 constexpr real kGuard = real(-0x1p99);  // exact in bf16
-
-// Rounded to nearest even, as encode_bf16 does; NaN stays NaN.
-uint16_t to_bf16(float x) {
-  uint32_t bits = std::bit_cast<uint32_t>(x);
-  return uint16_t(std::isnan(x) ? 0x7FC0 : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
 
 uint64_t key(const OpCall& c) { return uint64_t(c.number("key_lo", 0)) | uint64_t(c.number("key_hi", 0)) << 32; }
 Prediction prediction(const OpCall& c) { return Prediction(int(c.number("prediction", 0))); }
@@ -87,6 +80,7 @@ const std::map<std::string, Op>& table() {
       OP(axpy, T(y).data, T(x).data, c.number("a", 1), T(y).size()),
       OP(scale, T(y).data, c.number("a", 1), T(y).size()),
       OP(subtract, T(y).data, T(a).data, T(b).data, T(y).size()),
+      OP(round_bf16, T(y).data, T(x).data, T(y).size()),
       OP(interpolate, T(y).data, T(x).data, c.number("a", 1), T(y).size()),
       OP(proximal, T(g).data, T(p).data, T(anchor).data, c.number("mu", 1), T(g).size()),
       OP(adam_step, T(p).data, T(m).data, T(v).data, T(ema).data, T(rounded), T(g).data, T(p).size(), adam(c)),
@@ -144,7 +138,7 @@ void OpCall::add(const std::string& name, const double* values, size_t count, co
     device_put(place, block.data(), block.size() * sizeof(real));
   } else {
     std::vector<uint16_t> packed(block.size());
-    for (size_t i = 0; i < packed.size(); i++) packed[i] = to_bf16(float(block[i]));
+    for (size_t i = 0; i < packed.size(); i++) packed[i] = to_bf16(block[i]);
     device_put(place, packed.data(), packed.size() * sizeof(uint16_t));
   }
   tensors_[name] = t;
@@ -199,7 +193,7 @@ void OpCall::collect() {
     } else {
       std::vector<uint16_t> packed(block.size());
       device_get(packed.data(), places_.at(name), packed.size() * sizeof(uint16_t));
-      for (size_t i = 0; i < packed.size(); i++) block[i] = real(std::bit_cast<float>(uint32_t(packed[i]) << 16));
+      for (size_t i = 0; i < packed.size(); i++) block[i] = from_bf16(packed[i]);
     }
     for (size_t i = 0; i < kGuardWords; i++)
       if (block[i] != kGuard || block[block.size() - 1 - i] != kGuard)

@@ -129,6 +129,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
           seed,
         }),
       ),
+      { handOver: session.info.backend === 'cuda' },
     );
     onStart?.({
       kind: 'federate',

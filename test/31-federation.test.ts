@@ -5,12 +5,14 @@ import { emaDecayAt } from '../src/ddpm/unet.ts';
 import { PhoenixError } from '../src/errors.ts';
 import { type Client, createClient } from '../src/fl/client.ts';
 import { type FederationOptions, initialState, runFederation } from '../src/fl/federation.ts';
+import { encodeMessage } from '../src/fl/message.ts';
 import { selectClients } from '../src/fl/select.ts';
 import { applyServerStep, type ServerStep, startMoments } from '../src/fl/server-step.ts';
 import { memoryStore } from '../src/fl/store.ts';
 import { fedavg } from '../src/fl/strategies/fedavg.ts';
 import { type MemoryTransportOptions, memoryTransport } from '../src/fl/transports/memory.ts';
-import type { FederationState, RoundRecord, ServerStepKind, Store, Strategy, Transport } from '../src/fl/types.ts';
+import type { FederationState, HandedOver, RoundRecord, ServerStepKind, Store, Strategy, Transport } from '../src/fl/types.ts';
+import type { CreateVector } from '../src/fl/vector.ts';
 import { streamKey } from '../src/rng.ts';
 import { alive, fakeImages, fakeSession, fakeVector } from './fake-session.ts';
 import { plainFit } from './plain-fit.ts';
@@ -35,6 +37,8 @@ type World = {
   dataOf?(client: number): Int32Array;
   stream?(id: string, round: number): bigint;
   failures?: MemoryTransportOptions['failures'];
+  handOver?: boolean;
+  createVector?: CreateVector;
   wrap?(client: Client): Client;
   strategy?: Strategy;
   serverStep?: ServerStep;
@@ -47,6 +51,8 @@ async function world({
   dataOf,
   stream,
   failures,
+  handOver,
+  createVector = fakeVector,
   wrap = (client) => client,
   strategy = fedavg(),
   serverStep,
@@ -63,11 +69,11 @@ async function world({
         store,
         seed,
         stream,
-        createVector: fakeVector,
+        createVector,
       }),
     ),
   );
-  const transport = memoryTransport(clients, { failures });
+  const transport = memoryTransport(clients, { failures, handOver });
   const state = await initialState({ session, seed, strategy, serverStep, createVector: fakeVector });
   const records: RoundRecord[] = [];
   const run = (rounds: number, change: Partial<FederationOptions> = {}, from: FederationState = state) =>
@@ -263,7 +269,8 @@ test('updates that are damaged, foreign or not finite are left out', async (t) =
   };
   for (const [name, damage] of Object.entries(spoil)) {
     const w = await world({
-      wrap: (client) => (client.info.id === 'a' ? { ...client, upload: async (round) => damage(await client.upload(round)) } : client),
+      wrap: (client) =>
+        client.info.id === 'a' ? { ...client, upload: async (round) => damage((await client.upload(round)) as Uint8Array) } : client,
     });
     const state = await w.run(1);
     t.like(w.records[0]!.failures, [{ client: 'a', stage: 'upload' }], name);
@@ -274,6 +281,91 @@ test('updates that are damaged, foreign or not finite are left out', async (t) =
   a!.upload = (round) => b!.upload(round);
   await swapped.run(1);
   t.regex(swapped.records[0]!.failures[0]!.reason, /client a .*that of b/);
+});
+
+test('so are updates handed over as vectors', async (t) => {
+  const update = { kind: 'update', version: 1, client: 'a', round: 1, codec: 'float32', count: P } as const;
+  const spoil: Record<string, (update: HandedOver) => HandedOver> = {
+    'too short': (came) => ({ ...came, vector: fakeVector(P - 1) }),
+    'too short, and says so': (came) => ({ ...came, head: encodeMessage({ ...update, count: P - 1 }), vector: fakeVector(P - 1) }),
+    'no head': (came) => ({ ...came, head: new Uint8Array(0) }),
+    'a head and more': (came) => ({ ...came, head: Uint8Array.of(...came.head, 0, 0, 0, 0) }),
+    "another client's": (came) => ({ ...came, head: encodeMessage({ ...update, client: 'b' }) }),
+    'of another round': (came) => ({ ...came, head: encodeMessage({ ...update, round: 2 }) }),
+    'of a codec for bytes': (came) => ({ ...came, head: encodeMessage({ ...update, codec: 'int8' }) }),
+    NaN: (came) => {
+      const vector = fakeVector(P);
+      vector.values[P - 1] = Number.NaN;
+      return { ...came, vector };
+    },
+  };
+  for (const [name, damage] of Object.entries({ none: (came: HandedOver) => came, ...spoil })) {
+    const w = await world({
+      handOver: true,
+      wrap: (client) =>
+        client.info.id === 'a' ? { ...client, upload: async (round) => damage((await client.upload(round)) as HandedOver) } : client,
+    });
+    const state = await w.run(1);
+    const failed = w.records[0]!.failures.map(({ client, stage }) => ({ client, stage }));
+    t.deepEqual(failed, name === 'none' ? [] : [{ client: 'a', stage: 'upload' }], name);
+    t.true(await state.params.isFinite());
+  }
+});
+
+test('handed over as vectors, a federation is the same, but for the Store; without room they go there as bytes', async (t) => {
+  const run = async (handOver: boolean, room: number) => {
+    let made = 0;
+    const createVector = (length: number) => {
+      if (made === room) throw new PhoenixError('ERR_PHOENIX_MEMORY', 'no room');
+      made++;
+      const vector = fakeVector(length);
+      let left = 1;
+      const dispose = () => {
+        made -= left;
+        left = 0;
+        vector.dispose();
+      };
+      return { ...vector, dispose };
+    };
+    const stored = new Set<string>();
+    const full = memoryStore();
+    const store: Store = { ...full, set: (key, value) => full.set(key, value).then(() => void stored.add(key)) };
+    let reports = 0; // bytes; they vary with the seconds in them
+    const w = await world({
+      handOver,
+      createVector,
+      store,
+      failures: [{ client: 'b', round: 2, stage: 'upload' }],
+      wrap: (client) => ({
+        ...client,
+        async train(task, options) {
+          const report = await client.train(task, options);
+          reports += report.length;
+          return report;
+        },
+      }),
+    });
+    const { params, ema } = await w.run(3, { createVector });
+    t.is(made, 0, 'all vectors are freed');
+    t.deepEqual(await store.keys(), []);
+    const { bytesUp, bytesDown } = w.transport.traffic();
+    const records = w.records.map((record) => ({
+      ...record,
+      bytesUp: 0,
+      seconds: 0,
+      clients: record.clients.map((client) => ({ ...client, seconds: 0 })),
+    }));
+    return {
+      same: { params: await bytes(params), ema: await bytes(ema), records, bytesUp: bytesUp - reports, bytesDown },
+      stored: [...stored],
+    };
+  };
+  const plain = await run(false, Infinity);
+  const free = await run(true, Infinity);
+  const narrow = await run(true, 6);
+  t.deepEqual(free.same, plain.same);
+  t.deepEqual(narrow.same, plain.same);
+  t.deepEqual([plain.stored, free.stored, narrow.stored], [['a/delta', 'b/delta', 'c/delta'], [], ['c/delta']]);
 });
 
 test('trouble of the host ends the round instead of leaving clients out', async (t) => {
@@ -473,13 +565,13 @@ test('bytes are what a network would carry', async (t) => {
       ...client,
       async train(task, options) {
         const report = await client.train(task, options);
-        sent.task.push(task);
+        sent.task.push(task as Uint8Array);
         sent.report.push(report);
         return report;
       },
       async upload(round) {
         const update = await client.upload(round);
-        sent.update.push(update);
+        sent.update.push(update as Uint8Array);
         return update;
       },
     }),

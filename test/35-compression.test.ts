@@ -9,8 +9,9 @@ import { initialState, runFederation } from '../src/fl/federation.ts';
 import { decodeMessage, encodeMessage } from '../src/fl/message.ts';
 import { memoryStore } from '../src/fl/store.ts';
 import { fedavg } from '../src/fl/strategies/fedavg.ts';
+import { strategies } from '../src/fl/strategies/index.ts';
 import { memoryTransport } from '../src/fl/transports/memory.ts';
-import type { RoundRecord, Strategy } from '../src/fl/types.ts';
+import type { RoundRecord, Store, Strategy } from '../src/fl/types.ts';
 import { decodeUpdate, encodeTask, encodeUpdate, parseCompression, setBytes } from '../src/fl/vector.ts';
 import { rng } from '../src/rng.ts';
 import { plainFit } from './plain-fit.ts';
@@ -66,6 +67,9 @@ test('bf16 rounds to nearest even, two bytes a value', async (t) => {
   const { values: came, payload } = await sent(values, 'bf16');
   t.is(payload.length, 2 * values.length);
   t.true(came.every((value, i) => Math.abs(value - values[i]!) <= Math.abs(values[i]!) * 2 ** -8));
+  const rounded = createVector(values.length);
+  await rounded.roundToBf16(await vectorOf(values));
+  t.deepEqual(await numbers(rounded), came, 'and the same without bytes');
 });
 
 test('int8 keeps each block of 1024 within half a step of its own scale', async (t) => {
@@ -191,7 +195,9 @@ const fit = {
   optimizer: 'reset' as const,
 };
 
-async function world(compress: string, { strategy = fedavg() as Strategy, store = memoryStore() } = {}) {
+type World = { strategy?: Strategy; store?: Store; handOver?: boolean; taskCodec?: 'bf16'; personal?: string[] };
+
+async function world(compress: string, { strategy = fedavg(), store = memoryStore(), handOver, taskCodec, personal }: World = {}) {
   const session = createNativeSession({ unet: toNative(unet), noise: schedule, threads: 1 });
   const clients = [0, 1].map((i) =>
     createClient({
@@ -204,19 +210,21 @@ async function world(compress: string, { strategy = fedavg() as Strategy, store 
       seed: 3,
     }),
   );
-  const transport = memoryTransport(clients);
+  const transport = memoryTransport(clients, { handOver });
   const state = await initialState({ session, seed: 3, strategy });
   const records: RoundRecord[] = [];
   const run = (rounds: number, from = state) =>
     runFederation(from, {
       transport,
       strategy,
-      fit: { ...fit, compress },
+      fit: { ...fit, compress, personal },
+      taskCodec,
+      parameters: session.parameters,
       rounds,
       seed: 3,
       onRound: (_, record) => void records.push(record),
     });
-  return { session, clients, state, store, records, run };
+  return { session, clients, transport, state, store, records, run };
 }
 
 const norm = (a: ArrayLike<number>) => Math.hypot(...Array.from(a));
@@ -270,6 +278,29 @@ test('a compressed federation learns what one without compression learns', async
   for (const compress of ['bf16', 'int8']) {
     const came = await numbers((await (await world(compress)).run(4)).params);
     t.true(norm(came.map((value, i) => value - plain[i]!)) < 0.05 * norm(plain.map((value, i) => value - start[i]!)), compress);
+  }
+});
+
+test('handed over as vectors, updates and tasks of any codec arrive as they do in bytes', async (t) => {
+  const ways: [string, World][] = [
+    ['none', {}],
+    ['bf16', { taskCodec: 'bf16' }],
+    ['none', { personal: ['conv_in.*', '*norm*'] }],
+    ['bf16', { strategy: strategies.median() }],
+    ['int8', {}],
+    ['topk:0.05', {}],
+  ];
+  for (const [compress, way] of ways) {
+    const run = async (handOver: boolean) => {
+      const w = await world(compress, { ...way, handOver });
+      const { params, ema } = await w.run(2);
+      const kept = (await w.store.keys()).sort();
+      const contents = await Promise.all(kept.map(async (key) => Buffer.from((await w.store.get(key))!).toString('base64')));
+      const norms = w.records.map(({ clients }) => clients.map(({ deltaNorm }) => deltaNorm));
+      const { bytesDown } = w.transport.traffic();
+      return { params: await numbers(params), ema: await numbers(ema), kept, contents, norms, bytesDown };
+    };
+    t.deepEqual(await run(true), await run(false), `${compress} ${Object.keys(way)}`);
   }
 });
 

@@ -221,6 +221,8 @@ withDevice('vectors compute on the device what they compute on the CPU', async (
     const mean = await make(undefined, 1000);
     await mean.trimmedMean(x, { rows: 5, columns: 1000, trim: 1, offset: 0 });
     await keep(mean);
+    await y.roundToBf16(x);
+    await keep(y);
     await y.copy(x, 100, 200);
     await y.fill(0.5);
     await keep(y);
@@ -252,51 +254,81 @@ withDevice('too little memory is an error that names the bytes wanted and free, 
   t.true([...losses, ...next].every(Number.isFinite));
 });
 
-withDevice('a federated round on the device is that of the CPU, and a change of client records nothing anew', async (t) => {
-  const run = async (native: Addon) => {
-    using session = open(native);
-    using images = await createImages(set, native);
-    const createVector = (length: number) => native.createVector(length);
-    const store = memoryStore();
-    const clients = [0, 1].map((i) =>
-      createClient({
-        id: `c${i}`,
-        session,
-        images,
-        train: Int32Array.from({ length: 3 }, (_, j) => 3 * i + j),
-        heldOut: new Int32Array(0),
-        classes,
-        store,
-        seed: 3,
-        createVector,
-      }),
-    );
-    const strategy = fedavg();
-    const optimizer = 'reset' as const;
-    const fitOptions = {
-      epochs: 1,
-      batch: BATCH,
-      lr: 1e-3,
-      warmupSteps: 0,
-      beta1: 0.9,
-      beta2: 0.999,
-      adamEps: 1e-8,
-      weightDecay: 0,
-      clip: 1,
-    };
-    let federation = await initialState({ session, seed: 3, strategy, createVector });
-    const before = native.info().replays;
-    let steps = 0;
-    for (let round = 0; round < 2; round++) {
-      const io = { transport: memoryTransport(clients), strategy, seed: 3, createVector };
-      const fit = { ...fitOptions, flip: true, minSnrGamma: 0, mu: 0, optimizer };
-      const done = await runRound(federation, { ...io, fit });
-      federation = done.state;
-      steps += done.record.clients.reduce((sum, client) => sum + client.steps, 0);
-    }
-    return { params: await floats(federation.params), steps, replays: native.info().replays - before };
+type Federation = { handOver?: boolean; compress?: 'none' | 'bf16'; mu?: number; trainOn?: number };
+
+/** Two rounds of two clients; `copied`: bytes between the host and the device meanwhile. */
+async function federate(native: Addon, { handOver = false, compress = 'none', mu = 0, trainOn = 2 }: Federation) {
+  using session = open(native);
+  using images = await createImages(set, native);
+  const createVector = (length: number) => native.createVector(length);
+  const store = memoryStore();
+  const clients = [0, 1].map((i) =>
+    createClient({
+      id: `c${i}`,
+      session,
+      images,
+      train: Int32Array.from({ length: trainOn }, (_, j) => trainOn * i + j),
+      heldOut: new Int32Array(0),
+      classes,
+      store,
+      seed: 3,
+      createVector,
+    }),
+  );
+  const strategy = fedavg();
+  const fitOptions = {
+    epochs: 1,
+    batch: BATCH,
+    lr: 1e-3,
+    warmupSteps: 0,
+    beta1: 0.9,
+    beta2: 0.999,
+    adamEps: 1e-8,
+    weightDecay: 0,
+    clip: 1,
+    flip: true,
+    minSnrGamma: 0,
+    mu,
+    optimizer: 'reset' as const,
+    compress,
   };
-  const [onGpu, onCpu] = [await run(gpu), await run(addon('cpu'))];
+  const io = {
+    transport: memoryTransport(clients, { handOver }),
+    strategy,
+    fit: fitOptions,
+    taskCodec: compress === 'bf16' ? ('bf16' as const) : ('float32' as const),
+    seed: 3,
+    createVector,
+  };
+  let state = await initialState({ session, seed: 3, strategy, createVector });
+  const before = native.info();
+  let steps = 0;
+  for (let round = 0; round < 2; round++) {
+    const done = await runRound(state, io);
+    state = done.state;
+    steps += done.record.clients.reduce((sum, client) => sum + client.steps, 0);
+  }
+  const { replays, copied } = native.info();
+  return { params: await floats(state.params), steps, replays: replays - before.replays, copied: copied - before.copied };
+}
+
+withDevice('a federated round on the device is that of the CPU, and a change of client records nothing anew', async (t) => {
+  const way = { mu: 0.1, trainOn: 3 };
+  const [onGpu, onCpu] = [await federate(gpu, { ...way, handOver: true }), await federate(addon('cpu'), way)];
   t.is(onGpu.replays, onGpu.steps - 1, 'one step ran, all others replayed it');
   t.true(difference(onGpu.params, onCpu.params) <= 1e-3, `parameters differ by ${difference(onGpu.params, onCpu.params)}`);
+});
+
+withDevice('handed over on the device, no vector is copied to the host or back, and the bits are those of messages in bytes', async (t) => {
+  const bytesOf = ({ params }: { params: Float32Array }) => 4 * params.length;
+  const plain = await federate(gpu, { handOver: true });
+  t.true(plain.copied < bytesOf(plain), `${plain.copied} bytes were copied, a vector has ${bytesOf(plain)}`);
+  const encoded = await federate(gpu, {});
+  t.deepEqual(plain.params, encoded.params);
+  t.true(encoded.copied >= 16 * bytesOf(plain), 'each task and update to the host and back: the counter counts');
+
+  // What a lossy compression leaves out goes to the Store, for the next round: of two clients in the first round, and in the second there and back.
+  const rounded = await federate(gpu, { handOver: true, compress: 'bf16' });
+  t.is(Math.floor(rounded.copied / bytesOf(plain)), 6, `${rounded.copied} bytes`);
+  t.deepEqual(rounded.params, (await federate(gpu, { compress: 'bf16' })).params);
 });

@@ -622,6 +622,7 @@ export const cases: OpCase[] = [
   vectorCase('axpy', ['y', 'x'], { inPlace: ['y'], attributes: factor('a') }),
   vectorCase('scale', ['y'], { inPlace: ['y'], attributes: factor('a') }),
   vectorCase('subtract', ['y', 'a', 'b'], { outputs: ['y'] }),
+  vectorCase('round_bf16', ['y', 'x'], { outputs: ['y'] }),
   vectorCase('interpolate', ['y', 'x'], { inPlace: ['y'], attributes: factor('a') }),
   vectorCase('proximal', ['g', 'p', 'anchor'], { inPlace: ['g'], attributes: factor('mu') }),
   adamStep,

@@ -14,6 +14,9 @@ type FakeVector = Vector & { values: Float32Array };
 
 const valuesOf = (vector: Vector) => (vector as FakeVector).values;
 
+const cutOff = (value: number) =>
+  new Float32Array(Uint32Array.from(new Uint32Array(Float32Array.of(value).buffer), (bits) => bits & 0xffff0000).buffer)[0]!;
+
 export function fakeVector(length: number): FakeVector {
   const values = new Float32Array(length);
   let disposed = false;
@@ -34,6 +37,7 @@ export function fakeVector(length: number): FakeVector {
     scale: (a) => each((i) => a * values[i]!),
     fill: (value) => each(() => value),
     subtract: (a, b) => each((i) => valuesOf(a)[i]! - valuesOf(b)[i]!, a, b),
+    roundToBf16: (from) => each((i) => cutOff(valuesOf(from)[i]!), from),
     interpolate: (x, a) => each((i) => values[i]! + a * (valuesOf(x)[i]! - values[i]!), x),
     async copy(from, offset, count) {
       values.set(valuesOf(from).subarray(offset, offset + count), offset);
@@ -55,7 +59,7 @@ export function fakeVector(length: number): FakeVector {
     async fromBytes(bytes, offset) {
       values.set(new Float32Array(Uint8Array.from(bytes).buffer), offset);
     },
-    // Cut off instead of rounded to even: the residual of an update is then larger than the real one's, and as exact.
+    // Cut off instead of rounded to even, as above: the residual of an update is then larger than the real one's, and as exact.
     async encode(codec, offset, count) {
       const part = values.subarray(offset, offset + count);
       if (codec === 'bf16') return new Uint8Array(Uint16Array.from(new Uint32Array(part.slice().buffer), (bits) => bits >>> 16).buffer);

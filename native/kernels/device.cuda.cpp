@@ -15,6 +15,8 @@ namespace {
 const Kernel<Copy> copy_kernel("copy_kernel");
 const Kernel<Fill> fill_kernel("fill_kernel");
 
+std::atomic<size_t> copied = 0;
+
 void* allocate(size_t bytes) {
   const Driver& d = driver();
   bytes = std::max<size_t>(bytes, 1);
@@ -51,12 +53,15 @@ void device_release(void* block) {
 }
 
 void device_put(void* to, const void* from_host, size_t bytes) {
-  if (bytes) PHOENIX_CALL(driver(), cuMemcpyHtoDAsync, address(to), from_host, bytes, current_stream());
+  if (!bytes) return;
+  PHOENIX_CALL(driver(), cuMemcpyHtoDAsync, address(to), from_host, bytes, current_stream());
+  copied += bytes;
 }
 
 void device_get(void* to_host, const void* from, size_t bytes) {
   if (!bytes) return;
   PHOENIX_CALL(driver(), cuMemcpyDtoHAsync, to_host, address(from), bytes, current_stream());
+  copied += bytes;
   PHOENIX_CALL(driver(), cuStreamSynchronize, current_stream());
 }
 
@@ -66,6 +71,7 @@ void device_copy(real* to, const real* from, size_t count) {
 void device_fill(real* to, real value, size_t count) { fill_kernel(cover(count), kElementThreads, {to, value, count}); }
 
 void device_wait() { PHOENIX_CALL(driver(), cuStreamSynchronize, current_stream()); }
+size_t device_copied() { return copied; }
 extern const bool device_is_host = false;
 
 OnHost::OnHost(real* at, size_t count, bool fetch) : at_(at), count_(count), copy_(count), data_(copy_.data()) {

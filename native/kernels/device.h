@@ -34,6 +34,8 @@ void device_get(void* to_host, const void* from, size_t bytes);  // waits for th
 void device_copy(real* to, const real* from, size_t count);      // ranges are equal or do not overlap
 void device_fill(real* to, real value, size_t count);
 void device_wait();  // until all work is done
+// Bytes that device_put and device_get have copied in this process; 0 where the device's memory is the host's.
+size_t device_copied();
 
 // True where the device's memory is the host's, and its work is done when a call returns.
 extern const bool device_is_host;

@@ -141,6 +141,7 @@ bool all_finite(Context&, const real* a, size_t count);
 void axpy(Context&, real* y, const real* x, double a, size_t count);           // y += a·x
 void scale(Context&, real* y, double a, size_t count);                         // y *= a
 void subtract(Context&, real* y, const real* a, const real* b, size_t count);  // y = a - b
+void round_bf16(Context&, real* y, const real* x, size_t count);               // y = x in bfloat16's precision, rounded to nearest even
 void interpolate(Context&, real* y, const real* x, double a, size_t count);    // y += a·(x - y): an EMA step with decay 1 - a
 // g += mu·(p - anchor): the gradient of FedProx's pull towards the global model.  Li et al. 2020, eq. 2
 void proximal(Context&, real* g, const real* p, const real* anchor, double mu, size_t count);

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 
+#include "bf16.h"
 #include "check.h"
 #include "ops.h"
 #include "parallel.h"
@@ -33,13 +34,6 @@ double distance(const real* a, const real* b, size_t count) {
   for (double lane : lanes) sum += lane;
   return sum;
 }
-
-uint16_t to_bf16(real x) {
-  uint32_t bits = std::bit_cast<uint32_t>(float(x));
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
-  return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
-}
-real from_bf16(uint16_t half) { return real(std::bit_cast<float>(uint32_t(half) << 16)); }
 
 void put16(uint8_t* at, uint16_t value) { at[0] = uint8_t(value), at[1] = uint8_t(value >> 8); }
 uint16_t get16(const uint8_t* at) { return uint16_t(at[0] | at[1] << 8); }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "bf16.h"
 #include "check.h"
 #include "ops.h"
 #include "parallel.h"
@@ -108,6 +109,12 @@ void scale(Context& ctx, real* y, double a, size_t count) {
 void subtract(Context& ctx, real* y, const real* a, const real* b, size_t count) {
   for_blocks(ctx, count, [&](size_t begin, size_t end) {
     for (size_t i = begin; i < end; i++) y[i] = a[i] - b[i];
+  });
+}
+
+void round_bf16(Context& ctx, real* y, const real* x, size_t count) {
+  for_blocks(ctx, count, [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i++) y[i] = from_bf16(to_bf16(x[i]));
   });
 }
 

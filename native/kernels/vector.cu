@@ -28,6 +28,11 @@ extern "C" __global__ void __launch_bounds__(kThreads) subtract_kernel(VectorUpd
   if (i < u.count) u.y[i] = u.x[i] - u.z[i];
 }
 
+extern "C" __global__ void __launch_bounds__(kThreads) round_bf16_kernel(VectorUpdate u) {
+  size_t i = thread_index();
+  if (i < u.count) u.y[i] = bf16_value(bf16_bits(u.x[i]));
+}
+
 extern "C" __global__ void __launch_bounds__(kThreads) interpolate_kernel(VectorUpdate u) {
   size_t i = thread_index();
   if (i < u.count) u.y[i] += u.a * (u.x[i] - u.y[i]);

@@ -12,7 +12,7 @@ namespace phx {
 namespace {
 
 const Kernel<VectorUpdate> axpy_kernel("axpy_kernel"), scale_kernel("scale_kernel"), subtract_kernel("subtract_kernel"),
-    interpolate_kernel("interpolate_kernel"), proximal_kernel("proximal_kernel");
+    round_bf16_kernel("round_bf16_kernel"), interpolate_kernel("interpolate_kernel"), proximal_kernel("proximal_kernel");
 const Kernel<ElementUpdate> convert_kernel("convert_kernel"), add_kernel("add_kernel");
 const Kernel<VectorSum> dot_kernel("dot_kernel"), all_finite_kernel("all_finite_kernel");
 const Kernel<ServerUpdate> server_step_kernel("server_step_kernel");
@@ -50,6 +50,9 @@ void scale(Context&, real* y, double a, size_t count) {
 }
 void subtract(Context&, real* y, const real* a, const real* b, size_t count) {
   subtract_kernel(cover(count), kElementThreads, {y, a, b, 0, count});
+}
+void round_bf16(Context&, real* y, const real* x, size_t count) {
+  round_bf16_kernel(cover(count), kElementThreads, {y, x, nullptr, 0, count});
 }
 void interpolate(Context&, real* y, const real* x, double a, size_t count) {
   interpolate_kernel(cover(count), kElementThreads, {y, x, nullptr, real(a), count});

@@ -77,7 +77,7 @@ BufferPtr Session::adam_v() { return lazily(v_, params_->count); }
 
 size_t Session::optimizer_bytes() const {
   size_t bytes = 0;
-  for (const BufferPtr& b : {gradient_, m_, v_, ema_, rounded_memory_})
+  for (const BufferPtr& b : {gradient_, m_, v_, ema_, anchor_, rounded_memory_})
     if (b) bytes += b->count * sizeof(real);
   return bytes;
 }
@@ -220,7 +220,13 @@ Session::TrainResult Session::train(const Images& images, const TrainOptions& o,
   check_images(images, o.indices, o.classes);
   lazily(gradient_, params_->count), adam_m(), adam_v();
   size_t count = params_->count, bytes = Record<TrainHeader>::bytes(o.batch);
-  const real* anchor = o.mu > 0 && o.anchor ? o.anchor->data : nullptr;
+  const real* anchor = nullptr;
+  if (o.mu > 0 && o.anchor && device_is_host) {
+    anchor = o.anchor->data;
+  } else if (o.mu > 0 && o.anchor) {  // copied to one place, so that a recorded step serves every anchor
+    device_copy(lazily(anchor_, count)->data, o.anchor->data, count);
+    anchor = anchor_->data;
+  }
   real* averaged = o.ema_decay > 0 ? ema()->data : nullptr;
   reserve(o.batch, true, true);
   now_.reserve(bytes), records_.reserve(bytes * kTrainRecords), results_.reserve(kTrainRecords * sizeof(StepResult));

@@ -159,7 +159,7 @@ class Session {
   Context context_;
   Arena arena_;
   std::map<std::tuple<int, bool, bool>, size_t> planned_;
-  BufferPtr params_, gradient_, m_, v_, ema_, rounded_memory_;
+  BufferPtr params_, gradient_, m_, v_, ema_, anchor_, rounded_memory_;
   Tensor rounded_;  // the weights in use in bf16, or empty
   // What steps read: the noise schedule's ᾱ; records, of which `now_` holds the running step's; how far they are and what they found. And the
   // images that are being drawn.

@@ -23,6 +23,8 @@ export type AddonInfo = {
   bf16: boolean;
   /** How often a recorded step was replayed in this process (a CUDA graph); 0 on the CPU. */
   replays: number;
+  /** Bytes copied between the host and a GPU in this process, both ways; 0 on the CPU. */
+  copied: number;
 };
 
 /** U-Net shape as native takes it: see ddpm/unet.ts for meaning and validation. */
@@ -112,6 +114,8 @@ export type NativeVector = {
   axpy(x: NativeVector, a: number): Promise<void>;
   scale(a: number): Promise<void>;
   fill(value: number): Promise<void>;
+  /** this = `from` in bfloat16's precision: what encode and decode make of it. */
+  roundToBf16(from: NativeVector): Promise<void>;
   /** this = a - b */
   subtract(a: NativeVector, b: NativeVector): Promise<void>;
   /** this += a·(x - this) */

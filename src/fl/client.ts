@@ -7,12 +7,12 @@ import type { Vector } from '../bindings/vector.ts';
 import { trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { streamKey } from '../rng.ts';
-import { clientId, decodeMessage, encodeMessage } from './message.ts';
+import { clientId, encodeMessage } from './message.ts';
 import { decodeParcel, type ParcelLimits } from './parcel.ts';
 import { type ParameterSplit, splitParameters } from './personal.ts';
 import { answerProbe, type ProbeTools } from './probe.ts';
-import type { ClientId, ClientInfo, ClientStep, Fit, Parcel, Report, Store } from './types.ts';
-import { type CreateVector, decodeTask, decodeUpdate, encodeUpdate, getBytes, setBytes } from './vector.ts';
+import type { ClientId, ClientInfo, ClientStep, Fit, HandedOver, Parcel, Report, Store, VectorMessage } from './types.ts';
+import { type CreateVector, decodeTask, decodeUpdate, encodeUpdate, getBytes, handOverUpdate, openMessage, setBytes } from './vector.ts';
 
 /** Most held-out images that a round is judged by. */
 const EVAL_IMAGES = 128;
@@ -20,6 +20,8 @@ const EVAL_IMAGES = 128;
 const EVAL_BATCH = 32;
 /** Bytes of shared images that are written at once, on the JS thread. */
 const PIECE_BYTES = 4 << 20;
+/** Vectors that a training makes: what it received, what it began with, the residual; and one, since memory is given back with a delay. */
+const TRAINING_VECTORS = 4;
 
 export type ClientOptions = {
   /** 1 to 128 characters, no slash; unique in the federation. */
@@ -40,9 +42,10 @@ export type ClientOptions = {
   /** What the client needs to answer probes. @default none: a task with a probe is refused */
   probing?: ProbeTools;
   /**
-   * Keeps `<id>/delta`, the encoded update not sent yet; with `optimizer: 'keep'` `<id>/adam-m`, `-v` and `-step`; with a lossy compression
-   * `<id>/residual`, what the updates sent so far left out, and `<id>/residual-next`, the same once this round's update is sent too; with personal layers
-   * `<id>/personal`, their float32 values in the order of the vector; `<id>/shared` and `<id>/bins`, the parcels received.
+   * Keeps `<id>/delta`, the encoded update not sent yet (one to be handed over stays with the client); with `optimizer: 'keep'` `<id>/adam-m`, `-v`
+   * and `-step`; with a lossy compression `<id>/residual`, what the updates sent so far left out, and `<id>/residual-next`, the same once this round's
+   * update is sent too; with personal layers `<id>/personal`, their float32 values in the order of the vector; `<id>/shared` and `<id>/bins`, the
+   * parcels received.
    */
   store: Store;
   seed: number | bigint;
@@ -56,10 +59,13 @@ export type Client = {
   info: ClientInfo;
   /** Takes a parcel message and keeps it. @throws PhoenixError ERR_PHOENIX_MESSAGE for one that does not fit */
   receive(parcel: Uint8Array): Promise<void>;
-  /** Task message → report message. Afterwards the update of that round can be uploaded. */
-  train(task: Uint8Array, options?: { onStep?(step: ClientStep): void; signal?: AbortSignal }): Promise<Uint8Array>;
+  /**
+   * Task message → report message. Afterwards the update of that round can be uploaded. If the task was handed over, so is the update, and stays in
+   * the device's memory until then, as long as that has room for another training.
+   */
+  train(task: VectorMessage, options?: { onStep?(step: ClientStep): void; signal?: AbortSignal }): Promise<Uint8Array>;
   /** The update message of the round; asked again, the same one. @throws PhoenixError ERR_PHOENIX_MESSAGE if the client has none */
-  upload(round: number): Promise<Uint8Array>;
+  upload(round: number): Promise<VectorMessage>;
   /** The round is over: an update that was not asked for is dropped. */
   finish(round: number): Promise<void>;
 };
@@ -133,8 +139,8 @@ export function createClient(options: ClientOptions): Client {
   }
 
   /** Puts the task's parameters into the Session, around the client's own personal ones; at first these are as the federation began. */
-  async function receiveTask(task: Uint8Array): Promise<{ round: number; fit: Fit; split?: ParameterSplit }> {
-    const { personal } = decodeMessage(task, { kind: 'task', payloadBytes: 4 * session.parameterCount }).header.fit;
+  async function receiveTask(task: VectorMessage): Promise<{ round: number; fit: Fit; split?: ParameterSplit }> {
+    const { personal } = openMessage(task, { kind: 'task', payloadBytes: 4 * session.parameterCount }).header.fit;
     const split = personal && splitParameters(session.parameters, personal);
     const received = createVector(split?.sharedCount ?? session.parameterCount);
     const own = split && createVector(split.personalCount);
@@ -188,13 +194,14 @@ export function createClient(options: ClientOptions): Client {
    * The update message. A lossy compression sends delta + residual, so that the sum of all that is sent follows the sum of the deltas: error
    * feedback, Seide et al. 2014; Karimireddy et al. 2019, alg. 1. The residual counts once the update is asked for (see upload).
    */
-  async function makeUpdate(round: number, delta: Vector, compress: string | undefined): Promise<Uint8Array> {
+  async function makeUpdate(round: number, delta: Vector, compress: string | undefined, handOver: boolean): Promise<VectorMessage> {
     await store.delete(`${id}/residual-next`);
-    if (compress === undefined || compress === 'none') return encodeUpdate({ client: id, round, delta });
+    const message = handOver && hasRoom(TRAINING_VECTORS) ? handOverUpdate : encodeUpdate;
+    if (compress === undefined || compress === 'none') return message({ client: id, round, delta });
     const residual = createVector(delta.length);
     try {
       if (await restore('residual', residual)) await delta.axpy(residual, 1);
-      const update = await encodeUpdate({ client: id, round, delta, compress });
+      const update = await message({ client: id, round, delta, compress });
       await decodeUpdate(update, { client: id, round, into: residual });
       await residual.subtract(delta, residual);
       await store.set(`${id}/residual-next`, await residual.toBytes(0, residual.length));
@@ -202,6 +209,28 @@ export function createClient(options: ClientOptions): Client {
     } finally {
       residual.dispose();
     }
+  }
+
+  /** Whether as many vectors as the model is long can be made. */
+  function hasRoom(vectors: number): boolean {
+    const made: Vector[] = [];
+    try {
+      while (made.length < vectors) made.push(createVector(session.parameterCount));
+      return true;
+    } catch (error) {
+      if (error instanceof PhoenixError && error.code === 'ERR_PHOENIX_MEMORY') return false;
+      throw error;
+    } finally {
+      for (const vector of made) vector.dispose();
+    }
+  }
+
+  /** The update not sent yet that is to be handed over; one in bytes lies in the Store. */
+  let handedOver: HandedOver | undefined;
+
+  function dropHandedOver(): void {
+    handedOver?.vector.dispose();
+    handedOver = undefined;
   }
 
   return {
@@ -214,6 +243,7 @@ export function createClient(options: ClientOptions): Client {
 
     async train(task, { onStep, signal } = {}) {
       const before = createVector(session.parameterCount);
+      let delta: Vector | undefined;
       try {
         const { round, fit, split } = await receiveTask(task);
         const { probe } = fit;
@@ -258,7 +288,7 @@ export function createClient(options: ClientOptions): Client {
             signal,
           }));
         await before.subtract(session.params, before);
-        const delta = split ? await part(before, split.shared, split.sharedCount) : before;
+        delta = split ? await part(before, split.shared, split.sharedCount) : before;
         const { steps, images: drawn, loss } = trained;
         const deltaNorm = Math.sqrt(await delta.dot(delta));
         const report: Report = {
@@ -279,16 +309,19 @@ export function createClient(options: ClientOptions): Client {
         const answer = encodeMessage({ kind: 'report', version: 1, report });
         if (fit.optimizer === 'keep') await keepMoments(trained.adamStep);
         if (split) await keepPersonal(split);
-        await store.set(`${id}/delta`, await makeUpdate(round, delta, fit.compress).finally(() => delta.dispose()));
+        const update = await makeUpdate(round, delta, fit.compress, !(task instanceof Uint8Array));
+        dropHandedOver();
+        if (update instanceof Uint8Array) await store.set(`${id}/delta`, update);
+        else handedOver = update;
         return answer;
       } finally {
-        before.dispose();
+        for (const vector of [before, delta]) if (vector !== handedOver?.vector) vector?.dispose();
       }
     },
 
     async upload(round) {
-      const update = await store.get(`${id}/delta`);
-      const made = update && decodeMessage(update, { kind: 'update', payloadBytes: Infinity }).header.round;
+      const update = handedOver ?? (await store.get(`${id}/delta`));
+      const made = update && openMessage(update, { kind: 'update', payloadBytes: Infinity }).header.round;
       if (!update || made !== round) {
         throw new PhoenixError(
           'ERR_PHOENIX_MESSAGE',
@@ -306,6 +339,7 @@ export function createClient(options: ClientOptions): Client {
     async finish() {
       await store.delete(`${id}/residual-next`);
       await store.delete(`${id}/delta`);
+      dropHandedOver();
     },
   };
 }

@@ -49,6 +49,13 @@ export type Probe = {
 /** `params`: the parameters that travel, as float32 or rounded to bfloat16. */
 export type Task = { round: number; fit: Fit; params: Vector; codec?: 'float32' | 'bf16' };
 
+/**
+ * A task or an update on its way: its bytes; or, between two that share a process and a device, its head and the vector itself, which is as long as nobody
+ * changes it. `length`: bytes of the message, whether they were made or not.
+ */
+export type VectorMessage = Uint8Array | HandedOver;
+export type HandedOver = { head: Uint8Array; vector: Vector; length: number };
+
 /** What a client says of its training. Small, JSON, and all that a strategy sees. */
 export type Report = {
   client: ClientId;
@@ -147,7 +154,7 @@ export type Parcel =
   | { kind: 'shared'; version: number; count: number; pixels: Uint8Array; classes?: Int32Array }
   | { kind: 'bins'; version: number; rows: number; columns: number; centres: Float32Array };
 
-/** How tasks reach clients and updates come back. Every message is encoded, decoded and counted, in memory too. */
+/** How tasks reach clients and updates come back. Every message is checked and counted, in memory too. */
 export type Transport = {
   clients: ClientInfo[];
   /** Sends a client what it gets to keep, and resolves once it has it. Rejects when the client is gone or refuses it. */
@@ -161,8 +168,8 @@ export type Transport = {
     task: (client: ClientInfo) => Task,
     options?: { onStep?(step: ClientStep): void; signal?: AbortSignal },
   ): AsyncIterable<Report | Failure>;
-  /** One client's encoded update of the round (see vector.ts). Rejects when the client is gone. */
-  upload(id: ClientId, round: number, signal?: AbortSignal): Promise<Uint8Array>;
+  /** One client's update of the round (see vector.ts). Rejects when the client is gone. */
+  upload(id: ClientId, round: number, signal?: AbortSignal): Promise<VectorMessage>;
   /** The round is over for these clients: unsent deltas may be dropped. */
   finish(ids: ClientId[], round: number): Promise<void>;
   /** Bytes of all messages so far. */

@@ -1,8 +1,8 @@
-/** Vectors on their way: tasks and updates to and from bytes, and the weighted mean of a round. */
+/** Vectors on their way: tasks and updates to and from bytes, or handed over as they are, and the weighted mean of a round. */
 import { createVector as nativeVector, type Vector } from '../bindings/vector.ts';
 import { PhoenixError } from '../errors.ts';
-import { beginMessage, decodeMessage, type MessageHeader } from './message.ts';
-import type { ClientId, Fit, Task } from './types.ts';
+import { beginMessage, decodeMessage, encodeMessage, type MessageHeader } from './message.ts';
+import type { ClientId, Fit, Task, VectorMessage } from './types.ts';
 
 /** Makes a vector of zeros; the host's native memory unless a caller brings vectors of its own. */
 export type CreateVector = (length: number) => Vector;
@@ -20,6 +20,8 @@ type Codec = {
   /** Asks for room once its size is known, and fills it. `share` of the values: for topk. */
   encode(vector: Vector, share: number, room: (bytes: number) => Uint8Array): Promise<void>;
   decode(payload: Uint8Array, into: Vector): Promise<void>;
+  /** What decoding the bytes of `vector` would set `into` to, without bytes. @default such vectors are not handed over, but encoded */
+  convey?(vector: Vector, into: Vector): Promise<void>;
 };
 
 /** A codec whose size does not depend on the values, so that it works piece by piece. */
@@ -27,8 +29,10 @@ function codecOfPieces(
   payloadBytes: (count: number) => number,
   get: (from: Vector, offset: number, count: number) => Promise<Uint8Array>,
   set: (into: Vector, bytes: Uint8Array, offset: number, count: number) => Promise<void>,
+  convey?: Codec['convey'],
 ): Codec {
   return {
+    convey,
     bytes: (count) => ({ least: payloadBytes(count), most: payloadBytes(count) }),
     async encode(vector, _share, room) {
       const payload = room(payloadBytes(vector.length));
@@ -52,11 +56,13 @@ const codecs: Record<MessageHeader<'update'>['codec'], Codec> = {
     (count) => 4 * count,
     (from, offset, count) => from.toBytes(offset, count),
     (into, bytes, offset) => into.fromBytes(bytes, offset),
+    (vector, into) => into.copy(vector, 0, into.length),
   ),
   bf16: codecOfPieces(
     (count) => 2 * count,
     (from, offset, count) => from.encode('bf16', offset, count),
     (into, bytes, offset, count) => into.decode('bf16', bytes, offset, count),
+    (vector, into) => into.roundToBf16(vector),
   ),
   int8: codecOfPieces(
     (count) => count + 4 * Math.ceil(count / 1024),
@@ -109,18 +115,30 @@ export async function setBytes(bytes: Uint8Array, into: Vector, offset = 0): Pro
   for (let at = 0; at < bytes.length; at += 4 * PIECE) await into.fromBytes(bytes.subarray(at, at + 4 * PIECE), offset + at / 4);
 }
 
+type VectorHeader = MessageHeader<'task' | 'update'>;
+
+const taskHeader = ({ round, fit, params, codec = 'float32' }: Task): VectorHeader => {
+  return { kind: 'task', version: 1, round, fit, codec, count: params.length };
+};
+
 /** The message of a task. */
-export async function encodeTask({ round, fit, params, codec = 'float32' }: Task): Promise<Uint8Array> {
-  const header = { kind: 'task', version: 1, round, fit, codec, count: params.length } as const;
-  return encodeVector(header, params, 1);
+export const encodeTask = (task: Task): Promise<Uint8Array> => encodeVector(taskHeader(task), task.params, 1);
+
+/** The same with `params` itself. */
+export const handOverTask = (task: Task): Promise<VectorMessage> => handOver(taskHeader(task), task.params, 1);
+
+/** The header of a message, and its payload. @throws PhoenixError ERR_PHOENIX_MESSAGE for a message of another kind, or more bytes of payload */
+export function openMessage<Kind extends 'task' | 'update'>(message: VectorMessage, limits: { kind: Kind; payloadBytes: number }) {
+  if (message instanceof Uint8Array) return decodeMessage(message, limits);
+  return { header: decodeMessage(message.head, { ...limits, payloadBytes: 0 }).header, payload: message.vector };
 }
 
 /**
  * Reads a task; its parameters go into `into`.
  * @throws PhoenixError ERR_PHOENIX_MESSAGE if it does not decode or is for a model of another size
  */
-export async function decodeTask(bytes: Uint8Array, into: Vector): Promise<{ round: number; fit: Fit }> {
-  const { header, payload } = decodeMessage(bytes, { kind: 'task', payloadBytes: largestPayload(into) });
+export async function decodeTask(message: VectorMessage, into: Vector): Promise<{ round: number; fit: Fit }> {
+  const { header, payload } = openMessage(message, { kind: 'task', payloadBytes: largestPayload(into) });
   await decodePayload(header, payload, into);
   return { round: header.round, fit: header.fit };
 }
@@ -134,13 +152,30 @@ export type Update = {
   compress?: string;
 };
 
+const updateHeader = ({ client, round, delta }: Update, codec: VectorHeader['codec']): VectorHeader => {
+  return { kind: 'update', version: 1, client, round, codec, count: delta.length };
+};
+
 /** The message of a client's update. */
-export async function encodeUpdate({ client, round, delta, compress = 'none' }: Update): Promise<Uint8Array> {
-  const { codec, share } = parseCompression(compress);
-  return encodeVector({ kind: 'update', version: 1, client, round, codec, count: delta.length }, delta, share);
+export async function encodeUpdate(update: Update): Promise<Uint8Array> {
+  const { codec, share } = parseCompression(update.compress ?? 'none');
+  return encodeVector(updateHeader(update, codec), update.delta, share);
 }
 
-async function encodeVector(header: MessageHeader<'task' | 'update'>, vector: Vector, share: number): Promise<Uint8Array> {
+/** The same with `delta` itself, if the compression allows that: int8 and topk are encoded. */
+export async function handOverUpdate(update: Update): Promise<VectorMessage> {
+  const { codec, share } = parseCompression(update.compress ?? 'none');
+  return handOver(updateHeader(update, codec), update.delta, share);
+}
+
+async function handOver(header: VectorHeader, vector: Vector, share: number): Promise<VectorMessage> {
+  const codec = codecs[header.codec];
+  if (!codec.convey) return encodeVector(header, vector, share);
+  const head = encodeMessage(header);
+  return { head, vector, length: head.length + codec.bytes(vector.length).most };
+}
+
+async function encodeVector(header: VectorHeader, vector: Vector, share: number): Promise<Uint8Array> {
   let whole = new Uint8Array(0);
   await codecs[header.codec].encode(vector, share, (bytes) => {
     const { message, payload } = beginMessage(header, bytes);
@@ -155,10 +190,10 @@ async function encodeVector(header: MessageHeader<'task' | 'update'>, vector: Ve
  * @throws PhoenixError ERR_PHOENIX_MESSAGE if it does not decode, is of another client, round or model size, or holds a NaN or infinity
  */
 export async function decodeUpdate(
-  bytes: Uint8Array,
+  message: VectorMessage,
   { client, round, into }: { client: ClientId; round: number; into: Vector },
 ): Promise<void> {
-  const { header, payload } = decodeMessage(bytes, { kind: 'update', payloadBytes: largestPayload(into) });
+  const { header, payload } = openMessage(message, { kind: 'update', payloadBytes: largestPayload(into) });
   if (header.client !== client || header.round !== round) {
     throw new PhoenixError(
       'ERR_PHOENIX_MESSAGE',
@@ -173,13 +208,26 @@ export async function decodeUpdate(
 
 const largestPayload = (vector: Vector) => Math.max(...Object.values(codecs).map((codec) => codec.bytes(vector.length).most));
 
-async function decodePayload(header: Pick<MessageHeader<'update'>, 'codec' | 'count'>, payload: Uint8Array, into: Vector): Promise<void> {
+async function decodePayload(
+  header: Pick<MessageHeader<'update'>, 'codec' | 'count'>,
+  payload: Uint8Array | Vector,
+  into: Vector,
+): Promise<void> {
   const codec = codecs[header.codec];
   if (header.count !== into.length) {
     throw new PhoenixError(
       'ERR_PHOENIX_MESSAGE',
       `A vector of ${into.length} parameters was expected, but one of ${header.count} came: is it a model of another configuration?`,
     );
+  }
+  if (!(payload instanceof Uint8Array)) {
+    if (!codec.convey || payload.length !== header.count) {
+      throw new PhoenixError(
+        'ERR_PHOENIX_MESSAGE',
+        `${header.count} values as ${header.codec} were expected, but a vector of ${payload.length} was handed over.`,
+      );
+    }
+    return codec.convey(payload, into);
   }
   const { least, most } = codec.bytes(header.count);
   if (payload.length < least || payload.length > most) {

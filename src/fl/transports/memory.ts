@@ -1,5 +1,5 @@
 /**
- * Clients in this process. They get and give the bytes that a network would carry, and these are counted: a parcel down for each that is given one, a task down
+ * Clients in this process. They get and give what a network would carry, and its bytes are counted: a parcel down for each that is given one, a task down
  * and a report up for each client that trains, an update up for each that is asked. One client trains at a time, in the order asked for.
  */
 import { PhoenixError } from '../../errors.ts';
@@ -8,15 +8,21 @@ import { failureOf } from '../failure.ts';
 import { decodeReport } from '../message.ts';
 import { encodeParcel } from '../parcel.ts';
 import type { ClientId, Failure, Report, Transport } from '../types.ts';
-import { encodeTask } from '../vector.ts';
+import { encodeTask, handOverTask } from '../vector.ts';
 
 export type MemoryTransportOptions = {
+  /**
+   * Tasks and updates are handed over as vectors where their codec allows that, instead of bytes; they are counted as if they were bytes. For clients whose
+   * Sessions and the round's vectors are of one device that is not the host: then nothing is copied through the host, and the updates of a round lie
+   * on the device instead of in the Store. @default false
+   */
+  handOver?: boolean;
   /** For tests: these clients die at this stage of this round, after the work and before the answer. */
   failures?: Omit<Failure, 'reason'>[];
 };
 
 /** @throws PhoenixError ERR_PHOENIX_ARGUMENT for two clients of one id */
-export function memoryTransport(clients: Client[], { failures = [] }: MemoryTransportOptions = {}): Transport {
+export function memoryTransport(clients: Client[], { handOver = false, failures = [] }: MemoryTransportOptions = {}): Transport {
   const byId = new Map(clients.map((client) => [client.info.id, client]));
   if (byId.size < clients.length)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${clients.length} clients have only ${byId.size} different ids.`);
@@ -52,7 +58,7 @@ export function memoryTransport(clients: Client[], { failures = [] }: MemoryTran
         const { id } = client.info;
         const asked = task(client.info);
         const { round } = asked;
-        const message = await encodeTask(asked);
+        const message = await (handOver ? handOverTask : encodeTask)(asked);
         bytesDown += message.length;
         let outcome: Report | Failure;
         try {

@@ -3,8 +3,8 @@ import { lineChart, responsive, type Series, tones } from '../report/charts.ts';
 import { html, type Markup, STYLE } from '../report/markup.ts';
 import { byteUnit, formatCount, formatNumber } from '../units.ts';
 import { BASELINE, TUNED } from './grid.ts';
-import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, NOTES, percent } from './present.ts';
-import { type Curve, kindOf, type PartitionResult } from './results.ts';
+import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, inColumns, NOTES, percent } from './present.ts';
+import { type Curve, kindOf, type PartitionResult, type Row } from './results.ts';
 
 /** Metrics of which less is better, and more; the best arm of a column is marked. */
 const LESS = ['fd', 'fd unseen sites', 'kd', 'ndb', 'jsd'];
@@ -57,20 +57,24 @@ function tableSection(result: PartitionResult, { metrics }: ExperimentReport): M
     return MORE.includes(kindOf(name)) ? Math.max(...values) : undefined;
   };
   const best = new Map(metrics.map((name) => [name, bestOf(name)]));
+  const { first, others } = inColumns(metrics);
+  const headsOf = (names: string[]) => names.map((name) => html`<th scope="col">${name}</th>`);
+  const figuresOf = (row: Row, names: string[]) =>
+    names.map((name) => {
+      const figure = row.metrics[name];
+      return html`<td class="${figure && figure.mean === best.get(name) ? 'best' : ''}">${figure ? formatFigure(figure) : '–'}</td>`;
+    });
   return html`<section><h2>${titleOf(result)}</h2>
-<div class="scroll"><table class="figures-table"><thead><tr><th scope="col">arm</th><th scope="col" class="text">scored as</th>${metrics.map((name) => html`<th scope="col">${name}</th>`)}<th scope="col" class="text">gap closed</th><th scope="col" class="text">beside ${TUNED}</th><th scope="col">bytes</th><th scope="col">images</th></tr></thead>
+<div class="scroll"><table class="figures-table"><thead><tr><th scope="col">arm</th><th scope="col" class="text">scored as</th>${headsOf(first)}<th scope="col" class="text">gap closed</th><th scope="col">bytes</th>${headsOf(others)}<th scope="col" class="text">beside ${TUNED}</th><th scope="col">images</th></tr></thead>
 <tbody>${rows.map(
     (row) =>
-      html`<tr><th scope="row">${row.arm.name}</th><td class="text"><small>${row.scoredAs}</small></td>${metrics.map((name) => {
-        const figure = row.metrics[name];
-        return html`<td class="${figure && figure.mean === best.get(name) ? 'best' : ''}">${figure ? formatFigure(figure) : '–'}</td>`;
-      })}<td class="text">${closedOf(row)}</td><td class="text">${besideTunedOf(row)}</td><td>${bytesOf(row)}</td><td>${formatCount(row.images.mean)}</td></tr>`,
+      html`<tr><th scope="row">${row.arm.name}</th><td class="text"><small>${row.scoredAs}</small></td>${figuresOf(row, first)}<td class="text">${closedOf(row)}</td><td>${bytesOf(row)}</td>${figuresOf(row, others)}<td class="text">${besideTunedOf(row)}</td><td>${formatCount(row.images.mean)}</td></tr>`,
   )}</tbody></table></div></section>`;
 }
 
 /** Each metric that curves have, over images trained on and over bytes sent. */
-function curveSection({ partition }: PartitionResult, { curves, results }: ExperimentReport): Markup | undefined {
-  const arms = [...new Set(results.flatMap(({ rows }) => rows.map(({ arm }) => arm.name)))];
+function curveSection({ partition }: PartitionResult, { curves }: ExperimentReport): Markup | undefined {
+  const arms = [...new Set(curves.flatMap((entry) => entry?.curves.map(({ arm }) => arm) ?? []))];
   const toneOf = (arm: string) => tones[arms.indexOf(arm) % tones.length]!;
   const charts = curves.flatMap((entry) => {
     if (!entry) return [];

@@ -28,6 +28,12 @@ export function formatFigure({ mean, half, n }: Figure): string {
 
 export const percent = (share: number): string => `${Math.round(100 * share)} %`;
 
+/** Metrics that stand before gap closed and bytes, which are what one looks for, and those after them. */
+export function inColumns(metrics: string[]): { first: string[]; others: string[] } {
+  const isFirst = (name: string) => ['fd', 'fd unseen sites', 'classes'].includes(kindOf(name));
+  return { first: metrics.filter(isFirst), others: metrics.filter((name) => !isFirst(name)) };
+}
+
 /** The columns of the table besides the metrics, with their values as text. */
 export function closedOf(row: Row): string {
   const shares = Object.entries(row.closed).map(([name, share]) => `${kindOf(name)} ${percent(share)}`);

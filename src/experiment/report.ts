@@ -7,8 +7,8 @@ import { formatCount, formatNumber } from '../units.ts';
 import { BASELINE, type Cell, type Grid, TUNED } from './grid.ts';
 import { renderExperiment } from './page.ts';
 import type { WorkOf } from './plan.ts';
-import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, NOTES, percent } from './present.ts';
-import { curvesOf, filteringOf, kindOf, resultsOf } from './results.ts';
+import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, inColumns, NOTES, percent } from './present.ts';
+import { curvesOf, filteringOf, kindOf, type Row, resultsOf } from './results.ts';
 import { type CellScore, writeWhole } from './store.ts';
 
 export type ReportInput = {
@@ -80,6 +80,8 @@ function renderMarkdown(report: ExperimentReport): string {
     `|${head.map(() => '---').join('|')}|`,
     ...rows.map((row) => `| ${row.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`),
   ];
+  const { first, others } = inColumns(metrics);
+  const figuresOf = (row: Row, names: string[]) => names.map((name) => (row.metrics[name] ? formatFigure(row.metrics[name]) : '–'));
   const lines = [
     `# Experiment ${report.name}`,
     '',
@@ -94,14 +96,15 @@ function renderMarkdown(report: ExperimentReport): string {
     );
     lines.push(
       ...table(
-        ['arm', 'scored as', ...metrics, 'gap closed', `beside ${TUNED}`, 'bytes', 'images'],
+        ['arm', 'scored as', ...first, 'gap closed', 'bytes', ...others, `beside ${TUNED}`, 'images'],
         rows.map((row) => [
           row.arm.name,
           row.scoredAs,
-          ...metrics.map((name) => (row.metrics[name] ? formatFigure(row.metrics[name]) : '–')),
+          ...figuresOf(row, first),
           closedOf(row),
-          besideTunedOf(row),
           bytesOf(row),
+          ...figuresOf(row, others),
+          besideTunedOf(row),
           formatCount(row.images.mean),
         ]),
       ),

@@ -439,9 +439,22 @@ const testBatch = () => {
   return { images: { pixels, count, height: 32, width: 32, channels: 3 }, labels };
 };
 const known = [
-  { file: 'resnet20-12fca82f', name: 'resnet20', accuracy: 0.9173, train: 0.021, cats: 21.6 },
-  { file: 'resnet56-4bfd9763', name: 'resnet56', accuracy: 0.9339, train: 0.05, cats: 29.6 },
+  { file: 'resnet20-12fca82f', name: 'resnet20', accuracy: 0.9173, train: 0.021, cats: 21.6, noisy: 4.13, blocks: 37.5, random: 50.8 },
+  { file: 'resnet56-4bfd9763', name: 'resnet56', accuracy: 0.9339, train: 0.05, cats: 29.6, noisy: 4.35, blocks: 38.9, random: 65.8 },
 ];
+type Pixels = (at: number, pixels: Uint8Array) => number;
+/** Gaussian noise of σ = 8, means of blocks of 4×4 pixels, and pixels at random in place of the image's. */
+const spoiled = (): Record<'noisy' | 'blocks' | 'random', Pixels> => {
+  const random = rng(0, 'spoiled images');
+  const meanOfBlock: Pixels = (at, pixels) => {
+    const [row, column, channel] = [Math.floor((at % 3072) / 96), Math.floor((at % 96) / 3), at % 3];
+    const first = at - (at % 3072) + (row - (row % 4)) * 96 + (column - (column % 4)) * 3 + channel;
+    let sum = 0;
+    for (let i = 0; i < 16; i++) sum += pixels[first + Math.floor(i / 4) * 96 + (i % 4) * 3]!;
+    return sum / 16;
+  };
+  return { noisy: (at, pixels) => pixels[at]! + 8 * random.normal(), blocks: meanOfBlock, random: () => random.int(256) };
+};
 /** Within 2 % of a figure that is given to so many decimals. */
 const figure = (t: ExecutionContext, value: number, expected: number, decimals: number) =>
   t.true(Math.abs(value - expected) <= 0.02 * expected + 0.5 * 10 ** -decimals, `${value}, expected ${expected}`);
@@ -469,7 +482,7 @@ realTest('real networks: accuracy and the calibration of the Fréchet distance',
   const stats = await openSafetensors(join(data!, 'features', 'cifar10-ref-stats.safetensors'));
   const numbers = async (name: string) => new Float64Array((await stats.read(name)).slice().buffer);
   const rows = Array.from(labels, (_, row) => row);
-  for (const { file, name, accuracy: expected, train, cats } of known) {
+  for (const { file, name, accuracy: expected, train, cats, ...expectedOf } of known) {
     const net = await featureNetwork(join(data!, 'features', `cifar10-${file}.safetensors`));
     const { features, logits } = await net.run(images);
     t.is(accuracy(logits!, labels), expected);
@@ -490,6 +503,11 @@ realTest('real networks: accuracy and the calibration of the Fréchet distance',
       cats,
       1,
     );
+    for (const [kind, pixelOf] of Object.entries(spoiled())) {
+      const pixels = images.pixels.map((_, at) => Math.min(255, Math.max(0, Math.round(pixelOf(at, images.pixels)))));
+      const { features: changed } = await net.run({ ...images, pixels });
+      figure(t, await frechetDistance(await moments(changed), all), expectedOf[kind as keyof typeof expectedOf], kind === 'noisy' ? 2 : 1);
+    }
   }
   await stats.close();
 });

@@ -7,22 +7,12 @@ import type { Addon, OpTensor } from '../src/bindings/native.ts';
 import { philox, rng } from '../src/rng.ts';
 import { instructionSets, loadFast, loadReference } from './addons.ts';
 import { backwardArguments, cases, type OpArguments, rounded } from './cases.ts';
+import { error } from './relative-error.ts';
 
 const reference = loadReference();
 const { addons, missing } = loadFast();
 
 const names = Object.fromEntries(addons.map(({ isa, addon }) => [isa, addon]));
-
-/** Σ(value - expected)²/Σ expected²; NaN if anything is. */
-function error(value: OpTensor, expected: OpTensor): number {
-  let difference = 0;
-  let norm = 0;
-  for (let i = 0; i < expected.data.length; i++) {
-    difference += (value.data[i]! - expected.data[i]!) ** 2;
-    norm += expected.data[i]! ** 2;
-  }
-  return difference === 0 ? 0 : difference / Math.max(norm, 1e-30);
-}
 
 const sameBits = (a: OpTensor, b: OpTensor) => Buffer.compare(Buffer.from(a.data.buffer), Buffer.from(b.data.buffer)) === 0;
 
@@ -52,7 +42,7 @@ function check(
       if (!sameBits(value, given)) failures.push(`changes its input ${name}`);
       continue;
     }
-    const e = error(value, expected[name]!);
+    const e = error(value.data, expected[name]!.data);
     if (!(e <= tolerance)) failures.push(`${name} ${JSON.stringify(value.shape)} is off by ${e}`);
   }
   for (const threads of [2, 3]) {

@@ -19,6 +19,7 @@ import { rng } from '../src/rng.ts';
 import { sample } from '../src/sample.ts';
 import { loadFast, loadReference } from './addons.ts';
 import { attend, cases, conv, linearOf, type OpArguments, roundToBf16 } from './cases.ts';
+import { error } from './relative-error.ts';
 
 const cpu = addon('cpu');
 const reference = loadReference();
@@ -28,17 +29,6 @@ test('where bf16 is checked', (t) => {
   t.log(cpu.info().bf16 ? 'this CPU multiplies in bf16' : `no AVX512_BF16 with the set ${cpu.info().isa}: bf16 on a CPU NOT checked`);
   t.pass();
 });
-
-/** Σ(value - expected)²/Σ expected²; NaN if anything is. */
-function error(value: ArrayLike<number>, expected: ArrayLike<number>): number {
-  let difference = 0;
-  let norm = 0;
-  for (let i = 0; i < expected.length; i++) {
-    difference += (value[i]! - expected[i]!) ** 2;
-    norm += expected[i]! ** 2;
-  }
-  return difference === 0 ? 0 : difference / Math.max(norm, 1e-30);
-}
 
 const inBf16 = (attributes: Record<string, number>, threads = 1) => ({ ...attributes, bf16_products: 1, threads });
 const rounded = ({ tensors, attributes }: OpArguments, factors: string[]): OpArguments => ({

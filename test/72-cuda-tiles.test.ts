@@ -10,7 +10,8 @@ import { toNative, unetConfig } from '../src/ddpm/unet.ts';
 import { rng } from '../src/rng.ts';
 import { loadReference } from './addons.ts';
 import { attend, cases, conv, linearOf, norm, type OpArguments } from './cases.ts';
-import { checkPair, cuda, error, usable } from './cuda.ts';
+import { checkPair, cuda, usable } from './cuda.ts';
+import { error } from './relative-error.ts';
 
 const withDevice = usable ? test.serial : test.serial.skip;
 const rowOf = (op: string) => cases.find((row) => row.op === op)!;

@@ -19,6 +19,7 @@ import { fedavg } from '../src/fl/strategies/fedavg.ts';
 import { memoryTransport } from '../src/fl/transports/memory.ts';
 import { rng } from '../src/rng.ts';
 import { cuda, device, usable } from './cuda.ts';
+import { plainFit } from './plain-fit.ts';
 
 const withDevice = usable ? test.serial : test.serial.skip;
 const gpu = cuda as Addon;
@@ -277,17 +278,11 @@ async function federate(native: Addon, { handOver = false, compress = 'none', mu
   );
   const strategy = fedavg();
   const fitOptions = {
+    ...plainFit,
     epochs: 1,
     batch: BATCH,
     lr: 1e-3,
-    warmupSteps: 0,
-    beta1: 0.9,
-    beta2: 0.999,
-    adamEps: 1e-8,
-    weightDecay: 0,
-    clip: 1,
     flip: true,
-    minSnrGamma: 0,
     mu,
     optimizer: 'reset' as const,
     compress,

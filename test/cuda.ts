@@ -11,6 +11,7 @@ import { PhoenixError } from '../src/errors.ts';
 import type { Rng } from '../src/rng.ts';
 import { loadReference } from './addons.ts';
 import { backwardArguments, type OpArguments, type OpCase, roundToBf16 } from './cases.ts';
+import { error } from './relative-error.ts';
 
 const require = createRequire(import.meta.url);
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -30,17 +31,6 @@ export const cuda: Addon | undefined = built ? require(path) : undefined;
 export const { usable, device } = cuda?.info() ?? { usable: false, device: `${path} is not built` };
 export const emulated = /emulator/.test(device);
 cuda?.setErrorClass(PhoenixError);
-
-/** Σ(value - expected)²/Σ expected²; NaN if anything is. */
-export function error(value: ArrayLike<number>, expected: ArrayLike<number>): number {
-  let difference = 0;
-  let norm = 0;
-  for (let i = 0; i < expected.length; i++) {
-    difference += (value[i]! - expected[i]!) ** 2;
-    norm += expected[i]! ** 2;
-  }
-  return difference === 0 ? 0 : difference / Math.max(norm, 1e-30);
-}
 
 const sameBits = (a: OpTensor, b: OpTensor) => Buffer.compare(Buffer.from(a.data.buffer), Buffer.from(b.data.buffer)) === 0;
 

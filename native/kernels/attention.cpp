@@ -1,6 +1,7 @@
 // o = softmax(q kᵀ / √D) v, 56 rows of scores at a time (56 × 256 floats = 57 KB, in L2); only the log-sum-exp of each row is kept, from
 // which backward makes the same probabilities again (Dao et al. 2022, §3.1):
 // dv = pᵀ do, dp = do vᵀ, ds = p ∘ (dp - Σ_d o do)/√D, dq = ds k, dk = dsᵀ q.
+// Rows of scores are products of whole vectors, zeros past the tokens (`columns`): the product's own right edge costs a copy.
 // Tasks: (image, head, rows) forward, (image, head) backward, because dk and dv are sums over the rows, added in order.
 #include <algorithm>
 #include <cmath>
@@ -43,7 +44,8 @@ void pack(int n, int k, MatrixView b, Packed packed) { gemm_pack(n, k, b, packed
 
 void attention_forward(Context& ctx, Tensor o, Tensor lse, Tensor qkv, int heads) {
   check_attention("attention_forward", qkv, o, lse, heads);
-  int tokens = o.h * o.w, width = o.c / heads, cuts = (tokens + kRowsAtOnce - 1) / kRowsAtOnce, ld = int(aligned(tokens));
+  int tokens = o.h * o.w, width = o.c / heads, cuts = (tokens + kRowsAtOnce - 1) / kRowsAtOnce, ld = int(aligned(tokens)),
+      columns = std::min(ld, gemm_width(tokens));
   float scale = float(1 / std::sqrt(double(width)));
   size_t keys = aligned(gemm_packed(tokens, width)), values = aligned(gemm_packed(width, tokens));
   size_t share = keys + values + size_t(kRowsAtOnce) * ld, tasks = size_t(o.n) * heads * cuts, threads = ctx.threads();
@@ -57,13 +59,16 @@ void attention_forward(Context& ctx, Tensor o, Tensor lse, Tensor qkv, int heads
         size_t n = task / cuts / heads;
         int h = int(task / cuts % heads), i = int(task % cuts) * kRowsAtOnce, rows = std::min(kRowsAtOnce, tokens - i);
         Head a = head_of(qkv, heads, n, h);
+        real share_of[kRowsAtOnce];
         if (task == first || i == 0) {
           pack(tokens, width, a.view(a.k).transposed(), packed_k);
           pack(width, tokens, a.view(a.v), packed_v);
         }
-        gemm_rows(rows, tokens, width, a.view(a.q + size_t(i) * a.ld), packed_k, scores, ld, false);
-        attention_leaves().softmax(rows, tokens, scale, scores, ld, lse.row(n) + h * tokens + i);
-        gemm_rows(rows, width, tokens, {scores, ld, 1}, packed_v, o.row(n * tokens + i) + h * width, o.ld, false);
+        gemm_rows(rows, columns, width, a.view(a.q + size_t(i) * a.ld), packed_k, scores, ld, false);
+        attention_leaves().exponentials(rows, tokens, scale, scores, ld, lse.row(n) + h * tokens + i, share_of);
+        real* out = o.row(n * tokens + i) + h * width;
+        gemm_rows(rows, width, tokens, {scores, ld, 1}, packed_v, out, o.ld, false);
+        attention_leaves().scale_rows(rows, width, share_of, out, o.ld);
       }
     }
   });
@@ -72,7 +77,7 @@ void attention_forward(Context& ctx, Tensor o, Tensor lse, Tensor qkv, int heads
 void attention_backward(Context& ctx, Tensor dqkv, Tensor d_o, Tensor lse, Tensor qkv, Tensor o, int heads) {
   check_attention("attention_backward", qkv, o, lse, heads);
   check(same_shape(d_o, o) && same_shape(dqkv, qkv), "attention_backward", "gradients like their values");
-  int tokens = o.h * o.w, width = o.c / heads, ld = int(aligned(tokens));
+  int tokens = o.h * o.w, width = o.c / heads, ld = int(aligned(tokens)), columns = std::min(ld, gemm_width(tokens));
   float scale = float(1 / std::sqrt(double(width)));
   size_t across = aligned(gemm_packed(tokens, width)), along = aligned(gemm_packed(width, tokens));
   size_t block = aligned(gemm_scratch(width, kRowsAtOnce)), scores = size_t(kRowsAtOnce) * ld;
@@ -93,10 +98,10 @@ void attention_backward(Context& ctx, Tensor dqkv, Tensor d_o, Tensor lse, Tenso
           int rows = std::min(kRowsAtOnce, tokens - i);
           const real *q = a.q + size_t(i) * a.ld, *out = o.row(n * tokens + i) + h * width, *dout = d_o.row(n * tokens + i) + h * width;
           for (int j = 0; j < rows; j++) mean[j] = attention_leaves().dot(width, out + size_t(j) * o.ld, dout + size_t(j) * d_o.ld);
-          gemm_rows(rows, tokens, width, a.view(q), packed_kt, p, ld, false);
+          gemm_rows(rows, columns, width, a.view(q), packed_kt, p, ld, false);
           attention_leaves().probabilities(rows, tokens, scale, p, ld, lse.row(n) + h * tokens + i);
           gemm(tokens, width, rows, {p, 1, ld}, {dout, d_o.ld, 1}, g.v, g.ld, i > 0, packed);
-          gemm_rows(rows, tokens, width, {dout, d_o.ld, 1}, packed_vt, dp, ld, false);
+          gemm_rows(rows, columns, width, {dout, d_o.ld, 1}, packed_vt, dp, ld, false);
           attention_leaves().score_gradient(rows, tokens, scale, p, dp, ld, mean);
           gemm_rows(rows, width, tokens, {dp, ld, 1}, packed_k, g.q + size_t(i) * g.ld, g.ld, false);
           gemm(tokens, width, rows, {dp, 1, ld}, a.view(q), g.k, g.ld, i > 0, packed);

@@ -1,4 +1,4 @@
-// Rows of scores: softmax with its log-sum-exp, probabilities out of a saved log-sum-exp, and the gradient of the scores.
+// Rows of scores: the exponentials of softmax with their log-sum-exp, probabilities out of a saved log-sum-exp, and the gradient of the scores.
 #include "attention_leaves.h"
 #include "vec.h"
 
@@ -8,24 +8,49 @@ namespace {
 
 constexpr float kNothing = -1e30f;  // a score that weighs nothing, but stays finite when it is scaled
 
-void softmax(int rows, int t, float scale, float* s, ptrdiff_t ld, float* lse) {
-  for (int i = 0; i < rows; i++, s += ld) {
-    for (int j = t; j % kLanes; j++) s[j] = kNothing;
-    Vec most = set1(kNothing);
-    for (int j = 0; j < t; j += kLanes) most = vmax(most, load(s + j));
-    float lanes[kLanes];
-    store(lanes, most);
-    float peak = lanes[0];
-    for (int j = 1; j < kLanes; j++) peak = lanes[j] > peak ? lanes[j] : peak;
-    Vec total{};
-    for (int j = 0; j < t; j += kLanes) {
-      Vec p = vexp((load(s + j) - peak) * scale);
-      total += p;
-      store(s + j, p);
+PHX_INLINE float largest(Vec v) {
+  float t[kLanes];
+  store(t, v);
+  for (int w = kLanes / 2; w; w /= 2)
+    for (int i = 0; i < w; i++) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
+  return t[0];
+}
+
+// Rows go four at a time: each waits for its largest score and for its sum, across the lanes, as long as for a third of its exponentials.
+template <int R>
+PHX_INLINE void exponentials_of(int t, float scale, float* s, ptrdiff_t ld, float* lse, float* share) {
+  Vec most[R], total[R];
+  float peak[R];
+  for (int i = 0; i < R; i++) {
+    for (int j = t; j % kLanes; j++) s[i * ld + j] = kNothing;
+    most[i] = set1(kNothing), total[i] = Vec{};
+  }
+  for (int j = 0; j < t; j += kLanes)
+    for (int i = 0; i < R; i++) most[i] = vmax(most[i], load(s + i * ld + j));
+  for (int i = 0; i < R; i++) peak[i] = largest(most[i]);
+  for (int j = 0; j < t; j += kLanes)
+    for (int i = 0; i < R; i++) {
+      Vec p = vexp((load(s + i * ld + j) - peak[i]) * scale);
+      total[i] += p;
+      store(s + i * ld + j, p);
     }
-    float whole = sum(total), share = 1 / whole;
-    for (int j = 0; j < t; j += kLanes) store(s + j, load(s + j) * share);
-    lse[i] = peak * scale + __builtin_logf(whole);
+  for (int i = 0; i < R; i++) {
+    float whole = sum(total[i]);
+    share[i] = 1 / whole, lse[i] = peak[i] * scale + __builtin_logf(whole);
+  }
+}
+
+void exponentials(int rows, int t, float scale, float* s, ptrdiff_t ld, float* lse, float* share) {
+  int i = 0;
+  for (; i + 4 <= rows; i += 4) exponentials_of<4>(t, scale, s + i * ld, ld, lse + i, share + i);
+  for (; i < rows; i++) exponentials_of<1>(t, scale, s + i * ld, ld, lse + i, share + i);
+}
+
+void scale_rows(int rows, int n, const float* factor, float* x, ptrdiff_t ld) {
+  for (int i = 0; i < rows; i++, x += ld) {
+    int j = 0;
+    for (; j + kLanes <= n; j += kLanes) store(x + j, load(x + j) * factor[i]);
+    for (; j < n; j++) x[j] *= factor[i];
   }
 }
 
@@ -51,7 +76,7 @@ float dot(int count, const float* a, const float* b) {
 }  // namespace
 
 extern const AttentionLeaves attention_leaves_table;
-const AttentionLeaves attention_leaves_table = {softmax, probabilities, score_gradient, dot};
+const AttentionLeaves attention_leaves_table = {exponentials, scale_rows, probabilities, score_gradient, dot};
 
 }  // namespace PHOENIX_ISA
 }  // namespace phx

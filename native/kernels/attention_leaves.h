@@ -8,8 +8,10 @@
 namespace phx {
 
 struct AttentionLeaves {
-  // s = softmax(scale·s) row by row, lse[i] = log Σ exp(scale·s)
-  void (*softmax)(int rows, int t, float scale, float* s, ptrdiff_t ld, float* lse);
+  // Row by row s = exp(scale·(s - the largest s)), share[i] = 1 / Σ of these, lse[i] = log Σ exp(scale·s): softmax is share·s
+  void (*exponentials)(int rows, int t, float scale, float* s, ptrdiff_t ld, float* lse, float* share);
+  // x = factor[i]·x, row by row of n values
+  void (*scale_rows)(int rows, int n, const float* factor, float* x, ptrdiff_t ld);
   // s = exp(scale·s - lse[i])
   void (*probabilities)(int rows, int t, float scale, float* s, ptrdiff_t ld, const float* lse);
   // dp = scale·p·(dp - mean[i])

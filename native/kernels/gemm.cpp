@@ -13,7 +13,6 @@ namespace {
 
 int cut(int total, int parts, int i) { return int((long long)total * i / parts); }
 int panels_of(int n) { return (n + gemm_leaves().nr - 1) / gemm_leaves().nr; }
-int width_of(int n) { return panels_of(n) * gemm_leaves().nr; }
 int deepest(int k) { return (k + gemm_blocks(k) - 1) / gemm_blocks(k); }
 
 // Panel `j` of rows [k0,k1) of b, n columns in all.
@@ -56,7 +55,8 @@ void multiply(int m, int n, int depth, MatrixView a, Packed panels, real* c, ptr
 int gemm_blocks(int k) { return std::max(1, (k + kGemmDepth - 1) / kGemmDepth); }
 int gemm_block_begin(int k, int block) { return cut(k, gemm_blocks(k), block); }
 
-size_t gemm_packed(int n, int k) { return size_t(k) * width_of(n); }
+int gemm_width(int n) { return panels_of(n) * gemm_leaves().nr; }
+size_t gemm_packed(int n, int k) { return size_t(k) * gemm_width(n); }
 size_t gemm_parts(int n, int k) { return size_t(gemm_blocks(k)) * panels_of(n); }
 
 // Packed: block after block of k, in each the panels side by side.
@@ -64,7 +64,7 @@ void gemm_pack(int n, int k, MatrixView b, Packed packed, size_t first_part, siz
   for (size_t part = first_part; part < last_part; part++) {
     int block = int(part / panels_of(n)), j = int(part % panels_of(n));
     int k0 = gemm_block_begin(k, block), k1 = gemm_block_begin(k, block + 1);
-    real* panel = packed.at + size_t(k0) * width_of(n) + size_t(j) * gemm_leaves().nr * (k1 - k0);
+    real* panel = packed.at + size_t(k0) * gemm_width(n) + size_t(j) * gemm_leaves().nr * (k1 - k0);
     pack_panel(n, j, k0, k1, b, panel);
     if (packed.type == Type::bf16) bf16_leaves().round_panel(k1 - k0, panel);
   }
@@ -73,7 +73,7 @@ void gemm_pack(int n, int k, MatrixView b, Packed packed, size_t first_part, siz
 void gemm_rows_of_block(int m, int n, int k, int block, MatrixView a, Packed packed, real* c, ptrdiff_t ldc, const real* row,
                         const real* matrix, ptrdiff_t ld_matrix) {
   int k0 = gemm_block_begin(k, block), k1 = gemm_block_begin(k, block + 1);
-  Packed panels{packed.at + size_t(k0) * width_of(n), packed.type};
+  Packed panels{packed.at + size_t(k0) * gemm_width(n), packed.type};
   if (block == 0)
     multiply(m, n, k1 - k0, a, panels, c, ldc, row, matrix, ld_matrix);
   else
@@ -90,7 +90,7 @@ void gemm_rows(int m, int n, int k, MatrixView a, Packed packed, real* c, ptrdif
   gemm_rows_onto(m, n, k, a, packed, c, ldc, nullptr, accumulate ? c : nullptr, ldc);
 }
 
-size_t gemm_scratch(int n, int k) { return size_t(deepest(k)) * width_of(n); }
+size_t gemm_scratch(int n, int k) { return size_t(deepest(k)) * gemm_width(n); }
 
 void gemm(int m, int n, int k, MatrixView a, MatrixView b, real* c, ptrdiff_t ldc, bool accumulate, real* scratch) {
   for (int block = 0; block < gemm_blocks(k); block++) {

@@ -26,7 +26,9 @@ void gemm(int m, int n, int k, MatrixView a, MatrixView b, real* c, ptrdiff_t ld
 
 // The same in pieces, for ops that go over the rows of c themselves: b packed once into gemm_packed(n, k) reals, as gemm_parts(n, k)
 // independent parts; then any rows of c from it.
+// A packed b is gemm_width(n) >= n columns wide, zeros from n on: c may be given so many where it has the room.
 size_t gemm_packed(int n, int k);
+int gemm_width(int n);
 size_t gemm_parts(int n, int k);
 void gemm_pack(int n, int k, MatrixView b, Packed packed, size_t first_part, size_t last_part);
 void gemm_rows(int m, int n, int k, MatrixView a, Packed packed, real* c, ptrdiff_t ldc, bool accumulate);

@@ -4,8 +4,8 @@
 // Of a map enlarged twofold the 6x6 pixels of a tile are only 4x4 different ones, and 25 products do (winograd.simd.cpp; larger tiles lose,
 // lab/upsampled_tiles.cpp). What follows is the same for each WinogradTransforms.
 // Tiles go through in blocks: V and M of a block, 36·(C+K)·4 bytes a tile at most, are to stay in L2, while U streams past once a block. Measured
-// on Zen 4 (1 MB L2): blocks of 14 to 56 tiles are equal up to 256 channels in all, 28 is the most for 384, 14 for 512; beyond, U itself
-// (19 MB at 512 → 256) is the larger stream and 28 wins again. A block's height is a multiple of the register tile's. In the weight gradient
+// on Zen 4 (1 MB L2): blocks of 28 tiles, which up to 256 channels in all are 1 to 3 % of a step ahead of 56 and about equal to 14; 14 for 512
+// channels; beyond, U itself (19 MB at 512 → 256) is the larger stream and 28 wins again. A block's height is a multiple of the register tile's. In the weight gradient
 // dU is read and written once a block, so blocks are longer, by both gradients together: 64 tiles to 128 channels in all (14x14 64 → 64: 265 GFLOP/s with
 // 64, 257 with 112, 250 with 196), 96 to 256 (32x32 128 → 128: 346 with 96, 318 with 128, 328 with 64), 128 beyond (16x16 256 → 256: 351 with
 // 128, 336 with 96, 320 with 64).
@@ -162,7 +162,7 @@ class Ahead {
   int count_ = 0, at_ = 0;
 };
 
-int block_of(int channels) { return channels <= 128 ? 56 : channels <= 384 ? 28 : channels <= 512 ? 14 : 28; }
+int block_of(int channels) { return channels > 384 && channels <= 512 ? 14 : 28; }
 
 // Many tiles: all of U first, then each thread takes tiles, block by block through all three steps.
 void convolve_many(Context& ctx, const WinogradTransforms& a, const Output& to, const Tensor& x, const Tiles& tiles, const Filter& f) {

@@ -82,7 +82,7 @@ function nativeBreaches(file: string, text: string): string[] {
   const folder = file.split('/')[1]!;
   for (const [, open, name] of text.matchAll(/^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]/gm)) {
     if (/^(napi|node_api|js_native_api)/.test(name!)) {
-      if (file !== 'native/addon.cpp') found.push(`${file} includes ${name}: only native/addon.cpp speaks Node-API`);
+      if (folder !== 'binding') found.push(`${file} includes ${name}: only native/binding speaks Node-API`);
       continue;
     }
     if (open === '<') {
@@ -110,7 +110,7 @@ test('imports of src/ run only from the app row to fl, ddpm, bindings and the le
   );
 });
 
-test('native: kernels know kernels, unet knows kernels, only addon.cpp knows Node-API', (t) => {
+test('native: kernels know kernels, unet knows kernels, only binding knows Node-API', (t) => {
   t.true(nativeFiles.length > 5);
   t.deepEqual(
     nativeFiles.flatMap((file) => nativeBreaches(file, read(file))),
@@ -138,6 +138,6 @@ test('a breach is seen', (t) => {
   t.is(include('native/kernels/conv2d.cpp', '<napi.h>').length, 1);
   t.is(include('native/kernels/conv2d.cpp', '"../unet/arena.h"').length, 1);
   t.is(include('native/unet/unet.cpp', '"kernels/missing.h"').length, 1);
-  t.is(include('native/addon.cpp', '"kernels/conv2d.ref.cpp"').length, 1);
+  t.is(include('native/binding/ops.cpp', '"../kernels/conv2d.ref.cpp"').length, 1);
   t.deepEqual(include('native/unet/unet.cpp', '"kernels/ops.h"'), []);
 });

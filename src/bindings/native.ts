@@ -1,5 +1,5 @@
 /**
- * The typed contract of the native addon (native/addon.cpp). Nothing here is public: session.ts and vector.ts wrap it.
+ * The typed contract of the native addon (native/binding). Nothing here is public: session.ts and vector.ts wrap it.
  * Natives trust their arguments' types and check shapes; every asynchronous call runs on a thread of its own and settles on the JS thread.
  */
 

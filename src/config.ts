@@ -256,7 +256,7 @@ const table = [
     commands: ['federate'],
     kind: choice(diversityTargets),
     default: 'uniform',
-    help: 'what strategy diversity wants the mixture of the clients to be: all bins alike, or as all clients that are known hold them',
+    help: 'what strategy diversity wants the mixture of the clients to be: all bins alike, as all clients that are known hold them, or as the shared set does',
   }),
   option({
     key: 'diversityPull',
@@ -804,6 +804,12 @@ function checkTogether(settings: Record<string, unknown>): void {
     refuse('shareSource synthetic draws from the global model, which personal layers leave untrained: take real images, or personal none.');
   if (settings.filter !== 'none' && settings.filterBy === 'frechet-shared' && settings.shareBeta === 0)
     refuse('filterBy frechet-shared needs a shared set: set shareBeta, or take another statistic.');
+  if (
+    settings.strategy === 'diversity' &&
+    settings.diversityTarget === 'shared' &&
+    (settings.shareBeta === 0 || settings.shareSource !== 'real')
+  )
+    refuse('diversityTarget shared needs real shared images: set shareBeta, or take the target uniform or pooled.');
   if (settings.resume && settings.out === undefined) refuse('resume needs out (--out DIR): the folder of the run to continue.');
 }
 

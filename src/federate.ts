@@ -47,7 +47,7 @@ const plainState = z.object({
   strategy: z.unknown(),
   profiles: z.record(z.string(), profile),
   shared: z.object(sent).optional(),
-  bins: z.object({ ...sent, count }).optional(),
+  bins: z.object({ ...sent, count, reference: z.array(count).optional() }).optional(),
   work: z.number().gt(0),
 });
 

@@ -128,6 +128,24 @@ test('diversity as a strategy: rare bins count more; who said nothing counts by 
   t.regex(none.notes![0]!, /no histograms yet/);
 });
 
+test('diversity towards the shared images: weights by examples where these already match, more for who lacks in the mixture, refused without', (t) => {
+  const reports = [report('a', { examples: 30 }), report('b', { examples: 10 })];
+  const profiles = profilesOf({ a: { histogram: [8, 0], examples: 30 }, b: { histogram: [0, 8] } });
+  const weigh = (reference?: number[]) =>
+    diversity({ target: 'shared', pull: 0.1 })
+      .weigh(reports, null, profiles, reference)
+      .weights.map(({ weight }) => weight);
+  const alike = weigh([30, 10]);
+  t.true(close(alike[0]!, 0.75, 1e-3) && close(alike[1]!, 0.25, 1e-3), String(alike));
+  // With disjoint bins w ∝ t^(1/(1+λ))·n^(λ/(1+λ)).
+  const parts = [(5 / 12) ** (1 / 1.1) * 30 ** (0.1 / 1.1), (7 / 12) ** (1 / 1.1) * 10 ** (0.1 / 1.1)];
+  t.true(close(weigh([5, 7])[1]!, parts[1]! / (parts[0]! + parts[1]!), 1e-3));
+  t.true(weigh([12, 0])[1]! > 0, 'a bin that no shared image is in forbids nobody');
+  for (const none of [undefined, [1, 2, 3]])
+    t.throws(() => weigh(none), { code: 'ERR_PHOENIX_CONFIG', message: /share real images/ }, String(none));
+  t.notThrows(() => diversity({ target: 'shared' }).weigh(reports, null, {}), 'before there are histograms');
+});
+
 test('vendi as a strategy: examples times score, without one the usual score', (t) => {
   const reports = [report('a', { examples: 10 }), report('b', { examples: 20 }), report('c', { examples: 10 })];
   const { weights } = vendi().weigh(reports, null, profilesOf({ a: { vendi: 3 }, b: { vendi: 1 } }));

@@ -3,7 +3,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import test from 'ava';
 import { parseOptions } from '../src/config.ts';
-import { featureMatrix } from '../src/ddpm/metrics/index.ts';
+import { binCounts, featureMatrix, kMeans } from '../src/ddpm/metrics/index.ts';
 import { pixels8 } from '../src/ddpm/metrics/sources.ts';
 import { noise } from '../src/ddpm/noise.ts';
 import { type Client, createClient } from '../src/fl/client.ts';
@@ -354,9 +354,13 @@ test('bins come from the reference, or from what clients first say; probes come 
     [10, 15, 20, 12],
   );
 
-  const withReference = await world({ strategy });
+  t.is(end.bins!.reference, undefined, 'points are no reference');
+  const withReference = await world({ strategy: strategies.diversity({ target: 'shared' }) });
   const reference = await pixels8.extract({ pixels: pixelsOf(range(0, 200)), count: 200, height: 4, width: 4, channels: 1 });
-  await withReference.run(1, { probing: { ...probing, reference } });
+  const { bins } = await withReference.run(1, { probing: { ...probing, reference } });
+  const { centres } = await kMeans(reference, 4);
+  t.deepEqual(bins!.reference, Array.from(await binCounts(reference, centres)), 'how the reference falls into the bins is kept');
+  t.regex(withReference.records[0]!.notes.join(), /divergence of the mixture from the shared target/);
   t.true(withReference.records[0]!.clients.every(({ histogram }) => histogram?.length === 4));
 
   const plainly = await world();

@@ -84,6 +84,10 @@ test('options that contradict each other are refused', (t) => {
   t.is(both.code, 'ERR_PHOENIX_CONFIG');
   t.regex(both.message, /epochs and localImages/);
   t.regex(refusal('train', { data: 'x', resume: true }).message, /resume needs out/);
+  const towards = { data: 'x', strategy: 'diversity', diversityTarget: 'shared' };
+  t.regex(refusal('federate', towards).message, /diversityTarget shared needs real shared images/);
+  t.regex(refusal('federate', { ...towards, shareBeta: 0.1, shareSource: 'synthetic' }).message, /needs real shared images/);
+  t.notThrows(() => parseOptions('federate', { ...towards, shareBeta: 0.1 }));
 });
 
 test('a strategy of one own is taken as an object', (t) => {

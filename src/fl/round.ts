@@ -107,7 +107,7 @@ export async function runRound(state: FederationState, io: RoundIo): Promise<{ s
   const { reports, profiles, bins, refused } = await learn(answers.reports, state.profiles, supplied, supplies);
   failures.push(...refused);
   if (reports.length === 0) throw nobodyCameThrough(round, failures);
-  const weighed = strategy.weigh(reports, state.strategy, profiles);
+  const weighed = strategy.weigh(reports, state.strategy, profiles, bins?.reference);
   checkWeights(strategy.name, reports, weighed.weights);
 
   const weights = inOrder(selected, weighed.weights).filter(({ weight }) => weight > 0);

@@ -184,17 +184,20 @@ async function binsOfPoints(points: number[][], version: number, count: number, 
   for (const { length } of points) votes.set(length, (votes.get(length) ?? 0) + 1);
   const [columns] = [...votes].reduce((most, vote) => (vote[1] > most[1] ? vote : most));
   const usual = points.filter((point) => point.length === columns);
-  return makeBins(featureMatrix(Float64Array.from(usual.flat()), columns), version, count, store);
+  const { reference: _, ...made } = await makeBins(featureMatrix(Float64Array.from(usual.flat()), columns), version, count, store);
+  return made;
 }
 
 /** Without the fields that are undefined: a state is plain JSON. */
 const asJson = <T extends object>(value: T): T => Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined)) as T;
 
 async function makeBins(from: Features, version: number, count: number, store: Store): Promise<NonNullable<Supplied['bins']>> {
-  const { centres } = await kMeans(from, Math.min(count, from.rows));
+  const { centres, assignment } = await kMeans(from, Math.min(count, from.rows));
   const { rows, columns } = centres;
   await keep(store, BINS, { kind: 'bins', version, rows, columns, centres: Float32Array.from(centres.data) });
-  return { version, to: [], count: rows };
+  const reference = Array<number>(rows).fill(0);
+  for (const bin of assignment) reference[bin]!++;
+  return { version, to: [], count: rows, reference };
 }
 
 const keep = (store: Store, key: string, parcel: Parcel) => store.set(key, encodeParcel(parcel));

@@ -122,9 +122,15 @@ export type Strategy<State = unknown> = {
   fit?(fit: Fit, client: ClientInfo, state: State): Fit;
   /**
    * Weights ≥ 0 that sum to 1, from reports alone; the order of reports does not matter. `profiles`: what is known of every client from its last
-   * probe, that of this round included. `notes` and `decisions` go to the log.
+   * probe, that of this round included. `reference`: how many of the shared images lie in each bin, if the bins were made of these. `notes` and
+   * `decisions` go to the log.
    */
-  weigh(reports: Report[], state: State, profiles: Profiles): { weights: Weights; state: State; notes?: string[]; decisions?: Decision[] };
+  weigh(
+    reports: Report[],
+    state: State,
+    profiles: Profiles,
+    reference?: number[],
+  ): { weights: Weights; state: State; notes?: string[]; decisions?: Decision[] };
   /** Takes the place of the weighted mean of the updates that arrived. It needs all of them at once, so no secure aggregation. */
   combine?(updates: Updates): Promise<Combined>;
 };
@@ -205,7 +211,7 @@ export type FederationState = {
   profiles: Profiles;
   /** Version of the shared images and the bins (the round in which they were made), and who has received it. What they are lies in the round's Store. */
   shared?: Sent;
-  bins?: Sent & { count: number };
+  bins?: Sent & { count: number; reference?: number[] };
   /** Local work as a multiple of what the options say: see local-work.ts. */
   work: number;
 };

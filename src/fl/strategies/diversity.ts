@@ -2,19 +2,23 @@
  * Weights that make the clients' mixture as varied as its members allow. Each client says how its images (or samples of its model) fall into bins
  * that all share; the weights are those near the example counts whose mixture of histograms is nearest to a target.
  */
+import { PhoenixError } from '../../errors.ts';
 import type { Profiles, Strategy } from '../types.ts';
 
-export const diversityTargets = ['uniform', 'pooled'] as const;
+export const diversityTargets = ['uniform', 'pooled', 'shared'] as const;
 export type DiversityTarget = (typeof diversityTargets)[number];
 
 export type DiversityOptions = {
-  /** What the mixture should be: every bin alike, or as the clients known so far hold them, by their examples. @default 'uniform' */
+  /**
+   * What the mixture should be: every bin alike, as the clients known so far hold them, by their examples, or as the shared images hold them that the bins
+   * were made of. @default 'uniform'
+   */
   target?: DiversityTarget;
   /** λ > 0: how strongly weights keep to the example counts. @default 0.5 */
   pull?: number;
 };
 
-/** Added to each bin of a pooled target, as a share of an equal portion: a bin that nobody was known to hold must not forbid it. */
+/** Added to each bin of a target that was counted, as a share of an equal portion: a bin that nobody was known to hold must not forbid it. */
 const SMOOTHING = 1e-3;
 const MOST_ITERATIONS = 20_000;
 
@@ -64,13 +68,14 @@ export function diversityWeights(shares: number[][], target: number[], prior: nu
 /**
  * Weights near the example counts whose mixture of the clients' last known histograms is nearest to the target. A client without one counts by its
  * examples.
+ * @throws PhoenixError ERR_PHOENIX_CONFIG, in weigh, for target 'shared' where bins were not made of shared images
  */
 export function diversity({ target = 'uniform', pull = 0.5 }: DiversityOptions = {}): Strategy<null> {
   return {
     name: 'diversity',
     needs: { histogram: true },
     init: () => null,
-    weigh(reports, state, profiles) {
+    weigh(reports, state, profiles, reference) {
       const total = sum(reports.map((report) => report.examples));
       const said = reports.flatMap(({ client, examples }) => {
         const histogram = profiles[client]?.histogram;
@@ -85,7 +90,7 @@ export function diversity({ target = 'uniform', pull = 0.5 }: DiversityOptions =
 
       const shares = said.map((one) => one.shares);
       const prior = toShares(said.map((one) => one.examples));
-      const wanted = target === 'uniform' ? toShares(shares[0]!.map(() => 1)) : pooled(profiles);
+      const wanted = targetOf(target, shares[0]!.length, profiles, reference);
       const weights = diversityWeights(shares, wanted, prior, pull);
       const part = sum(said.map((one) => one.examples)) / total;
       const weightOf = new Map(said.map(({ client }, i) => [client, part * weights[i]!]));
@@ -100,6 +105,18 @@ export function diversity({ target = 'uniform', pull = 0.5 }: DiversityOptions =
   };
 }
 
+function targetOf(target: DiversityTarget, bins: number, profiles: Profiles, reference: number[] | undefined): number[] {
+  if (target === 'uniform') return Array<number>(bins).fill(1 / bins);
+  const counted = target === 'pooled' ? pooled(profiles) : toShares(reference ?? []);
+  if (counted.length !== bins) {
+    throw new PhoenixError(
+      'ERR_PHOENIX_CONFIG',
+      `Diversity target shared needs bins that were made of shared images, which there are none of: share real images, or take the target uniform or pooled.`,
+    );
+  }
+  return toShares(counted.map((share) => share + SMOOTHING / bins));
+}
+
 /** The mixture of all clients known, by their examples. */
 function pooled(profiles: Profiles): number[] {
   const known = Object.keys(profiles)
@@ -108,11 +125,10 @@ function pooled(profiles: Profiles): number[] {
       const { histogram, examples } = profiles[client]!;
       return histogram ? [{ shares: toShares(histogram), examples }] : [];
     });
-  const all = mixture(
+  return mixture(
     toShares(known.map((one) => one.examples)),
     known.map((one) => one.shares),
   );
-  return toShares(all.map((share) => share + SMOOTHING / all.length));
 }
 
 /**

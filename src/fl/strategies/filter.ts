@@ -130,7 +130,7 @@ export function filtered<Base>(base: Strategy<Base>, options: FilterOptions): St
     init: () => ({ out: {}, base: base.init() }),
     absent: ({ out }) => Object.fromEntries(Object.keys(out).map((client) => [client, options.kind])),
     ...(base.fit && { fit: (fit, client, state) => base.fit!(fit, client, state.base) }),
-    weigh(reports, state, profiles) {
+    weigh(reports, state, profiles, reference) {
       const decisions = decide(reports, state.out, profiles, options);
       const out = { ...state.out };
       for (const { client, action } of decisions) {
@@ -139,7 +139,7 @@ export function filtered<Base>(base: Strategy<Base>, options: FilterOptions): St
       }
       // With nobody else at hand those that sit out are better than no round.
       const left = reports.filter(({ client }) => !(client in out));
-      const weighed = base.weigh(left.length > 0 ? left : reports, state.base, profiles);
+      const weighed = base.weigh(left.length > 0 ? left : reports, state.base, profiles, reference);
       const weightOf = new Map(weighed.weights.map(({ client, weight }) => [client, weight]));
       return {
         ...weighed,

@@ -73,6 +73,7 @@ const methods = {
     personal: 'head',
     filter: 'quarantine',
     strategy: 'diversity',
+    diversityTarget: 'shared',
     driftTarget: 0.1,
     workLeast: 0.75,
     compress: 'int8',

@@ -1,7 +1,8 @@
 // The pool behind parallel_for: one per process, grown to the largest number of threads ever asked for, never taken down (the addon stays
 // loaded, see CMakeLists.txt). A caller puts its job on a list, works on it itself, and waits only for the workers that joined it: it makes
-// progress whatever the others do, so any number of callers may share the pool. Threads that run out of work look around for a few tens of
-// microseconds (about the distance between two ops of a step) and then sleep.
+// progress whatever the others do, so any number of callers may share the pool. Threads that run out of work look around for about a tenth of a
+// millisecond (longer than the distance between two ops of a step) and then sleep: on two cores 3 % of a denoising step ahead of a quarter of that,
+// and the same where eight Sessions share them.
 #include "parallel.h"
 
 #include <algorithm>
@@ -20,7 +21,7 @@ namespace phx {
 namespace {
 
 constexpr int kMostWorkers = 255;
-constexpr int kSpins = 1000;  // of about 15-40 ns
+constexpr int kSpins = 4000;  // of about 15-40 ns
 
 void pause() {
 #if defined(__x86_64__)

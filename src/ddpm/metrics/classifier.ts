@@ -8,8 +8,8 @@ import { addon } from '../../bindings/load.ts';
 import type { NativeClassifier, NativeClassifierState } from '../../bindings/native.ts';
 import { PhoenixError } from '../../errors.ts';
 import { rng, streamKey } from '../../rng.ts';
+import type { FeatureImages, FeatureNetwork, RunNetworkOptions } from './feature-network.ts';
 import { checkInteger, featureMatrix } from './features.ts';
-import type { FeatureImages, FeatureNetwork, RunNetworkOptions } from './network.ts';
 
 const FEATURES = 64;
 /** Steps a native call, and images a native call of a trained classifier: well below a second. */

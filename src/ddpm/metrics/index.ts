@@ -5,12 +5,13 @@ import { checkInteger } from './features.ts';
 export { binCounts, type ClusterOptions, type Clusters, differentBins, jensenShannon, kMeans } from './bins.ts';
 export { accuracy, classCoverage, inceptionScore, predictedClasses } from './classes.ts';
 export { type ClassifierOptions, classifierNetwork, trainClassifier } from './classifier.ts';
+export type { FeatureImages, FeatureNetwork, RunNetworkOptions } from './feature-network.ts';
 export { type Features, featureMatrix, type MetricOptions, pickRows } from './features.ts';
 export { frechetDistance, type Moments, moments } from './frechet.ts';
 export { type KernelDistanceOptions, kernelDistance } from './kernel-distance.ts';
 export { type Logistic, type LogisticOptions, logisticLogits, logisticRegression } from './logistic.ts';
 export { classRecall, densityCoverage, memorisation, type NeighbourOptions, precisionRecall } from './neighbours.ts';
-export { type FeatureImages, type FeatureNetwork, featureNetwork, type RunNetworkOptions } from './network.ts';
+export { featureNetwork } from './network.ts';
 
 /** What is measured, as the first part of a metric's name. `fd`: Fréchet distance, `kd`: kernel distance, `is`: Inception Score's formula. */
 export const metricKinds = [

@@ -10,8 +10,8 @@ import { parse } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
 import { resizer } from '../data/pixels.ts';
 import { ioError } from '../safetensors.ts';
+import { checkImages, type FeatureNetwork } from './feature-network.ts';
 import { checkInteger, featureMatrix } from './features.ts';
-import { checkImages, type FeatureNetwork } from './network.ts';
 
 /** What of onnxruntime-node is used here. */
 type Tensor = { data: ArrayLike<number>; dims: readonly number[] };

@@ -2,8 +2,9 @@
 import { createHash } from 'node:crypto';
 import { PhoenixError } from '../../errors.ts';
 import { resizer } from '../data/pixels.ts';
+import type { FeatureImages, FeatureNetwork } from './feature-network.ts';
 import { type Features, featureMatrix } from './features.ts';
-import { type FeatureImages, type FeatureNetwork, featureNetwork } from './network.ts';
+import { featureNetwork } from './network.ts';
 
 export type FeatureSource = {
   /** Small letters and digits, for the names of metrics: pixels8, resnet56. */

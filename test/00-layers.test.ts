@@ -69,6 +69,23 @@ function breaches(file: string, text: string): string[] {
   return found;
 }
 
+/** A circle of imports, types and dynamic ones included, as the files along it; none if there is none. */
+function circle(imports: Record<string, string[]>): string[] {
+  const done = new Set<string>();
+  const walk = (file: string, path: string[]): string[] => {
+    if (path.includes(file)) return [...path.slice(path.indexOf(file)), file];
+    if (done.has(file)) return [];
+    const found = (imports[file] ?? []).map((next) => walk(next, [...path, file])).find(({ length }) => length > 0);
+    done.add(file);
+    return found ?? [];
+  };
+  return (
+    Object.keys(imports)
+      .map((file) => walk(file, []))
+      .find(({ length }) => length > 0) ?? []
+  );
+}
+
 const NATIVE_FOLDERS: Record<string, string[]> = {
   kernels: ['kernels'],
   unet: ['kernels', 'unet'],
@@ -108,6 +125,16 @@ test('imports of src/ run only from the app row to fl, ddpm, bindings and the le
     sources.flatMap((file) => breaches(file, read(file))),
     [],
   );
+});
+
+test('no circle of imports in src/', (t) => {
+  const importsOf = (file: string) =>
+    ts
+      .preProcessFile(read(file), true, true)
+      .importedFiles.flatMap(({ fileName }) => (fileName.startsWith('.') ? relative('.', join(dirname(file), fileName)) : []));
+  t.deepEqual(circle(Object.fromEntries(files('src', /\.ts$/).map((file) => [file, importsOf(file)]))), []);
+  t.deepEqual(circle({ a: ['b', 'd'], b: ['c'], c: ['e', 'b'], d: [], e: [] }), ['b', 'c', 'b'], 'one that there is, is seen');
+  t.deepEqual(circle({ a: ['b', 'c'], b: ['d'], c: ['d'], d: [] }), [], 'two ways to one file are none');
 });
 
 test('native: kernels know kernels, unet knows kernels, only binding knows Node-API', (t) => {

@@ -82,4 +82,36 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_weight_gradient_ke
           [&](int range, int m, int n, float sum) { g.partial[(size_t(range) * g.size.m + m) * g.size.n + n] = sum; });
 }
 
+// ---- an enlargement in the weights
+
+// Whether tap t of a side is in sum p.
+__device__ constexpr bool in_sum(int p, int t) { return p == 0 ? t == 0 : p == 1 ? t > 0 : p == 2 ? t < 2 : t == 2; }
+
+// A thread a folded weight.
+extern "C" __global__ void __launch_bounds__(kThreads) conv2d_fold_kernel(ConvFold f) {
+  size_t i = thread_index(), row = i / f.w.c, k = row / (kFolded * kFolded);
+  int c = int(i % f.w.c), p = int(row / kFolded % kFolded), q = int(row % kFolded);
+  if (i >= elements(f.folded)) return;
+  float sum = 0;
+#pragma unroll
+  for (int t = 0; t < 9; t++)
+    if (in_sum(p, t / 3) && in_sum(q, t % 3)) sum += at(f.w, k * 9 + t, c);
+  put(f.folded, row, c, sum);
+}
+
+// A thread a weight.
+extern "C" __global__ void __launch_bounds__(kThreads) conv2d_unfold_kernel(ConvUnfold u) {
+  size_t i = thread_index(), row = i / u.dw.c;
+  int c = int(i % u.dw.c), t = int(row % 9);
+  if (i >= elements(u.dw)) return;
+  size_t filter = size_t(kFolded) * kFolded * u.dw.c;
+  const float* of_k = u.partial + row / 9 * filter + c;
+  float sum = 0;
+  for (int range = 0; range < u.ranges; range++, of_k += u.dw.n * filter)
+    for (int p = 0; p < kFolded; p++)
+      for (int q = 0; q < kFolded; q++)
+        if (in_sum(p, t / 3) && in_sum(q, t % 3)) sum += of_k[(p * kFolded + q) * u.dw.c];
+  put(u.dw, row, c, sum);
+}
+
 }  // namespace phx

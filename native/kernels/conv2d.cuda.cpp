@@ -20,6 +20,19 @@ const Kernel<ConvFew> conv2d_to_many_kernel("conv2d_to_many_kernel", {.shared_by
     conv2d_from_many_kernel("conv2d_from_many_kernel", {.shared_bytes = kFewShared});
 const Kernel<ConvFewWeights> conv2d_few_weights_kernel("conv2d_few_weights_kernel");
 
+const Kernel<ConvFold> conv2d_fold_kernel("conv2d_fold_kernel");
+const Kernel<ConvUnfold> conv2d_unfold_kernel("conv2d_unfold_kernel");
+
+// Whether the products of an enlarged image go over its own pixels, by folded weights: a product's 9 taps are then 4, and the 36 of its gradients 16.
+bool folds(Family family, Conv2d a) { return a.upsample == 2 && (family == Family::wgmma || family == Family::mma); }
+// In scratch memory, which the kernels that read it are started with before it is asked for again.
+Tensor fold(Context& ctx, const Tensor& w) {
+  size_t count = size_t(w.n) * kFolded * kFolded * w.c;
+  Tensor folded = tensor(ctx.scratch(reals_of(Type::bf16, count)), w.n, kFolded, kFolded, w.c, Type::bf16);
+  conv2d_fold_kernel(cover(count), kElementThreads, {view(w), view(folded)});
+  return folded;
+}
+
 constexpr int kFewRange = 256;  // pixels of a block
 // out from in, one of which has few channels. `b` may be empty; gradient: w is read the other way round, from its out-channels to its in-channels.
 void few(Grad out, const Tensor& in, const Tensor& w, const Tensor& b, bool gradient) {
@@ -38,9 +51,11 @@ void check_conv(const char* op, const Tensor& y, const Tensor& x, const Tensor& 
 
 }  // namespace
 
-void conv2d_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
+void conv2d_forward(Context& ctx, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
   check_conv("conv2d_forward", y, x, w, a);
-  switch (family_of({Pass::forward, y, x, {}, w, temb, residual, a})) {
+  Family family = family_of({Pass::forward, y, x, {}, w, temb, residual, a});
+  if (folds(family, a)) w = fold(ctx, w);
+  switch (family) {
     case Family::wgmma:
       return wgmma_conv2d_forward(y, x, temb, residual, w, b, a);
     case Family::mma:
@@ -55,8 +70,10 @@ void conv2d_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, 
 
 namespace {
 
-void input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
-  switch (family_of({Pass::input_gradient, dy, dx.t, {}, w, {}, {}, a})) {
+void input_gradient(Context& ctx, Grad dx, Tensor dy, Tensor w, Conv2d a) {
+  Family family = family_of({Pass::input_gradient, dy, dx.t, {}, w, {}, {}, a});
+  if (folds(family, a)) w = fold(ctx, w);
+  switch (family) {
     case Family::wgmma:
       return wgmma_conv2d_input_gradient(dx, dy, w, a);
     case Family::mma:
@@ -70,10 +87,10 @@ void input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
   }
 }
 
-// Sums over ranges of pixels, side by side (ranges, K, 9·C); returns how many. `partial` makes room for them.
+// Sums over ranges of pixels, side by side (ranges, K, 9·C), of folded weights (ranges, K, 16·C); returns how many. `partial` makes room for them.
 template <class Room>
-size_t weight_gradient(const Tensor& dy, const Tensor& x, Conv2d a, Room partial) {
-  switch (family_of({Pass::weight_gradient, dy, x, {}, {}, {}, {}, a})) {
+size_t weight_gradient(Family family, const Tensor& dy, const Tensor& x, Conv2d a, Room partial) {
+  switch (family) {
     case Family::wgmma: {
       auto plan = plan_conv2d_weight_gradient(dy, x, a);
       wgmma_weight_gradient(plan, partial(ranges(plan)));
@@ -106,11 +123,17 @@ size_t weight_gradient(const Tensor& dy, const Tensor& x, Conv2d a, Room partial
 
 void conv2d_backward(Context& ctx, Grad dx, Tensor dtemb, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Conv2d a) {
   check_conv("conv2d_backward", dy, x, w, a);
-  if (dx) input_gradient(dx, dy, w, a);
-  size_t weights = dw.size();
+  if (dx) input_gradient(ctx, dx, dy, w, a);
+  Family family = family_of({Pass::weight_gradient, dy, x, {}, {}, {}, {}, a});
+  bool folded = family == Family::wgmma && folds(family, a);
+  size_t weights = folded ? dw.size() / 9 * kFolded * kFolded : dw.size();
   real* partial = nullptr;
-  size_t count = weight_gradient(dy, x, a, [&](size_t count) { return partial = ctx.scratch(count * weights + size_t(dy.n) * dy.c); });
-  row_sums(matrix(dw.data, 1, int(weights)), matrix(partial, int(count), int(weights)), count);
+  size_t count =
+      weight_gradient(family, dy, x, a, [&](size_t count) { return partial = ctx.scratch(count * weights + size_t(dy.n) * dy.c); });
+  if (folded)
+    conv2d_unfold_kernel(cover(dw.size()), kElementThreads, {int(count), partial, view(dw)});
+  else
+    row_sums(matrix(dw.data, 1, int(weights)), matrix(partial, int(count), int(weights)), count);
   Tensor by_image = matrix(partial + count * weights, dy.n, dy.c);
   row_sums(by_image, dy, size_t(dy.h) * dy.w);
   if (dtemb) row_sums(dtemb, by_image, 1);

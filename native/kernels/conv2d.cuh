@@ -23,6 +23,23 @@ struct ConvWeightGradient {
   Conv2d attributes;
 };
 
+// An enlargement twofold, taken into the weights: an output reads two pixels a side, or an input is read by four outputs a side, through sums of taps.
+// Sum p of a side, 0 to 3, is of the taps 0 | 1 and 2 | 0 and 1 | 2: outputs of phase f read pixels f - 1 and f further on through the sums 2f and
+// 2f + 1, and an input is read by outputs -1 … 2 away from twice its place through the sums 3, 1, 2 and 0.
+constexpr int kFolded = 4;  // sums of a side
+// The pixel that sum p reads, from the output's own place among the pixels on.
+constexpr int folded_pixel(int p) { return p / 2 - 1 + p % 2; }
+// The sum that output i - 1 away from twice an input's place reads it through.
+constexpr int folded_reader(int i) { return i == 0 ? 3 : i == 3 ? 0 : i; }
+struct ConvFold {
+  View w, folded;  // (K,3,3,C) and (K,4,4,C)
+};
+struct ConvUnfold {
+  int ranges;
+  const float* partial;  // (ranges, K, 4, 4, C), gradients of the folded weights
+  View dw;               // (K,3,3,C), fp32: the sum over ranges and over the sums that a tap is in
+};
+
 // Between few channels and many (conv2d_few.cu), 3x3, stride 1, padding 1. One of the two tensors is the output, which has the other's sides.
 constexpr int kFewMost = 4;
 constexpr unsigned kFewShared = 48 << 10;  // for the weights

@@ -15,10 +15,11 @@ bool all_in_pieces(const Product& p) {
   return std::ranges::all_of(tensors, [](const Tensor& t) { return !t || in_pieces(t); });
 }
 
-// Strided or enlarged, not both; and with a stride, dx in whole phases: as many pixels of it as of dy for each.
+// Strided or enlarged (with padding, as weights are folded for it), not both; and with a stride, dx in whole phases: as many pixels of it as of dy
+// for each.
 bool whole_phases(const Product& p) {
   auto [stride, pad, upsample] = *p.window;
-  return (stride == 1 || upsample == 1) && (p.pass != Pass::input_gradient || (p.x0.h % stride == 0 && p.x0.w % stride == 0));
+  return (upsample == 1 || (stride == 1 && pad == 1)) && (p.pass != Pass::input_gradient || (p.x0.h % stride == 0 && p.x0.w % stride == 0));
 }
 
 // Everything in bf16 pieces (temb in pairs), whole phases, and the pixels of the result, or those summed over, in boxes that fill a tile.
@@ -36,10 +37,8 @@ bool suits_wgmma(const Product& p) {
   return tiles && tiles->box.w * step <= kMostCopied && tiles->box.h * step <= kMostCopied;
 }
 
-// Everything in bf16 pieces, and for the inputs' gradient whole phases.
-bool suits_mma(const Product& p) {
-  return all_in_pieces(p) && (!p.temb || in_pieces(p.temb)) && (p.pass != Pass::input_gradient || !p.window || whole_phases(p));
-}
+// Everything in bf16 pieces, and whole phases.
+bool suits_mma(const Product& p) { return all_in_pieces(p) && (!p.temb || in_pieces(p.temb)) && (!p.window || whole_phases(p)); }
 
 // A plain convolution between few channels of any type and many in bf16 pieces, whose weights fit shared memory.
 bool suits_few(const Product& p) {

@@ -135,8 +135,8 @@ __device__ void mma_product(const MmaProduct& p) {
 #pragma unroll
     for (int piece = 0; piece < T::kPieces; piece++) {
       int h = i[piece] + at.h, w = j[piece] + at.w;
-      bool inside = h >= 0 && w >= 0 && h < in.h << p.enlarged && w < in.w << p.enlarged && channel < in.c;
-      size_t pixel = (size_t(image[piece]) * in.h + (h >> p.enlarged)) * in.w + (w >> p.enlarged);
+      bool inside = h >= 0 && w >= 0 && h < in.h && w < in.w && channel < in.c;
+      size_t pixel = (size_t(image[piece]) * in.h + h) * in.w + w;
       sm80::copy_async(rows + along(T::along_row(piece), T::along_piece()), bf16_at(in, inside ? pixel : 0, inside ? channel : 0), inside);
     }
 #pragma unroll
@@ -162,7 +162,7 @@ __device__ void mma_product(const MmaProduct& p) {
     auto plus = [&x](float2 more) { x = {x.x + more.x, x.y + more.y}; };
     if (p.b.data) plus({p.b.data[column], p.b.data[column + 1]});
     if (p.temb.data) plus(pair(bf16_at(p.temb, n, column)));
-    if (p.residual.data) plus(pair(bf16_at(p.residual, row, column)));
+    if (p.residual.data) plus(pair(bf16_at(p.residual, place, column)));
     const GradView& out = p.out[column >= p.split];
     if (!out.t.data) return;
     uint16_t* to = const_cast<uint16_t*>(bf16_at(out.t, place, column < p.split ? column : column - p.split));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "conv2d.cuh"
 #include "dispatch.cuda.h"
 
 namespace phx {
@@ -39,12 +40,21 @@ MmaProduct of_rows(const Tensor& like, int columns) {
   p.columns = p.split = columns;
   p.h = like.h, p.w = like.w;
   p.phases = p.step = 1;
-  p.enlarged = 0;
   return p;
 }
-void add_tap(MmaProduct& p, int h, int w, int input, int weights) {
-  int& end = p.first_tap[p.phases * p.phases];
-  p.tap[end++] = {short(h), short(w), input, weights};
+// The pixels of an image in phases² of every phases-th a side.
+MmaProduct of_phases(const Tensor& like, int columns, int phases) {
+  MmaProduct p = of_rows(like, columns);
+  p.phases = phases;
+  p.rows /= phases * phases;
+  p.h /= phases, p.w /= phases;
+  return p;
+}
+// Phases in order.
+void add_tap(MmaProduct& p, int phase, int h, int w, int input, int weights) {
+  int end = p.first_tap[phase + 1]++;
+  p.tap[end] = {short(h), short(w), input, weights};
+  for (int later = phase + 1; later < p.phases * p.phases; later++) p.first_tap[later + 1] = p.first_tap[later];
 }
 
 void launch(const TwoTiles<MmaProduct>& kernels, const MmaProduct& p) {
@@ -55,39 +65,41 @@ void launch(const TwoTiles<MmaProduct>& kernels, const MmaProduct& p) {
 }  // namespace
 
 void mma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
-  MmaProduct p = of_rows(y, y.c);
+  MmaProduct p = of_phases(y, y.c, a.upsample);
   p.in[0] = view(x);
   p.step = a.stride;
-  p.enlarged = a.upsample - 1;
   p.weights = bf16_data(w);
-  p.weights_row = 9 * x.c;
-  for (int t = 0; t < 9; t++) add_tap(p, t / 3 - a.pad, t % 3 - a.pad, 0, t * x.c);
+  p.weights_row = w.h * w.w * x.c;
+  if (a.upsample == 1)
+    for (int t = 0; t < 9; t++) add_tap(p, 0, t / 3 - a.pad, t % 3 - a.pad, 0, t * x.c);
+  else
+    for (int phase = 0; phase < 4; phase++)
+      for (int t = 0; t < 4; t++) {
+        int r = phase / 2 * 2 + t / 2, s = phase % 2 * 2 + t % 2;
+        add_tap(p, phase, folded_pixel(r), folded_pixel(s), 0, (r * kFolded + s) * x.c);
+      }
   p.b = view(b), p.temb = view(temb), p.residual = view(residual);
   p.out[0] = view(Grad{y});
   launch(forward_kernels, p);
 }
 
-// An input pixel i·phases + phase, enlarged into copies, is read through tap r by output (i·stride + r - pad = the copy's place).
+// An input pixel i·phases + phase is read through tap r by output (i·stride + r - pad), an enlarged one through folded weights.
 void mma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
-  MmaProduct p = of_rows(dx.t, dx.t.c);
-  p.phases = a.stride;
-  p.rows /= a.stride * a.stride;
-  p.h /= a.stride, p.w /= a.stride;
+  MmaProduct p = of_phases(dx.t, dx.t.c, a.stride);
   p.step = a.upsample;
   p.in[0] = view(dy);
   p.weights = bf16_data(w);
-  p.weights_row = 9 * dx.t.c;
-  int count = 0;
-  for (int phase = 0; phase < a.stride * a.stride; phase++) {
-    p.first_tap[phase] = count;
-    for (int copy = 0; copy < a.upsample * a.upsample; copy++)
-      for (int t = 0; t < 9; t++) {
-        int h = phase / 2 + copy / 2 + a.pad - t / 3, v = phase % 2 + copy % 2 + a.pad - t % 3;
-        if (h % a.stride || v % a.stride) continue;
-        p.tap[count++] = {short(h / a.stride), short(v / a.stride), 0, t * dx.t.c};
+  p.weights_row = w.h * w.w * dx.t.c;
+  int side = a.upsample == 2 ? kFolded : 3;
+  for (int phase = 0; phase < a.stride * a.stride; phase++)
+    for (int r = 0; r < side; r++)
+      for (int s = 0; s < side; s++) {
+        int h = phase / 2 + a.pad - r, v = phase % 2 + a.pad - s;
+        if (a.upsample == 2)
+          add_tap(p, phase, r - 1, s - 1, 0, (kFolded * folded_reader(r) + folded_reader(s)) * dx.t.c);
+        else if (h % a.stride == 0 && v % a.stride == 0)
+          add_tap(p, phase, h / a.stride, v / a.stride, 0, (3 * r + s) * dx.t.c);
       }
-  }
-  p.first_tap[a.stride * a.stride] = count;
   p.out[0] = view(dx);
   launch(input_gradient_kernels, p);
 }
@@ -99,8 +111,8 @@ void mma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor 
   p.in[0] = view(pixels(x0)), p.in[1] = view(pixels(x1));
   p.weights = bf16_data(w);
   p.weights_row = w.c;
-  add_tap(p, 0, 0, 0, 0);
-  if (x1) add_tap(p, 0, 0, 1, x0.c);
+  add_tap(p, 0, 0, 0, 0, 0);
+  if (x1) add_tap(p, 0, 0, 0, 1, x0.c);
   p.b = view(b), p.residual = view(residual);
   p.out[0] = view(Grad{y});
   launch(forward_kernels, p);
@@ -112,7 +124,7 @@ void mma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int colu
   p.in[0] = view(rows);
   p.weights = bf16_data(w);
   p.weights_row = w.c;
-  add_tap(p, 0, 0, 0, 0);
+  add_tap(p, 0, 0, 0, 0, 0);
   p.out[0] = view(dx0), p.out[1] = view(dx1);
   p.split = columns0;
   launch(input_gradient_kernels, p);

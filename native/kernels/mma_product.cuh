@@ -15,17 +15,17 @@ struct MmaTap {
   short h, w;
   int input, weights;
 };
-constexpr int kMmaTaps = 36;
+constexpr int kMmaTaps = 16;  // of folded weights (conv2d.cuh)
 
 // out(row, j) = Σ_tap Σ_c in(pixel(row)·step + tap, c) · weights(tap, c, j) + b(j) + temb(image, j) + residual(row, j)
-// In the inputs' gradient, `in` is dy and out is dx: weights are read across, and with stride 2 each of the four phases of dx's pixels, a z of the grid, has
-// taps of its own.
+// In the inputs' gradient, `in` is dy and out is dx: weights are read across. With stride 2 each of the four phases of dx's pixels, a z of the grid, has
+// taps of its own, and so have those of y where x is enlarged.
 struct MmaProduct {
-  int rows, columns;   // of one phase; of out
-  int h, w;            // pixels of an image that are rows of a phase
-  int phases;          // 1 or 2: out's pixel is phases·pixel(row) + phase
-  View in[2];          // the second may be empty
-  int step, enlarged;  // in is read as if enlarged to 2^enlarged times its side
+  int rows, columns;  // of one phase; of out
+  int h, w;           // pixels of an image that are rows of a phase
+  int phases;         // 1 or 2: out's pixel is phases·pixel(row) + phase
+  View in[2];         // the second may be empty
+  int step;
   const uint16_t* weights;
   int weights_row;   // values from one out-channel to the next (one in-channel to the next, when read across)
   int first_tap[5];  // of each phase, and the end
@@ -40,8 +40,8 @@ struct MmaWeightGradient {
   int rows, columns, pixels, range;  // range: a multiple of kMmaDepth
   int h, w;                          // of dy
   View dy, in[2];
-  int step, enlarged, pad;
-  int taps;  // 9; or 1: columns are the channels of both inputs
+  int step, enlarged, pad;  // in is read as if enlarged to 2^enlarged times its side
+  int taps;                 // 9; or 1: columns are the channels of both inputs
   float* partial;
 };
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "conv2d.cuh"
 #include "ops.h"
 #include "wgmma_product.cuh"
 
@@ -107,7 +108,7 @@ struct Tiling {
 // out = in0|in1 · weights (taps as given) + bias + temb + residual. In the inputs' gradient in0 is dy and out is dx.
 struct WgmmaForwardArguments {
   Tensor out, in0, in1, residual;
-  Tensor weights;  // (K,3,3,C), or (K,1,1,C): a row of `ld` values for each tap of a k
+  Tensor weights;  // (K,3,3,C), folded (K,4,4,C), or (K,1,1,C): a row of `ld` values for each tap of a k
   bool input_gradient = false;
   const float* bias = nullptr;
   Tensor temb;
@@ -155,36 +156,37 @@ inline WgmmaPlan<WgmmaForward> plan_wgmma(const WgmmaForwardArguments& a) {
 inline Tap tap_at(int h, int w, int index) {
   return {static_cast<signed char>(h), static_cast<signed char>(w), static_cast<unsigned char>(index)};
 }
-inline int floor_half(int i) { return i >> 1; }
-// Output pixel i reads enlarged input i·stride + r - pad. Enlarged twice, outputs 2u + phase read inputs u + ⌊(phase + r - pad)/2⌋.
+// Output pixel i reads input i·stride + r - pad. Enlarged twice, outputs 2u + phase read inputs u + phase - 1 and u + phase, through folded weights.
 inline void set_forward_taps(WgmmaForwardArguments& a, Conv2d x) {
   a.stride = x.stride;
   a.phases = x.upsample;
-  for (int r = 0; r < 3; r++)
-    for (int s = 0; s < 3; s++) {
-      int h = a.phase_h + r - x.pad, w = a.phase_w + s - x.pad;
-      a.tap[a.taps++] = x.upsample == 2 ? tap_at(floor_half(h), floor_half(w), 3 * r + s) : tap_at(h, w, 3 * r + s);
-    }
+  int side = x.upsample == 2 ? 2 : 3;
+  for (int r = 0; r < side; r++)
+    for (int s = 0; s < side; s++)
+      a.tap[a.taps++] = x.upsample == 2 ? tap_at(a.phase_h - 1 + r, a.phase_w - 1 + s, kFolded * (2 * a.phase_h + r) + 2 * a.phase_w + s)
+                                        : tap_at(r - x.pad, s - x.pad, 3 * r + s);
 }
-// Enlarged input e is read by outputs (e + pad - r)/stride, where that is whole: of inputs u·stride + phase, outputs u + (phase + pad - r)/stride; of
-// the copies 2u and 2u + 1 that an enlargement makes of u, outputs 2u + copy + pad - r.
+// Input u·stride + phase is read by outputs u + (phase + pad - r)/stride, where that is whole. Enlarged twice, u is read by outputs 2u - 1 … 2u + 2.
 inline void set_input_gradient_taps(WgmmaForwardArguments& a, Conv2d x) {
   a.input_gradient = true;
   a.stride = x.upsample;
   a.phases = x.stride;
-  for (int copy = 0; copy < x.upsample * x.upsample; copy++)
-    for (int r = 0; r < 3; r++)
-      for (int s = 0; s < 3; s++) {
-        int h = a.phase_h + copy / x.upsample + x.pad - r, w = a.phase_w + copy % x.upsample + x.pad - s;
-        if (h % x.stride == 0 && w % x.stride == 0) a.tap[a.taps++] = tap_at(h / x.stride, w / x.stride, 3 * r + s);
-      }
+  int side = x.upsample == 2 ? kFolded : 3;
+  for (int r = 0; r < side; r++)
+    for (int s = 0; s < side; s++) {
+      int h = a.phase_h + x.pad - r, w = a.phase_w + x.pad - s;
+      if (x.upsample == 2)
+        a.tap[a.taps++] = tap_at(r - 1, s - 1, kFolded * folded_reader(r) + folded_reader(s));
+      else if (h % x.stride == 0 && w % x.stride == 0)
+        a.tap[a.taps++] = tap_at(h / x.stride, w / x.stride, 3 * r + s);
+    }
 }
 
 // partial (ranges, K, row_length) of dw; x's channels stand at first_column of each tap, tap_stride from tap to tap.
 struct WgmmaWeightGradientArguments {
   Tensor dy, x;
   int row_length = 0, first_column = 0, tap_stride = 0;
-  int taps = 1;  // 9: of `window`
+  int taps = 1;  // 9 of `window`, 16 of folded weights
   Conv2d window;
   int steps_per_range = 0;  // 0: by the table
 };
@@ -202,7 +204,7 @@ inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArgume
   g.dy = map_of_pixels(a.dy, pixels.box, up);
   g.x = map_of_pixels(a.x, pixels.box, a.window.stride);
   // Ranges of pixels: the fewest steps in a row, a tile's end counted as 12 and each range's sums as a quarter.
-  int tiles = g.row_tiles * a.taps * g.column_tiles, steps = pixels.count * up * up;
+  int tiles = g.row_tiles * a.taps * g.column_tiles, steps = pixels.count;
   double least = 1e30;
   for (int ranges = 1; ranges <= std::min(steps, 64); ranges++) {
     int per_range = (steps + ranges - 1) / ranges;
@@ -220,7 +222,10 @@ inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArgume
   g.stride = a.window.stride;
   g.upsample = up;
   g.taps = a.taps;
-  for (int t = 0; t < a.taps; t++) g.tap[t] = a.taps == 1 ? Tap{} : tap_at(t / 3 - a.window.pad, t % 3 - a.window.pad, t);
+  for (int t = 0; t < a.taps; t++)
+    g.tap[t] = a.taps == 1 ? Tap{}
+               : up == 2   ? tap_at(folded_pixel(t / kFolded), folded_pixel(t % kFolded), t)
+                           : tap_at(t / 3 - a.window.pad, t % 3 - a.window.pad, t);
   plan.tiles = tiles * g.ranges;
   return plan;
 }
@@ -255,7 +260,8 @@ inline WgmmaForwards plan_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Co
 }
 inline WgmmaWeightGradients plan_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d window) {
   WgmmaWeightGradientArguments a;
-  a.dy = dy, a.x = x, a.row_length = 9 * x.c, a.tap_stride = x.c, a.taps = 9, a.window = window;
+  a.dy = dy, a.x = x, a.taps = window.upsample == 2 ? kFolded * kFolded : 9, a.row_length = a.taps * x.c, a.tap_stride = x.c,
+  a.window = window;
   return {plan_wgmma(a)};
 }
 inline WgmmaForwards plan_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {

@@ -4,6 +4,8 @@
 // Both gradients read the operands as they lie: dx takes the weights, and dw both operands, MN-major.
 #include "wgmma_product.cuh"
 
+#include "conv2d.cuh"
+
 #include "sm90.cuh"
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL  // not of other targets
@@ -242,14 +244,15 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
       int begin = tile / per_range * g.steps_per_range, end = min(begin + g.steps_per_range, g.steps);
       int column = tile % g.column_tiles * Columns, row = tile / g.column_tiles / g.taps % g.row_tiles * kWgmmaRows;
       Tap t = g.tap[tile / g.column_tiles % g.taps];
+      int phase_h = g.upsample == 2 ? t.index / kFolded / 2 : 0, phase_w = g.upsample == 2 ? t.index % kFolded / 2 : 0;
       for (int step = begin; step < end; step++) {
-        Pixel p = first_pixel(g.pixels, step % g.pixels.count);
-        int up = g.upsample, phase = step / g.pixels.count, phase_h = phase / up, phase_w = phase % up;
-        int h = p.h * g.stride + (up == 2 ? (phase_h + t.h) >> 1 : t.h), w = p.w * g.stride + (up == 2 ? (phase_w + t.w) >> 1 : t.w);
+        Pixel p = first_pixel(g.pixels, step);
         uint32_t full = ring.begin_load();
         for (int j = 0; j < kConsumers; j++)
-          load_box(ring.a() + uint32_t(j) * kBlockBytes, &g.dy, full, row + 64 * j, p.w * up + phase_w, p.h * up + phase_h, p.n);
-        for (int j = 0; j < kBlocks; j++) load_box(ring.b() + uint32_t(j) * kBlockBytes, &g.x, full, column + 64 * j, w, h, p.n);
+          load_box(ring.a() + uint32_t(j) * kBlockBytes, &g.dy, full, row + 64 * j, p.w * g.upsample + phase_w, p.h * g.upsample + phase_h,
+                   p.n);
+        for (int j = 0; j < kBlocks; j++)
+          load_box(ring.b() + uint32_t(j) * kBlockBytes, &g.x, full, column + 64 * j, p.w * g.stride + t.w, p.h * g.stride + t.h, p.n);
         ring.advance();
       }
     }

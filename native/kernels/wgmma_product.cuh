@@ -30,7 +30,7 @@ struct Tap {
   signed char h, w;
   unsigned char index;
 };
-constexpr int kMostTaps = 36;  // 9 of each of the 4 copies of a pixel that an enlargement makes
+constexpr int kMostTaps = 16;  // of the gradients of folded weights (conv2d.cuh)
 
 // out(p,j) = Σ_tap Σ_c in(p·stride + tap, c)·weights(j, tap, c) + bias(j) + temb(image, j) + residual(p,j), out rounded to bf16.
 struct WgmmaForward {
@@ -46,8 +46,8 @@ struct WgmmaForward {
   int stride, taps;
   Tap tap[kMostTaps];
 };
-// partial(range, k, tap, c) = Σ_{p in range} dy(p,k)·x(p·stride + tap, c), fp32. With upsample 2, of the enlarged x: p runs over the pixels of x for each of
-// the 4 phases of dy, which are dy(2p + phase) and x(p + ⌊(phase + tap)/2⌋).
+// partial(range, k, tap, c) = Σ_{p in range} dy(p,k)·x(p·stride + tap, c), fp32. With upsample 2, of the folded weights: p runs over the pixels of x, and
+// dy is dy(2p + phase), the phase being that of the tap's sum.
 struct WgmmaWeightGradient {
   TensorMap dy, x;
   float* partial;
@@ -57,7 +57,7 @@ struct WgmmaWeightGradient {
   int row_length, first_column;  // of partial: taps·C in all; where x's channels begin in a tap
   int tap_stride;                // columns from one tap to the next
   int stride, upsample, taps;
-  Tap tap[9];
+  Tap tap[kMostTaps];
 };
 
 }  // namespace phx

@@ -554,6 +554,7 @@ test('method phoenix sets what the options leave open, and nothing else', (t) =>
     shareBeta: 0.02,
     filter: 'quarantine',
     strategy: 'diversity',
+    diversityTarget: 'shared',
     compress: 'int8',
     driftTarget: 0.1,
     workLeast: 0.75,

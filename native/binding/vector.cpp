@@ -137,25 +137,31 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
   }
   Napi::Value dot(const Napi::CallbackInfo& info) {
     auto other = same_length(info, 0, "other");
-    return look(
+    return look<double>(
         info, {other}, [other](const Buffer& a) { return phx::dot(vector_context(), a.data, other->buffer->data, a.count); },
-        [](Napi::Env env, double value) { return Napi::Number::New(env, value); });
+        [](Napi::Env env, auto value) { return Napi::Number::New(env, *value); });
   }
   Napi::Value is_finite(const Napi::CallbackInfo& info) {
-    return look(
-        info, {}, [](const Buffer& a) { return phx::all_finite(vector_context(), a.data, a.count) ? 1.0 : 0.0; },
-        [](Napi::Env env, double value) { return Napi::Boolean::New(env, value != 0); });
+    return look<bool>(
+        info, {}, [](const Buffer& a) { return phx::all_finite(vector_context(), a.data, a.count); },
+        [](Napi::Env env, auto value) { return Napi::Boolean::New(env, *value); });
   }
-  // A job that reads this vector and the others and yields a number.
+  // A job that reads this vector and the others and makes something of them.
+  template <class Result>
   Napi::Value look(const Napi::CallbackInfo& info, std::vector<std::shared_ptr<SharedVector>> reads,
-                   std::function<double(const Buffer&)> work, std::function<Napi::Value(Napi::Env, double)> wrap) {
+                   std::function<Result(const Buffer&)> work, std::function<Napi::Value(Napi::Env, std::shared_ptr<Result>)> wrap) {
     Locks locks;
     locks.read(info.Env(), self(info.Env()).lock, "the Vector");
     for (auto& other : reads) locks.read(info.Env(), other->lock, "the Vector");
-    auto value = std::make_shared<double>(0);
+    auto result = std::make_shared<Result>();
     return Job::start(
-        info.Env(), std::move(locks), {}, [buffer = shared_->buffer, reads, work, value](Job&) { *value = work(*buffer); },
-        [value, wrap](Napi::Env env) { return wrap(env, *value); });
+        info.Env(), std::move(locks), {}, [buffer = shared_->buffer, reads, work, result](Job&) { *result = work(*buffer); },
+        [result, wrap](Napi::Env env) { return wrap(env, result); });
+  }
+  // Of a vector of T the bytes.
+  template <class T>
+  static Napi::Value as_bytes(Napi::Env env, std::shared_ptr<std::vector<T>> block) {
+    return adopt<Napi::Uint8Array>(env, block, block->size() * sizeof(T));
   }
 
   Napi::Value server_step(const Napi::CallbackInfo& info) {
@@ -187,16 +193,13 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
   Napi::Value to_bytes(const Napi::CallbackInfo& info) {
     double count = number(info.Env(), info[1], "count", 0);
     size_t offset = range(info, number(info.Env(), info[0], "offset", 0), count), n = size_t(count);
-    Locks locks;
-    locks.read(info.Env(), shared_->lock, "the Vector");
-    auto block = std::make_shared<std::vector<float>>();
-    return Job::start(
-        info.Env(), std::move(locks), {},
-        [block, buffer = shared_->buffer, offset, n](Job&) {
-          std::vector<real> values = on_host(*buffer, offset, n);
-          block->assign(values.begin(), values.end());
+    return look<std::vector<float>>(
+        info, {},
+        [offset, n](const Buffer& a) {
+          std::vector<real> values = on_host(a, offset, n);
+          return std::vector<float>(values.begin(), values.end());
         },
-        [block, n](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, n * sizeof(float)); });
+        as_bytes<float>);
   }
 
   bool is_int8(const Napi::CallbackInfo& info) {
@@ -208,17 +211,15 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     bool int8 = is_int8(info);
     double count = number(info.Env(), info[2], "count", 0);
     size_t offset = range(info, number(info.Env(), info[1], "offset", 0), count), n = size_t(count);
-    Locks locks;
-    locks.read(info.Env(), shared_->lock, "the Vector");
-    auto block = std::make_shared<std::vector<uint8_t>>();
-    return Job::start(
-        info.Env(), std::move(locks), {},
-        [block, buffer = shared_->buffer, offset, n, int8](Job&) {
-          block->resize(int8 ? int8_bytes(n) : 2 * n);
-          OnHost values(buffer->data + offset, n);
-          (int8 ? encode_int8 : encode_bf16)(vector_context(), block->data(), values.data(), n);
+    return look<std::vector<uint8_t>>(
+        info, {},
+        [offset, n, int8](const Buffer& a) {
+          std::vector<uint8_t> block(int8 ? int8_bytes(n) : 2 * n);
+          OnHost values(a.data + offset, n);
+          (int8 ? encode_int8 : encode_bf16)(vector_context(), block.data(), values.data(), n);
+          return block;
         },
-        [block](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, block->size()); });
+        as_bytes<uint8_t>);
   }
   Napi::Value decode(const Napi::CallbackInfo& info) {
     bool int8 = is_int8(info);
@@ -235,16 +236,13 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
   }
   Napi::Value encode_largest(const Napi::CallbackInfo& info) {
     size_t k = size_t(number(info.Env(), info[0], "k", 1, double(self(info.Env()).buffer->count)));
-    Locks locks;
-    locks.read(info.Env(), shared_->lock, "the Vector");
-    auto block = std::make_shared<std::vector<uint8_t>>();
-    return Job::start(
-        info.Env(), std::move(locks), {},
-        [block, buffer = shared_->buffer, k](Job&) {
-          OnHost values(buffer->data, buffer->count);
-          *block = phx::encode_largest(vector_context(), values.data(), buffer->count, k);
+    return look<std::vector<uint8_t>>(
+        info, {},
+        [k](const Buffer& a) {
+          OnHost values(a.data, a.count);
+          return phx::encode_largest(vector_context(), values.data(), a.count, k);
         },
-        [block](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, block->size()); });
+        as_bytes<uint8_t>);
   }
   Napi::Value decode_largest(const Napi::CallbackInfo& info) {
     auto bytes = std::make_shared<std::vector<uint8_t>>(values<uint8_t, Napi::Uint8Array>(info.Env(), info[0], "bytes", napi_uint8_array));
@@ -306,16 +304,15 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     Napi::Env env = info.Env();
     size_t n = size_t(whole(env, info[0], "rows", 1, 10000)), columns = size_t(number(env, info[1], "columns", 1, 1e12));
     range(info, 0, double(n) * double(columns));
-    Locks locks;
-    locks.read(env, shared_->lock, "the Vector");
-    auto squared = std::make_shared<std::vector<double>>(n * n);
-    return Job::start(
-        env, std::move(locks), {},
-        [squared, buffer = shared_->buffer, n, columns](Job&) {
-          OnHost values(buffer->data, n * columns);
-          phx::row_distances(vector_context(), squared->data(), values.data(), n, columns);
+    return look<std::vector<double>>(
+        info, {},
+        [n, columns](const Buffer& a) {
+          std::vector<double> squared(n * n);
+          OnHost values(a.data, n * columns);
+          phx::row_distances(vector_context(), squared.data(), values.data(), n, columns);
+          return squared;
         },
-        [squared](Napi::Env env) { return float_array(env, *squared); });
+        [](Napi::Env env, auto squared) { return float_array(env, *squared); });
   }
 
   Napi::Value from_bytes(const Napi::CallbackInfo& info) {
@@ -414,19 +411,17 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     auto list = entries(info, info[1], bytes, sizeof(float));
     for (const Entry& e : list)
       if (e.byte_offset % sizeof(float)) raise(env, kShape, "exportTensors: expected byte offsets that are multiples of 4");
-    Locks locks;
-    locks.read(env, self(env).lock, "the Vector");
-    auto block = std::make_shared<std::vector<float>>();
-    return Job::start(
-        env, std::move(locks), {},
-        [block, buffer = shared_->buffer, list, bytes](Job&) {
-          block->assign(bytes / sizeof(float), 0.0f);
+    return look<std::vector<float>>(
+        info, {},
+        [list, bytes](const Buffer& a) {
+          std::vector<float> block(bytes / sizeof(float));
           for (const Entry& e : list) {
-            std::vector<real> values = on_host(*buffer, e.offset, e.count);
-            for (size_t i = 0; i < e.count; i++) (*block)[e.byte_offset / sizeof(float) + i] = float(values[e.in_range(i)]);
+            std::vector<real> values = on_host(a, e.offset, e.count);
+            for (size_t i = 0; i < e.count; i++) block[e.byte_offset / sizeof(float) + i] = float(values[e.in_range(i)]);
           }
+          return block;
         },
-        [block, bytes](Napi::Env env) { return adopt<Napi::Uint8Array>(env, block, bytes); });
+        as_bytes<float>);
   }
 
   std::shared_ptr<SharedVector> shared_;

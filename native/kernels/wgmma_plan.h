@@ -162,9 +162,11 @@ inline void set_forward_taps(WgmmaForwardArguments& a, Conv2d x) {
   a.phases = x.upsample;
   int side = x.upsample == 2 ? 2 : 3;
   for (int r = 0; r < side; r++)
-    for (int s = 0; s < side; s++)
-      a.tap[a.taps++] = x.upsample == 2 ? tap_at(a.phase_h - 1 + r, a.phase_w - 1 + s, kFolded * (2 * a.phase_h + r) + 2 * a.phase_w + s)
-                                        : tap_at(r - x.pad, s - x.pad, 3 * r + s);
+    for (int s = 0; s < side; s++) {
+      int p = 2 * a.phase_h + r, q = 2 * a.phase_w + s;  // the folded sums
+      a.tap[a.taps++] =
+          x.upsample == 2 ? tap_at(folded_pixel(p), folded_pixel(q), kFolded * p + q) : tap_at(r - x.pad, s - x.pad, 3 * r + s);
+    }
 }
 // Input u·stride + phase is read by outputs u + (phase + pad - r)/stride, where that is whole. Enlarged twice, u is read by outputs 2u - 1 … 2u + 2.
 inline void set_input_gradient_taps(WgmmaForwardArguments& a, Conv2d x) {

@@ -16,7 +16,7 @@ PHX_INLINE float largest(Vec v) {
   return t[0];
 }
 
-// Rows go four at a time: each waits for its largest score and for its sum, across the lanes, as long as for a third of its exponentials.
+// Rows go four at a time: each waits for its largest score and for its sum, which go across the lanes.
 template <int R>
 PHX_INLINE void exponentials_of(int t, float scale, float* s, ptrdiff_t ld, float* lse, float* share) {
   Vec most[R], total[R];

@@ -14,17 +14,6 @@ namespace phx {
 namespace PHOENIX_ISA {
 namespace {
 
-// ---- partial vectors
-
-PHX_INLINE Vec load_some(const float* p, int count) {
-  Vec v{};
-  for (int i = 0; i < count; i++) v[i] = p[i];
-  return v;
-}
-PHX_INLINE void store_some(float* p, Vec v, int count) {
-  for (int i = 0; i < count; i++) p[i] = v[i];
-}
-
 // ---- dropout
 
 constexpr int kCalls = kLanes / 2;  // a Philox word sits in the low half of a 64-bit lane, so that a widening product has room

@@ -27,6 +27,15 @@ typedef float VecMem __attribute__((vector_size(4 * kLanes), aligned(4), may_ali
 
 PHX_INLINE Vec load(const float* p) { return *(const VecMem*)p; }
 PHX_INLINE void store(float* p, Vec v) { *(VecMem*)p = v; }
+// Of the first `count` values alone: the others of the vector are 0, those in memory stay as they are.
+PHX_INLINE Vec load_some(const float* p, int count) {
+  Vec v{};
+  for (int i = 0; i < count; i++) v[i] = p[i];
+  return v;
+}
+PHX_INLINE void store_some(float* p, Vec v, int count) {
+  for (int i = 0; i < count; i++) p[i] = v[i];
+}
 PHX_INLINE Vec set1(float x) { return x - Vec{}; }
 PHX_INLINE Vec select(VecI mask, Vec a, Vec b) { return (Vec)((mask & (VecI)a) | (~mask & (VecI)b)); }
 // The compilers make neither a minimum nor a reciprocal estimate out of vector extensions, so these two are intrinsics where there are any.

@@ -108,24 +108,13 @@ struct UpsampledGradient {
   }
 };
 
-// The first `count` floats of a vector.
-PHX_INLINE Vec load_part(const float* p, int count) {
-  float t[kLanes] = {};
-  for (int i = 0; i < count; i++) t[i] = p[i];
-  return load(t);
-}
-PHX_INLINE void store_part(float* p, Vec v, int count) {
-  float t[kLanes];
-  store(t, v);
-  for (int i = 0; i < count; i++) p[i] = t[i];
-}
 template <bool Whole>
 PHX_INLINE Vec get(const float* p, int count) {
-  return Whole ? load(p) : load_part(p, count);
+  return Whole ? load(p) : load_some(p, count);
 }
 template <bool Whole>
 PHX_INLINE void put(float* p, Vec v, int count) {
-  Whole ? store(p, v) : store_part(p, v, count);
+  Whole ? store(p, v) : store_some(p, v, count);
 }
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }

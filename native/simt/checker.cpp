@@ -289,6 +289,9 @@ bool check_access(const void* pointer, size_t bytes, Access access, const char* 
     report("local memory access: another thread's local memory (%s at %s)", what, to_string(loc).c_str());
     return false;
   }
+  if (grid.early && !self->former_done && p - uintptr_t(heap) < heap_bytes())
+    report("device memory before griddepcontrol.wait, in a launch that may begin before the former one ends (%s at %s)", what,
+           to_string(loc).c_str());
   const bool write = access == Access::Write || access == Access::AtomicWrite;
   const bool atomic = access == Access::AtomicRead || access == Access::AtomicWrite;
   return check_range({self->index, view_of(self->index), write, atomic, false, p - uintptr_t(heap) < heap_bytes()}, p, bytes, what, loc);

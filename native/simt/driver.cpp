@@ -512,7 +512,14 @@ static CUresult parameter_bytes(const Function& f, void** parameters, void** ext
   memcpy(bytes.data(), buffer, size);
   return CUDA_SUCCESS;
 }
-static CUresult launch(CUfunction function, Dim grid_dim, Dim block_dim, uint32_t cluster, uint32_t dynamic_bytes, CUstream s,
+// A line a launch: whether it is run or captured, the kernel, the grid.
+static void list_launch(const Function& f, Dim g, bool captured) {
+  static FILE* file = fopen(config().launches.c_str(), "a");
+  if (!file) throw Error("cannot write " + config().launches);
+  fprintf(file, "%s %s %ux%ux%u\n", captured ? "captured" : "run", f.name.c_str(), g.x, g.y, g.z);
+  fflush(file);
+}
+static CUresult launch(CUfunction function, Dim grid_dim, Dim block_dim, uint32_t cluster, bool early, uint32_t dynamic_bytes, CUstream s,
                        void** parameters, void** extra) {
   REQUIRE(function, "launch of no function");
   Function& f = *function->function;
@@ -532,10 +539,14 @@ static CUresult launch(CUfunction function, Dim grid_dim, Dim block_dim, uint32_
               " allowed");
   std::vector<unsigned char> bytes;
   if (CUresult r = parameter_bytes(f, parameters, extra, bytes)) return r;
+  if (!config().launches.empty()) {
+    list_launch(f, grid_dim, !is_default(s) && streams.count(s) && s->capture);
+    return submit(s, [] { return CUDA_SUCCESS; });
+  }
   const std::shared_ptr<Module> module = function->module->ptx;
   return submit(s, [=, &f] {
     try {
-      launch_kernel(*module, f, grid_dim, block_dim, cluster, dynamic_bytes, bytes.data());
+      launch_kernel(*module, f, grid_dim, block_dim, cluster, early, dynamic_bytes, bytes.data());
     } catch (const std::exception& e) {
       return failed(CUDA_ERROR_LAUNCH_FAILED, e.what());
     }
@@ -544,11 +555,12 @@ static CUresult launch(CUfunction function, Dim grid_dim, Dim block_dim, uint32_
 }
 API cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned dynamic_bytes, CUstream s, void** parameters, void** extra) {
-  return guarded([&] { return launch(function, {gx, gy, gz}, {bx, by, bz}, 1, dynamic_bytes, s, parameters, extra); });
+  return guarded([&] { return launch(function, {gx, gy, gz}, {bx, by, bz}, 1, false, dynamic_bytes, s, parameters, extra); });
 }
 API cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function, void** parameters, void** extra) {
   return guarded([&] {
     uint32_t cluster = 1;
+    bool early = false;
     for (unsigned i = 0; i < c->numAttrs; ++i) {
       const CUlaunchAttribute& a = c->attrs[i];
       if (a.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) {
@@ -557,11 +569,15 @@ API cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function, void** parame
           return failed(CUDA_ERROR_NOT_SUPPORTED, "clusters are emulated along x only");
         REQUIRE(cluster, "a cluster of no blocks");
       }
+      if (a.id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
+        early = a.value.programmaticStreamSerializationAllowed;
+        REQUIRE(config().major >= 9, "programmatic stream serialization needs compute capability 9.0");
+      }
       if (a.id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE && a.value.cooperative)
         return failed(CUDA_ERROR_NOT_SUPPORTED, "blocks run one after another: cooperative launches are not emulated");
     }
-    return launch(function, {c->gridDimX, c->gridDimY, c->gridDimZ}, {c->blockDimX, c->blockDimY, c->blockDimZ}, cluster, c->sharedMemBytes,
-                  c->hStream, parameters, extra);
+    return launch(function, {c->gridDimX, c->gridDimY, c->gridDimZ}, {c->blockDimX, c->blockDimY, c->blockDimZ}, cluster, early,
+                  c->sharedMemBytes, c->hStream, parameters, extra);
   });
 }
 

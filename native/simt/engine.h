@@ -33,7 +33,8 @@ struct Thread {
   uint32_t index = 0, lane = 0, warp = 0;  // index and warp: in the cluster
   uint32_t block = 0;                      // its rank in the cluster
   State state = State::Done;
-  const char* what = "";  // what it waits at, and where
+  bool former_done = false;  // it has waited for the launches in front of this one (griddepcontrol.wait)
+  const char* what = "";     // what it waits at, and where
   Loc loc;
 };
 // Blocks of a cluster run together; without clusters a block is a cluster of one.
@@ -41,6 +42,7 @@ struct Grid {
   Dim grid_dim, block_dim, first;  // the running cluster's first block
   uint32_t threads, warps;         // of a block
   uint32_t dynamic_bytes, blocks;  // of a block; of a cluster
+  bool early;                      // may have begun before the launch in front of it has ended: programmatic stream serialization
   uint32_t all() const { return threads * blocks; }
   Dim block(uint32_t rank) const { return {first.x + rank, first.y, first.z}; }
 };
@@ -55,6 +57,7 @@ struct Config {
   bool quiet = false;            // PHOENIX_SIMT_QUIET=1: reports only through error strings
   uint64_t heap_mib = 1024;      // PHOENIX_SIMT_HEAP_MIB: device memory
   int major = 9;                 // PHOENIX_SIMT_CAPABILITY=8.0|9.0
+  std::string launches;          // PHOENIX_SIMT_LAUNCHES=FILE: launches are checked and listed there, and not run
   uint32_t shared_max = 232448;  // bytes per block: 227 KiB at 9.0, 163 KiB at 8.0 (CUDA C++ programming guide, compute capabilities)
 };
 const Config& config();
@@ -75,7 +78,7 @@ void defer(std::function<void()> job);
 uint64_t switches();  // stands for the clock
 
 // Runs body(context) in every thread of the grid. Throws Error if anything was reported.
-void run_grid(const char* name, Dim grid_dim, Dim block_dim, uint32_t cluster, uint32_t static_bytes, uint32_t dynamic_bytes,
+void run_grid(const char* name, Dim grid_dim, Dim block_dim, uint32_t cluster, bool early, uint32_t static_bytes, uint32_t dynamic_bytes,
               void (*body)(void*), void* context);
 uint32_t live_threads(uint32_t rank);  // of a block of the running cluster
 

@@ -157,7 +157,7 @@ Handler decode_tensor(Instruction&, const Modifiers&);      // cp.async, ldmatri
 // ---- modules
 std::shared_ptr<Module> parse_ptx(const std::string& text);      // throws Error with the line
 Function* find_kernel(Module& module, const std::string& name);  // null if there is none
-void launch_kernel(Module& module, Function& kernel, Dim grid_dim, Dim block_dim, uint32_t cluster, uint32_t dynamic_bytes,
+void launch_kernel(Module& module, Function& kernel, Dim grid_dim, Dim block_dim, uint32_t cluster, bool early, uint32_t dynamic_bytes,
                    const unsigned char* parameters);
 void load_globals(Module& module);  // .global and .const variables go to device memory
 void call_function(Context& c, const Instruction& i);

@@ -69,6 +69,10 @@ Handler decode_control(Instruction& in, const Modifiers& m) {
   if (b == "ret" || b == "exit") return HANDLER((void)i; c.exit = true);
   if (b == "trap") return HANDLER((void)c; fatal("trap at %s", to_string(i.loc).c_str()));
   if (b == "call") return call_function;
+  if (b == "griddepcontrol") {
+    if (m.has("launch_dependents")) return HANDLER((void)c; (void)i);
+    return m.has("wait") ? HANDLER((void)c; (void)i; self->former_done = true) : nullptr;
+  }
   if (b == "bar" || b == "barrier") {
     if (m.has("cluster")) {
       if (m.has("arrive")) return HANDLER((void)c; cluster_arrive(i.loc));

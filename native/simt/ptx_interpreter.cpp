@@ -143,7 +143,7 @@ struct Launch {
   Function& kernel;
   unsigned char* parameters;
 };
-void launch_kernel(Module& module, Function& kernel, Dim grid_dim, Dim block_dim, uint32_t cluster, uint32_t dynamic_bytes,
+void launch_kernel(Module& module, Function& kernel, Dim grid_dim, Dim block_dim, uint32_t cluster, bool early, uint32_t dynamic_bytes,
                    const unsigned char* parameters) {
   const size_t align = 128;  // of a CUtensorMap parameter
   std::vector<unsigned char> copy(kernel.parameter_bytes + align);
@@ -157,8 +157,8 @@ void launch_kernel(Module& module, Function& kernel, Dim grid_dim, Dim block_dim
     execute(l.module, l.kernel, l.parameters);
   };
   // A kernel without dynamic shared memory needs no more than its arrays.
-  run_grid(kernel.name.c_str(), grid_dim, block_dim, cluster, dynamic_bytes ? running_dynamic_offset : kernel.shared_bytes, dynamic_bytes,
-           thread, &launch);
+  run_grid(kernel.name.c_str(), grid_dim, block_dim, cluster, early, dynamic_bytes ? running_dynamic_offset : kernel.shared_bytes,
+           dynamic_bytes, thread, &launch);
 }
 
 }  // namespace phoenix::simt

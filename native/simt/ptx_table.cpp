@@ -89,7 +89,7 @@ static const std::map<std::string, Decode>& table() {
       {"prefetchu", decode_nothing},
       {"discard", decode_nothing},
       {"applypriority", decode_nothing},
-      {"griddepcontrol", decode_nothing},
+      {"griddepcontrol", decode_control},
   };
   return rows;
 }

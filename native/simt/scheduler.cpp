@@ -34,7 +34,8 @@ static Config read_config() {
     c.schedule = Config::Random;
     if (size_t colon = schedule.find(':'); colon != std::string::npos) c.seed = strtoull(schedule.c_str() + colon + 1, nullptr, 10);
   }
-  c.checks = text("PHOENIX_SIMT_CHECK") != "0";
+  c.launches = text("PHOENIX_SIMT_LAUNCHES");
+  c.checks = text("PHOENIX_SIMT_CHECK") != "0" && c.launches.empty();
   c.quiet = text("PHOENIX_SIMT_QUIET") == "1";
   if (uint64_t mib = strtoull(text("PHOENIX_SIMT_HEAP_MIB").c_str(), nullptr, 10)) c.heap_mib = std::min<uint64_t>(mib, 1 << 16);
   if (text("PHOENIX_SIMT_CAPABILITY") == "8.0") {
@@ -496,6 +497,7 @@ static void run_cluster() {
     t.block = i / grid.threads;
     t.tid = {in_block % b.x, in_block / b.x % b.y, in_block / (b.x * b.y)};
     cluster_phase[i] = 0;
+    t.former_done = false;
     t.state = State::Ready;
     prepare(t, fiber_main);
   }
@@ -511,7 +513,7 @@ static void run_cluster() {
   async_block_end();
 }
 
-void run_grid(const char* name, Dim grid_dim, Dim block_dim, uint32_t cluster, uint32_t static_bytes, uint32_t dynamic_bytes,
+void run_grid(const char* name, Dim grid_dim, Dim block_dim, uint32_t cluster, bool early, uint32_t static_bytes, uint32_t dynamic_bytes,
               void (*thread_body)(void*), void* context) {
   map_stacks();
   const uint32_t count = block_dim.x * block_dim.y * block_dim.z;  // the driver front has checked the sizes
@@ -521,7 +523,7 @@ void run_grid(const char* name, Dim grid_dim, Dim block_dim, uint32_t cluster, u
   random_words.seed(config().seed);
   body = thread_body;
   body_context = context;
-  grid = {grid_dim, block_dim, {}, count, count / 32, dynamic_bytes, cluster};
+  grid = {grid_dim, block_dim, {}, count, count / 32, dynamic_bytes, cluster, early};
   checker_grid();
   for (uint32_t z = 0; z < grid_dim.z; ++z)
     for (uint32_t y = 0; y < grid_dim.y; ++y)

@@ -156,7 +156,7 @@ static void test_clusters(CUmodule module) {
                                      steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_NONE,
                                      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
               "tensor map");
-    const CUresult r = run_clusters(function(module, kernel), 4, 2, 128, 4224, map, out.pointer);
+    const CUresult r = run_with(in_clusters(2), function(module, kernel), 4, 128, 4224, map, out.pointer);
     *sums = out.read<float>();
     return r;
   };
@@ -173,6 +173,21 @@ static void test_clusters(CUmodule module) {
        {Defect{"multicast_29", "multicast_29"}, Defect{"multicast_30", "a block that has exited"}, Defect{"multicast_31", "deadlock"},
         Defect{"multicast_32", "multicast_32"}, Defect{"multicast_33", "multicast_33"}})
     expect(add(d.kernel, &sums), d);
+}
+static void test_early_starts(CUmodule module) {
+  const std::vector<float> x = ramp(64);
+  auto twice = [&](const char* kernel, std::vector<float>* y) {
+    Buffer in(x), out(64 * 4);
+    const CUresult r = run_with(early(), function(module, kernel), 2, 32, 0, in.pointer, out.pointer);
+    *y = out.read<float>();
+    return r;
+  };
+  std::vector<float> y;
+  succeeded(twice("twice_0", &y), "twice_0");
+  bool right = true;
+  for (size_t i = 0; i < y.size(); ++i) right = right && y[i] == 2 * x[i];
+  check(right, "twice_0: the values");
+  expect(twice("twice_34", &y), {"twice_34", "before griddepcontrol.wait"});
 }
 
 void test_defects(const std::string& folder) {
@@ -193,6 +208,7 @@ void test_defects(const std::string& folder) {
     test_tiles(module);
     test_pipelines(module);
     test_clusters(module);
+    test_early_starts(module);
   }
   succeeded(cuModuleUnload(module), "unload");
 }

@@ -36,13 +36,10 @@ CUresult run(CUfunction f, unsigned blocks, unsigned threads, unsigned shared, C
   void* parameters[] = {&arguments..., nullptr};
   return cuLaunchKernel(f, blocks, 1, 1, threads, 1, 1, shared, stream, parameters, nullptr);
 }
-// The same in clusters.
+// The same with an attribute.
 template <class... A>
-CUresult run_clusters(CUfunction f, unsigned blocks, unsigned cluster, unsigned threads, unsigned shared, A... arguments) {
+CUresult run_with(CUlaunchAttribute attribute, CUfunction f, unsigned blocks, unsigned threads, unsigned shared, A... arguments) {
   void* parameters[] = {&arguments..., nullptr};
-  CUlaunchAttribute attribute{};
-  attribute.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-  attribute.value.clusterDim = {cluster, 1, 1};
   CUlaunchConfig c{};
   c.gridDimX = blocks;
   c.gridDimY = c.gridDimZ = c.blockDimY = c.blockDimZ = 1;
@@ -51,6 +48,19 @@ CUresult run_clusters(CUfunction f, unsigned blocks, unsigned cluster, unsigned 
   c.attrs = &attribute;
   c.numAttrs = 1;
   return cuLaunchKernelEx(&c, f, parameters, nullptr);
+}
+inline CUlaunchAttribute in_clusters(unsigned blocks) {
+  CUlaunchAttribute a{};
+  a.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+  a.value.clusterDim = {blocks, 1, 1};
+  return a;
+}
+// May begin before the launch in front of it has ended.
+inline CUlaunchAttribute early() {
+  CUlaunchAttribute a{};
+  a.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+  a.value.programmaticStreamSerializationAllowed = 1;
+  return a;
 }
 
 void test_opcodes();

@@ -20,7 +20,7 @@ export type GpuRow = { model: ModelName; batch: number; denoise: number[]; preci
 
 export type GpuStepResult = {
   model: ModelName;
-  job: 'train' | 'denoise';
+  job: GpuJob['job'];
   batch: number;
   /** 'Phoenix', or the peer's name. */
   engine: string;
@@ -123,39 +123,45 @@ async function inTurn(sides: Side[], reps: number, until: number) {
   return { summaries: seconds.map((each) => summarise(each.map((value) => ({ seconds: value, quiet: true })))), last };
 }
 
-const jobsOf = (row: GpuRow) => [
-  { job: 'train' as const, batch: row.batch },
+export type GpuJob = { job: 'train' | 'denoise'; batch: number };
+
+export const jobsOf = (row: GpuRow): GpuJob[] => [
+  { job: 'train', batch: row.batch },
   ...row.denoise.map((batch) => ({ job: 'denoise' as const, batch })),
 ];
 
-function rates(row: GpuRow, job: 'train' | 'denoise', batch: number, step: Summary, ceiling: Ceiling) {
+function rates(row: GpuRow, job: GpuJob['job'], batch: number, step: Summary, ceiling: Ceiling) {
   const { forward, training } = countFlops(models[row.model].unet);
   const tflops = ((job === 'train' ? training : forward) * batch) / step.medianSeconds / 1e12;
   return { imagesPerSecond: batch / step.medianSeconds, tflops, share: tflops / ceiling.tflops };
 }
 
-/** Phoenix alone. `state`: the clocks while it trains. */
-export async function benchOurs(ours: Ours, row: GpuRow, until: number, options: GpuUNetOptions): Promise<{ state: GpuState }> {
+/** Phoenix alone. Returns the clocks while it trains. */
+export async function benchOurs(
+  ours: Ours,
+  row: GpuRow,
+  { job, batch }: GpuJob,
+  until: number,
+  options: GpuUNetOptions,
+): Promise<GpuState> {
   const { ceiling, reps, emulated, onResult } = options;
   let state: GpuState = null;
-  for (const { job, batch } of jobsOf(row)) {
-    const phoenix = await side(job === 'train' ? ours.train : ours.denoise(batch), emulated);
-    if (job === 'train' && !emulated) [, state] = await Promise.all([phoenix.job(phoenix.steps), gpuState()]);
-    const { summaries, last } = await inTurn([phoenix], reps, until);
-    const step = summaries[0]!;
-    onResult({
-      model: row.model,
-      job,
-      batch,
-      engine: 'Phoenix',
-      settings: row.precision,
-      step,
-      steps: phoenix.steps,
-      ...rates(row, job, batch, step, ceiling),
-      memoryBytes: last.memoryBytes ?? null,
-    });
-  }
-  return { state };
+  const phoenix = await side(job === 'train' ? ours.train : ours.denoise(batch), emulated);
+  if (job === 'train' && !emulated) [, state] = await Promise.all([phoenix.job(phoenix.steps), gpuState()]);
+  const { summaries, last } = await inTurn([phoenix], reps, until);
+  const step = summaries[0]!;
+  onResult({
+    model: row.model,
+    job,
+    batch,
+    engine: 'Phoenix',
+    settings: row.precision,
+    step,
+    steps: phoenix.steps,
+    ...rates(row, job, batch, step, ceiling),
+    memoryBytes: last.memoryBytes ?? null,
+  });
+  return state;
 }
 
 /**

@@ -11,6 +11,7 @@ import {
   type GpuRow,
   type GpuStepResult,
   gpuStepTable,
+  jobsOf,
   type Mode,
   type Ours,
   openOurs,
@@ -66,7 +67,7 @@ export async function benchGpu({ addon, options, interpreters, print, say, save 
   const before = await gpuState();
   print(`GPU: ${info.device}; as found: ${stateLine(before)}`);
   if (emulated) print('EMULATED: the figures below say that everything runs, and nothing of the speed of any GPU.');
-  let ceiling = measureCeiling(addon, emulated);
+  let ceiling: Ceiling = { tflops: 0, gbytesPerSecond: 0, from: { tflops: 'nobody', gbytesPerSecond: 'nobody' } };
   const result: GpuResult = {
     device: info.device,
     emulated,
@@ -86,11 +87,13 @@ export async function benchGpu({ addon, options, interpreters, print, say, save 
     save(result);
   };
   const interpreter = interpreters[0];
-  if (interpreter) {
+  const measures: [string, () => Ceiling | Promise<Ceiling>][] = [['Phoenix', () => measureCeiling(addon, emulated)]];
+  if (interpreter) measures.push([interpreter.name, () => peerCeiling(interpreter, endOf('ceiling'))]);
+  for (const [name, measure] of measures) {
     try {
-      ceiling = result.ceiling = higher(ceiling, await peerCeiling(interpreter, endOf('ceiling')));
+      ceiling = result.ceiling = higher(ceiling, await measure());
     } catch (error) {
-      leftOut(`the ceiling of ${interpreter.name}`, error);
+      leftOut(`the ceiling of ${name}`, error);
     }
   }
   print(ceilingLine(ceiling, info.device));
@@ -114,10 +117,12 @@ export async function benchGpu({ addon, options, interpreters, print, say, save 
       if (performance.now() > until) throw new Error('no time left');
       say(`${name}: ${((until - performance.now()) / 1000).toFixed(0)} s left for it`);
       ours = await openOurs(row);
-      if (alone) {
-        const { state } = await benchOurs(ours, row, until, steps);
-        result.underLoad ??= state;
-      }
+      for (const job of alone ? jobsOf(row) : [])
+        await benchOurs(ours, row, job, until, steps)
+          .then((state) => {
+            result.underLoad ??= state;
+          })
+          .catch((error) => leftOut(`${name}: ${job.job} b${job.batch}`, error));
     } catch (error) {
       leftOut(name, error);
       ours?.dispose();

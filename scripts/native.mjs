@@ -44,12 +44,12 @@ export const findNvcc = async () => {
   return undefined;
 };
 
-/** Builds the emulator of a GPU (docs/simt.md), and the program that chapter 77 runs, into build/simt, or where PHOENIX_SIMT_BUILD says. */
-export const buildEmulator = async (nvcc) => {
+/** Builds the emulator of a GPU (docs/simt.md), or other targets of its project, into build/simt, or where PHOENIX_SIMT_BUILD says. */
+export const buildEmulator = async (nvcc, targets = ['cuda_sim', 'dispatch_list']) => {
   const build = process.env.PHOENIX_SIMT_BUILD ?? join(root, 'build', 'simt');
   const quiet = $({ stdio: ['ignore', 'pipe', 'pipe'] });
   await quiet`cmake -S ${join(root, 'native', 'simt')} -B ${build} -DPHOENIX_NVCC=${nvcc}`;
-  await quiet`cmake --build ${build} --target cuda_sim dispatch_list --parallel ${availableParallelism()}`;
+  await quiet`cmake --build ${build} --target ${targets} --parallel ${availableParallelism()}`;
 };
 
 const requireTools = async () => {

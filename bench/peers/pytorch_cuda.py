@@ -92,12 +92,12 @@ class Trainer:
             self.settings = "eager in one CUDA graph"
         else:
             try:
-                self.run = recorded(self.step_of(torch.compile(self.model, mode="max-autotune-no-cudagraphs"), True))
+                self.run = recorded(self.step_of(torch.compile(self.model, mode="max-autotune-no-cudagraphs", dynamic=False), True))
                 self.settings = "torch.compile max-autotune in one CUDA graph"
             except Exception as error:
                 print("the compiled step cannot be recorded: %r" % error, file=sys.stderr)
                 torch._dynamo.reset()
-                self.run = self.step_of(torch.compile(self.model, mode="max-autotune"), False)
+                self.run = self.step_of(torch.compile(self.model, mode="max-autotune", dynamic=False), False)
                 self.settings = "torch.compile max-autotune, its own CUDA graphs"
         timed(self.run, 3)
         if self.mode == "eager":  # a replay allocates nothing: there the peak is that of the steps before the recording
@@ -110,10 +110,11 @@ class Denoiser:
     def __init__(self, trainer, batch):
         unet = UNet(trainer.request["unet"]).to(DEVICE, torch.bfloat16, memory_format=torch.channels_last).eval()
         unet.load_state_dict(trainer.model.state_dict())
-        model = torch.compile(unet, mode="max-autotune-no-cudagraphs") if trainer.mode == "compile" else unet
+        model = torch.compile(unet, mode="max-autotune-no-cudagraphs", dynamic=False) if trainer.mode == "compile" else unet
         self.x = torch.randn((batch,) + trainer.shape, device=DEVICE).contiguous(memory_format=torch.channels_last)
         self.times = torch.linspace(len(trainer.alpha_bar) - 1, 0, 51, device=DEVICE).long()
-        self.now, self.then, self.at = self.times[0].clone(), self.times[1].clone(), 0
+        # Of one element each: an index without dimensions is fetched by the host, which waits for the GPU and cannot be recorded.
+        self.now, self.then, self.at = self.times[0:1].clone(), self.times[1:2].clone(), 0
         expanded = torch.empty(batch, dtype=torch.long, device=DEVICE)
 
         def update():
@@ -130,8 +131,8 @@ class Denoiser:
 
     def run(self):
         with torch.no_grad():
-            self.now.copy_(self.times[self.at])
-            self.then.copy_(self.times[self.at + 1])
+            self.now.copy_(self.times[self.at : self.at + 1])
+            self.then.copy_(self.times[self.at + 1 : self.at + 2])
             self.update()
         self.at = (self.at + 1) % 50
 

@@ -64,6 +64,12 @@ check('more columns than a tile', 'conv2d_forward', (r) => conv([1, 4, 4, 8], 26
 check('whole tiles', 'attention_forward', (r) => attend([1, 8, 8, 64], 1, r));
 check('several heads, ragged tiles', 'attention_forward', (r) => attend([2, 5, 7, 144], 2, r));
 check('few tokens, wide heads', 'attention_forward', (r) => attend([1, 3, 3, 200], 1, r));
+check('scores far below zero, fewer tokens than a tile', 'attention_forward', (r) => {
+  const call = attend([1, 4, 4, 32], 1, r);
+  const { qkv } = call.tensors;
+  for (const [i, value] of qkv!.data.entries()) qkv!.data[i] = Math.fround(value + ([5, -5, 0][Math.floor((i % 96) / 32)] ?? 0));
+  return call;
+});
 check('two inputs on Hopper', 'linear_forward', (r) => linearOf(150, 40, 24, 72, { b: true, residual: true }, r));
 
 withDevice('a network in bf16, its output and gradient', async (t) => {

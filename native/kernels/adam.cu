@@ -4,6 +4,7 @@
 namespace phx {
 
 extern "C" __global__ void adam_prepare_kernel(AdamPrepare a) {
+  begin_kernel();
   if (threadIdx.x) return;
   const Adam& s = *a.step;
   double correction1 = 1 - pow(s.beta1, double(s.step)), correction2 = 1 - pow(s.beta2, double(s.step));
@@ -13,6 +14,7 @@ extern "C" __global__ void adam_prepare_kernel(AdamPrepare a) {
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) adam_step_kernel(AdamUpdate a) {
+  begin_kernel();
   size_t i = thread_index();
   const AdamConstants& c = *a.constants;
   if (i >= a.count || c.halted) return;

@@ -30,6 +30,7 @@ __device__ inline float inner(Slice a, Slice b, int size) {
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) attention_forward_kernel(AttentionForward a) {
+  begin_kernel();
   __shared__ float parts[kThreads];
   Place p = place_of(a.o, a.heads);
   Slice q(a.qkv, p.first + p.token, p.column(0));
@@ -66,6 +67,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) attention_forward_kernel(
 
 // delta and dq of one query.
 extern "C" __global__ void __launch_bounds__(kThreads) attention_query_gradient_kernel(AttentionBackward a) {
+  begin_kernel();
   __shared__ float parts[kThreads];
   Place p = place_of(a.o, a.heads);
   Slice q(a.qkv, p.first + p.token, p.column(0));
@@ -95,6 +97,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) attention_query_gradient_
 
 // dk and dv of one key, after the queries' kernel.
 extern "C" __global__ void __launch_bounds__(kThreads) attention_key_gradient_kernel(AttentionBackward a) {
+  begin_kernel();
   __shared__ float weights[kThreads], parts[kThreads];
   Place p = place_of(a.o, a.heads);
   Slice k(a.qkv, p.first + p.token, p.column(1));

@@ -193,12 +193,14 @@ __device__ void flash_query_gradient(const AttentionBackward& a) {
     float scores[kKeys / 8][4], gradients[kKeys / 8][4];
     multiply_rows<kWidth, kKeys>(scores, queries, own, keys);
     multiply_rows<kWidth, kKeys>(gradients, douts, own, values);
-    // Keys behind the last one are zeros, and so is what they add.
 #pragma unroll
     for (int j = 0; j < kKeys / 8; j++)
 #pragma unroll
-      for (int i = 0; i < 4; i++)
-        gradients[j][i] = __expf(scores[j][i] * a.scale - lse[i / 2]) * (gradients[j][i] - delta[i / 2]) * a.scale;
+      for (int i = 0; i < 4; i++) {
+        bool inside = first + 8 * j + lane % 4 * 2 + i % 2 < p.tokens;  // the weight of a key behind the last one may be infinite
+        float weight = inside ? __expf(scores[j][i] * a.scale - lse[i / 2]) : 0;
+        gradients[j][i] = weight * (gradients[j][i] - delta[i / 2]) * a.scale;
+      }
     multiply_weights<kWidth, kKeys, kWidth>(sums, gradients, keys, 0);
   }
 #pragma unroll
@@ -266,12 +268,15 @@ __device__ void flash_key_gradient(const AttentionBackward& a) {
 
 #define PHOENIX_FLASH_KERNELS(width)                                                                                       \
   extern "C" __global__ void __launch_bounds__(kFlashThreads) flash_forward_##width##_kernel(AttentionForward a) {         \
+    begin_kernel();                                                                                                        \
     flash_forward<width>(a);                                                                                               \
   }                                                                                                                        \
   extern "C" __global__ void __launch_bounds__(kFlashThreads) flash_query_gradient_##width##_kernel(AttentionBackward a) { \
+    begin_kernel();                                                                                                        \
     flash_query_gradient<width>(a);                                                                                        \
   }                                                                                                                        \
   extern "C" __global__ void __launch_bounds__(kFlashThreads) flash_key_gradient_##width##_kernel(AttentionBackward a) {   \
+    begin_kernel();                                                                                                        \
     flash_key_gradient<width>(a);                                                                                          \
   }
 PHOENIX_FLASH_KERNELS(64)

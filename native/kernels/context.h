@@ -1,10 +1,13 @@
 // What every op gets: how many threads it may use, in which type it multiplies, and scratch memory that lives until the next call of `scratch`.
 #pragma once
 #include <cstddef>
+#include <memory>
 
 #include "tensor.h"
 
 namespace phx {
+
+class PendingSums;  // reduce.cuda.cpp
 
 class Context {
  public:
@@ -22,6 +25,9 @@ class Context {
   // second step of equal shape does not allocate. A second call may move the block: an op calls it once for each of its phases.
   real* scratch(size_t count);
   const real* block() const { return block_; }
+
+  // Parameters' gradients whose last sum is put off (GradientSums in ops.h), where a device does that.
+  std::shared_ptr<PendingSums> pending_sums;
 
  private:
   int threads_;

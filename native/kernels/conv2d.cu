@@ -25,7 +25,7 @@ struct Neighbourhoods {
     return tap(x, p, rs / 3, rs % 3, k % x.c, a);
   }
 };
-// The same with rows for columns.
+// The same with rows for columns, and a last column of ones.
 struct NeighbourhoodsAcross {
   View y, x;
   Conv2d a;
@@ -33,7 +33,7 @@ struct NeighbourhoodsAcross {
     int r, s, c;
   };
   __device__ Column row(int m) const { return {m / x.c / 3, m / x.c % 3, m % x.c}; }
-  __device__ float at(Column t, int k) const { return tap(x, pixel_of(y, k), t.r, t.s, t.c, a); }
+  __device__ float at(Column t, int k) const { return t.r == 3 ? 1 : tap(x, pixel_of(y, k), t.r, t.s, t.c, a); }
 };
 // A row an input pixel; the columns (u,v,r,s,k) are all ways in which an output's tap (r,s) may read one of its upsampled copies (u,v).
 struct Readers {
@@ -65,6 +65,7 @@ struct OutputChannels {
 };
 
 extern "C" __global__ void __launch_bounds__(kThreads) conv2d_forward_kernel(ConvForward f) {
+  begin_kernel();
   product(f.size, Neighbourhoods{f.y, f.x, f.attributes}, Filters{f.w}, [&](int, int m, int k, float sum) {
     sum += f.b.data[k];
     if (f.temb.data) sum += at(f.temb, m / (f.y.h * f.y.w), k);
@@ -74,12 +75,14 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_forward_kernel(Con
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) conv2d_input_gradient_kernel(ConvInputGradient g) {
+  begin_kernel();
   product(g.size, Readers{g.dx.t, g.dy, g.attributes}, ReadersWeights{g.w}, [&](int, int m, int c, float sum) { write(g.dx, m, c, sum); });
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) conv2d_weight_gradient_kernel(ConvWeightGradient g) {
+  begin_kernel();
   product(g.size, OutputChannels{g.dy}, NeighbourhoodsAcross{g.dy, g.x, g.attributes},
-          [&](int range, int m, int n, float sum) { g.partial[(size_t(range) * g.size.m + m) * g.size.n + n] = sum; });
+          [&](int range, int m, int n, float sum) { put_part(g.parts, range, g.size.m, 9 * g.x.c, m, n, sum); });
 }
 
 // ---- an enlargement in the weights
@@ -89,6 +92,7 @@ __device__ constexpr bool in_sum(int p, int t) { return p == 0 ? t == 0 : p == 1
 
 // A thread a folded weight.
 extern "C" __global__ void __launch_bounds__(kThreads) conv2d_fold_kernel(ConvFold f) {
+  begin_kernel();
   size_t i = thread_index(), row = i / f.w.c, k = row / (kFolded * kFolded);
   int c = int(i % f.w.c), p = int(row / kFolded % kFolded), q = int(row % kFolded);
   if (i >= elements(f.folded)) return;
@@ -101,11 +105,12 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_fold_kernel(ConvFo
 
 // A thread a weight.
 extern "C" __global__ void __launch_bounds__(kThreads) conv2d_unfold_kernel(ConvUnfold u) {
+  begin_kernel();
   size_t i = thread_index(), row = i / u.dw.c;
   int c = int(i % u.dw.c), t = int(row % 9);
   if (i >= elements(u.dw)) return;
   size_t filter = size_t(kFolded) * kFolded * u.dw.c;
-  const float* of_k = u.partial + row / 9 * filter + c;
+  const float* of_k = u.parts + row / 9 * filter + c;
   float sum = 0;
   for (int range = 0; range < u.ranges; range++, of_k += u.dw.n * filter)
     for (int p = 0; p < kFolded; p++)

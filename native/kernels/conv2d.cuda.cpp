@@ -87,18 +87,18 @@ void input_gradient(Context& ctx, Grad dx, Tensor dy, Tensor w, Conv2d a) {
   }
 }
 
-// Sums over ranges of pixels, side by side (ranges, K, 9·C), of folded weights (ranges, K, 16·C); returns how many. `partial` makes room for them.
+// The parts of dw and db; returns how many ranges of pixels. `room(ranges)` is the memory for them.
 template <class Room>
-size_t weight_gradient(Family family, const Tensor& dy, const Tensor& x, Conv2d a, Room partial) {
+size_t weight_gradient(Family family, const Tensor& dy, const Tensor& x, Conv2d a, Room room) {
   switch (family) {
     case Family::wgmma: {
       auto plan = plan_conv2d_weight_gradient(dy, x, a);
-      wgmma_weight_gradient(plan, partial(ranges(plan)));
+      wgmma_weight_gradient(plan, room(ranges(plan)));
       return size_t(ranges(plan));
     }
     case Family::mma: {
       auto plan = mma_conv2d_weight_gradient(dy, x, a);
-      mma_weight_gradient(plan, partial(ranges(plan)));
+      mma_weight_gradient(plan, room(ranges(plan)));
       return size_t(ranges(plan));
     }
     case Family::few: {
@@ -107,15 +107,15 @@ size_t weight_gradient(Family family, const Tensor& dy, const Tensor& x, Conv2d 
       unsigned pairs = unsigned(many.c / 2), threads = std::min(kElementThreads, (pairs + 31) / 32 * 32);
       size_t count = (dy.rows() + kFewRange - 1) / kFewRange;
       conv2d_few_weights_kernel({count, (pairs + threads - 1) / threads}, threads,
-                                {view(few), view(many), few_out, kFewRange, partial(count)});
+                                {view(few), view(many), few_out, kFewRange, room(count)});
       return count;
     }
     case Family::generic:
       break;
   }
-  ProductSize size{dy.c, 9 * x.c, int(dy.rows()), int(range_size(dy.rows()))};
+  ProductSize size{dy.c, 9 * x.c + 1, int(dy.rows()), int(range_size(dy.rows()))};
   Blocks blocks = grid(size);
-  conv2d_weight_gradient_kernel(blocks, kElementThreads, {size, partial(blocks.z), view(dy), view(x), a});
+  conv2d_weight_gradient_kernel(blocks, kElementThreads, {size, room(blocks.z), view(dy), view(x), a});
   return blocks.z;
 }
 
@@ -126,18 +126,17 @@ void conv2d_backward(Context& ctx, Grad dx, Tensor dtemb, Tensor dw, Tensor db, 
   if (dx) input_gradient(ctx, dx, dy, w, a);
   Family family = family_of({Pass::weight_gradient, dy, x, {}, {}, {}, {}, a});
   bool folded = family == Family::wgmma && folds(family, a);
-  size_t weights = folded ? dw.size() / 9 * kFolded * kFolded : dw.size();
-  real* partial = nullptr;
-  size_t count =
-      weight_gradient(family, dy, x, a, [&](size_t count) { return partial = ctx.scratch(count * weights + size_t(dy.n) * dy.c); });
+  size_t weights = folded ? dw.size() / 9 * kFolded * kFolded : dw.size(), phases = folded ? 4 : 1;
+  GradientParts parts{};
+  size_t ranges = weight_gradient(family, dy, x, a,
+                                  [&](size_t ranges) { return parts = gradient_parts(ctx, ranges * weights, ranges * phases * dy.c); });
   if (folded)
-    conv2d_unfold_kernel(cover(dw.size()), kElementThreads, {int(count), partial, view(dw)});
+    conv2d_unfold_kernel(cover(dw.size()), kElementThreads, {int(ranges), parts.weights, view(dw)});
   else
-    row_sums(matrix(dw.data, 1, int(weights)), matrix(partial, int(count), int(weights)), count);
-  Tensor by_image = matrix(partial + count * weights, dy.n, dy.c);
-  row_sums(by_image, dy, size_t(dy.h) * dy.w);
-  if (dtemb) row_sums(dtemb, by_image, 1);
-  row_sums(matrix(db.data, 1, dy.c), by_image, size_t(dy.n));
+    gradient_sum(ctx, dw.data, parts.weights, ranges, weights);
+  gradient_sum(ctx, db.data, parts.biases, ranges * phases, size_t(dy.c));
+  if (dtemb) row_sums(dtemb, dy, size_t(dy.h) * dy.w);
+  end_gradient_sums(ctx);
 }
 
 }  // namespace phx

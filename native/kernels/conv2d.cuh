@@ -17,8 +17,8 @@ struct ConvInputGradient {
   Conv2d attributes;
 };
 struct ConvWeightGradient {
-  ProductSize size;  // K, 9·C, pixels of y
-  float* partial;    // (ranges of pixels, K, 9·C)
+  ProductSize size;  // K, 9·C + 1, pixels of y
+  GradientParts parts;
   View dy, x;
   Conv2d attributes;
 };
@@ -36,8 +36,8 @@ struct ConvFold {
 };
 struct ConvUnfold {
   int ranges;
-  const float* partial;  // (ranges, K, 4, 4, C), gradients of the folded weights
-  View dw;               // (K,3,3,C), fp32: the sum over ranges and over the sums that a tap is in
+  const float* parts;  // (ranges, K, 4, 4, C), gradients of the folded weights
+  View dw;             // (K,3,3,C), fp32: the sum over ranges and over the sums that a tap is in
 };
 
 // Between few channels and many (conv2d_few.cu), 3x3, stride 1, padding 1. One of the two tensors is the output, which has the other's sides.
@@ -55,7 +55,7 @@ struct ConvFewWeights {
   View few, many;
   int turned;  // the few are dy: many(p) meets few(p) at taps turned round
   int range;   // pixels of a block
-  float* partial;
+  GradientParts parts;
 };
 
 }  // namespace phx

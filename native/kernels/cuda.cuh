@@ -30,10 +30,39 @@ inline GradView view(const Grad& g) { return {view(g.t), g.accumulate ? 1 : 0}; 
 // Threads of a block of the kernels that go over elements; the block's sums rely on it.
 constexpr int kThreads = 256;
 
+// What a kernel does before it touches device memory. On Hopper it may have been started before the one in front of it has ended (programmatic dependent
+// launch, launch.cuda.h), to spare the time between the two: so it waits here, and lets the next one be started. By every thread.
+__device__ inline void begin_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 __device__ inline size_t thread_index() { return size_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 __device__ inline float bf16_value(uint16_t bits) { return __uint_as_float(uint32_t(bits) << 16); }
 __device__ inline uint16_t bf16_bits(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+
+// Eight bf16 values, which lie in 16 bytes.
+struct Eight {
+  float x[8];
+};
+__device__ inline Eight unpacked(uint4 v) {
+  Eight e;
+  const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) e.x[2 * i] = __uint_as_float(words[i] << 16), e.x[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
+  return e;
+}
+__device__ inline uint4 packed(const Eight& e) {
+  uint32_t words[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) words[i] = uint32_t(bf16_bits(e.x[2 * i + 1])) << 16 | bf16_bits(e.x[2 * i]);
+  return {words[0], words[1], words[2], words[3]};
+}
+__device__ inline uint4* eight_at(const View& t, size_t row, int column) {
+  return reinterpret_cast<uint4*>(reinterpret_cast<uint16_t*>(t.data) + row * t.ld + column);
+}
 
 // The value at a place of a view's memory, and a new one there.
 __device__ inline float value(const View& t, size_t place) {

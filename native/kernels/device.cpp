@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 
+#include "ops.h"
 #include "simd.h"
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -63,6 +64,11 @@ void OnHost::put_back() {}
 Program::~Program() = default;
 void Program::run(const std::function<void()>& work) { work(); }
 size_t Program::replays() { return 0; }
+
+// Nothing is put off: starting a sum costs nothing here.
+GradientSums::GradientSums(Context& context) : context_(context) {}
+GradientSums::~GradientSums() = default;
+void GradientSums::end() {}
 
 // The definitions have no instruction set: they are in double alone.
 Bf16 device_bf16() { return sizeof(real) == sizeof(float) && bf16_products() ? Bf16::products : Bf16::none; }

@@ -154,28 +154,40 @@ int most_shared_bytes() { return driver().most_shared_bytes; }
 
 // ---- kernels
 
+namespace {
+// Whether a kernel may be started before the one in front of it has ended: those for sm_90a wait for it themselves (begin_kernel).
+bool overlap() {
+  static const bool wanted = [] {
+    const char* set = std::getenv("PHOENIX_CUDA_OVERLAP");
+    return takes_sm90a(driver()) && (!set || std::string(set) != "0");
+  }();
+  return wanted;
+}
+}  // namespace
+
 void AnyKernel::start(Blocks grid, unsigned threads, void* parameters, unsigned shared_bytes) const {
   if (!grid.x || !grid.y || !grid.z) return;
   const Driver& d = driver();
   if (!function)
     throw std::runtime_error(std::string(name) + " is a kernel for compute capability 9.0 (sm_90a), which this device or build has not");
   void* arguments[] = {parameters};
-  if (needs.cluster == 1) {
-    d.check(d.cuLaunchKernel(static_cast<CUfunction>(function), unsigned(grid.x), grid.y, grid.z, threads, 1, 1, shared_bytes,
-                             current_stream(), arguments, nullptr),
-            name, __FILE__, __LINE__);
-    return;
-  }
-  CUlaunchAttribute cluster{};
-  cluster.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-  cluster.value.clusterDim = {needs.cluster, 1, 1};
+  CUlaunchAttribute attributes[2] = {};
   CUlaunchConfig config{};
+  config.attrs = attributes;
+  if (needs.cluster > 1) {
+    CUlaunchAttribute& a = attributes[config.numAttrs++];
+    a.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    a.value.clusterDim = {needs.cluster, 1, 1};
+  }
+  if (overlap()) {
+    CUlaunchAttribute& a = attributes[config.numAttrs++];
+    a.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    a.value.programmaticStreamSerializationAllowed = 1;
+  }
   config.gridDimX = unsigned(grid.x), config.gridDimY = grid.y, config.gridDimZ = grid.z;
   config.blockDimX = threads, config.blockDimY = config.blockDimZ = 1;
   config.sharedMemBytes = shared_bytes;
   config.hStream = current_stream();
-  config.attrs = &cluster;
-  config.numAttrs = 1;
   d.check(d.cuLaunchKernelEx(&config, static_cast<CUfunction>(function), arguments, nullptr), name, __FILE__, __LINE__);
 }
 

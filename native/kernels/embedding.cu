@@ -5,6 +5,7 @@
 namespace phx {
 
 extern "C" __global__ void __launch_bounds__(kThreads) time_embedding_kernel(TimeEmbedding a) {
+  begin_kernel();
   size_t e = thread_index();
   int half = a.y.c / 2;
   size_t n = e / half;
@@ -17,6 +18,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) time_embedding_kernel(Tim
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) class_embedding_kernel(ClassEmbedding a) {
+  begin_kernel();
   size_t e = thread_index();
   if (e >= elements(a.y)) return;
   size_t n = e / a.y.c;
@@ -26,6 +28,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) class_embedding_kernel(Cl
 
 // A thread for each element of the table adds up the rows of its class, in order.
 extern "C" __global__ void __launch_bounds__(kThreads) class_embedding_backward_kernel(ClassEmbeddingBackward a) {
+  begin_kernel();
   size_t e = thread_index();
   if (e >= elements(a.dtable)) return;
   size_t row = e / a.dtable.c;

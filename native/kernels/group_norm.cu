@@ -14,6 +14,7 @@ __device__ inline float kept(const DropoutWords& d, size_t e) {
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) group_norm_forward_kernel(GroupNormForward a) {
+  begin_kernel();
   int n = blockIdx.x / a.groups, g = blockIdx.x % a.groups, width = a.y.c / a.groups, pixels = a.y.h * a.y.w, size = pixels * width;
   size_t first = size_t(n) * pixels;
   float sum = 0;
@@ -50,6 +51,7 @@ __device__ inline NormGradient gradient_at(const GroupNormBackward& a, size_t ro
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) group_norm_input_gradient_kernel(GroupNormBackward a) {
+  begin_kernel();
   int n = blockIdx.x / a.groups, g = blockIdx.x % a.groups, width = a.dy.c / a.groups, pixels = a.dy.h * a.dy.w, size = pixels * width;
   size_t first = size_t(n) * pixels;
   float sum = 0, product = 0;
@@ -76,6 +78,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_input_gradient
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) group_norm_parameters_kernel(GroupNormBackward a) {
+  begin_kernel();
   __shared__ float weights[8][32], biases[8][32];
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = blockIdx.y * 32 + lane, pixels = a.dy.h * a.dy.w;
   float dw = 0, db = 0;

@@ -60,8 +60,8 @@ void group_norm_backward(Context& ctx, Grad dx0, Grad dx1, Tensor dw, Tensor db,
   check(channels % a.groups == 0, "group_norm_backward", "channels that the groups divide");
   check_shape("group_norm_backward", "dy", dy, x0.n, x0.h, x0.w, channels);
   size_t each = size_t(dy.n) * channels;
-  real* partial = ctx.scratch(2 * each);
-  Tensor weights = matrix(partial, dy.n, channels), biases = matrix(partial + each, dy.n, channels);
+  GradientParts parts = gradient_parts(ctx, each, each);
+  Tensor weights = matrix(parts.weights, dy.n, channels), biases = matrix(parts.biases, dy.n, channels);
   GroupNormBackward parameters{view(dx0), view(dx1), view(weights), view(biases), view(dy), view(mean), view(rstd),
                                view(x0),  view(x1),  view(w),       view(b),      a.groups, a.silu,     words(a.dropout)};
   int width = slab_width(dy, a.groups, 2, {dy, x0, x1, dx0.t, dx1.t});
@@ -70,8 +70,9 @@ void group_norm_backward(Context& ctx, Grad dx0, Grad dx1, Tensor dw, Tensor db,
                          slab_bytes(dy.h * dy.w, width, 2));
   else
     group_norm_parameters_kernel({size_t(dy.n), unsigned(channels + 31) / 32}, kElementThreads, parameters);
-  row_sums(matrix(dw.data, 1, channels), weights, size_t(dy.n));
-  row_sums(matrix(db.data, 1, channels), biases, size_t(dy.n));
+  gradient_sum(ctx, dw.data, parts.weights, size_t(dy.n), size_t(channels));
+  gradient_sum(ctx, db.data, parts.biases, size_t(dy.n), size_t(channels));
+  end_gradient_sums(ctx);
   if (!width && (dx0 || dx1)) group_norm_input_gradient_kernel({size_t(dy.n) * a.groups}, kElementThreads, parameters);
 }
 

@@ -7,25 +7,6 @@ namespace phx {
 
 extern __shared__ __align__(16) unsigned char slab_memory[];
 
-struct Eight {
-  float x[8];
-};
-__device__ inline Eight unpacked(uint4 v) {
-  Eight e;
-  const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-  for (int i = 0; i < 4; i++) e.x[2 * i] = __uint_as_float(words[i] << 16), e.x[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
-  return e;
-}
-__device__ inline uint4 packed(const Eight& e) {
-  uint32_t words[4];
-#pragma unroll
-  for (int i = 0; i < 4; i++) words[i] = uint32_t(bf16_bits(e.x[2 * i + 1])) << 16 | bf16_bits(e.x[2 * i]);
-  return {words[0], words[1], words[2], words[3]};
-}
-__device__ inline uint4* eight_at(const View& t, size_t row, int column) {
-  return reinterpret_cast<uint4*>(reinterpret_cast<uint16_t*>(t.data) + row * t.ld + column);
-}
 // Where channel `column` of [t0 | t1] begins at a row.
 __device__ inline uint4* joined_eight(const View& t0, const View& t1, size_t row, int column) {
   return column < t0.c ? eight_at(t0, row, column) : eight_at(t1, row, column - t0.c);
@@ -98,6 +79,7 @@ struct Slab {
 };
 
 extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_forward_kernel(const __grid_constant__ GroupNormSlabForward p) {
+  begin_kernel();
   const GroupNormForward& a = p.all;
   Slab s(a.y, p.width, 1);
   int width = a.y.c / a.groups;
@@ -143,6 +125,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_forward_k
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_backward_kernel(const __grid_constant__ GroupNormSlabBackward p) {
+  begin_kernel();
   const GroupNormBackward& a = p.all;
   Slab s(a.dy, p.width, 2);
   int width = a.dy.c / a.groups, own = s.first + s.column;

@@ -1,5 +1,6 @@
 // How the CUDA backend's host code starts kernels. A Kernel is a name, its parameter struct and what it needs: declared once in a launcher's file,
-// resolved with all others when the device is opened, so a missing kernel is an error there and not in the middle of a training.
+// resolved with all others when the device is opened, so a missing kernel is an error there and not in the middle of a training. On Hopper a kernel
+// may be started while the one in front of it still runs (PHOENIX_CUDA_OVERLAP=0 forbids it); begin_kernel (cuda.cuh) waits for it.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -18,13 +18,16 @@ struct Columns {
   __device__ int row(int m) const { return m; }
   __device__ float at(int m, int k) const { return phx::at(x, k, m); }
 };
+// And after them a column of ones.
 struct JoinedColumns {
   View x0, x1;
+  int columns;
   __device__ int row(int m) const { return m; }
-  __device__ float at(int m, int k) const { return joined(x0, x1, k, m); }
+  __device__ float at(int m, int k) const { return m == columns ? 1 : joined(x0, x1, k, m); }
 };
 
 extern "C" __global__ void __launch_bounds__(kThreads) linear_forward_kernel(LinearForward a) {
+  begin_kernel();
   product(a.size, JoinedRows{a.x0, a.x1}, Rows{a.w}, [&](int, int m, int n, float sum) {
     if (a.b.data) sum += a.b.data[n];
     if (a.residual.data) sum += at(a.residual, m, n);
@@ -33,6 +36,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) linear_forward_kernel(Lin
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) linear_input_gradient_kernel(LinearInputGradient a) {
+  begin_kernel();
   product(a.size, Rows{a.dy}, Columns{a.w}, [&](int, int m, int n, float sum) {
     if (n < a.split) {
       if (a.dx0.t.data) write(a.dx0, m, n, sum);
@@ -43,8 +47,10 @@ extern "C" __global__ void __launch_bounds__(kThreads) linear_input_gradient_ker
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) linear_weight_gradient_kernel(LinearWeightGradient a) {
-  product(a.size, Columns{a.dy}, JoinedColumns{a.x0, a.x1},
-          [&](int range, int m, int n, float sum) { a.partial[(size_t(range) * a.size.m + m) * a.size.n + n] = sum; });
+  begin_kernel();
+  int columns = a.x0.c + (a.x1.data ? a.x1.c : 0);
+  product(a.size, Columns{a.dy}, JoinedColumns{a.x0, a.x1, columns},
+          [&](int range, int m, int n, float sum) { put_part(a.parts, range, a.size.m, columns, m, n, sum); });
 }
 
 }  // namespace phx

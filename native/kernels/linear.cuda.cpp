@@ -45,23 +45,23 @@ void input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0) {
   }
 }
 
-// Sums over ranges of rows, side by side (ranges, K, C); returns how many. `partial` makes room for them.
+// The parts of dw, and of db where `size` has a column for it; returns how many ranges of rows. `room(ranges)` is the memory for them.
 template <class Room>
-size_t weight_gradient(const Tensor& dy, const Tensor& x0, const Tensor& x1, ProductSize size, Room partial) {
+size_t weight_gradient(const Tensor& dy, const Tensor& x0, const Tensor& x1, ProductSize size, Room room) {
   switch (family_of({Pass::weight_gradient, dy, x0, x1, {}, {}, {}, {}})) {
     case Family::wgmma: {
       auto plan = plan_linear_weight_gradient(dy, x0, x1);
-      wgmma_weight_gradient(plan, partial(ranges(plan)));
+      wgmma_weight_gradient(plan, room(ranges(plan)));
       return size_t(ranges(plan));
     }
     case Family::mma: {
       auto plan = mma_linear_weight_gradient(dy, x0, x1);
-      mma_weight_gradient(plan, partial(ranges(plan)));
+      mma_weight_gradient(plan, room(ranges(plan)));
       return size_t(ranges(plan));
     }
     default:
       Blocks blocks = grid(size);
-      linear_weight_gradient_kernel(blocks, kElementThreads, {size, partial(blocks.z), view(dy), view(x0), view(x1)});
+      linear_weight_gradient_kernel(blocks, kElementThreads, {size, room(blocks.z), view(dy), view(x0), view(x1)});
       return blocks.z;
   }
 }
@@ -72,16 +72,14 @@ void linear_backward(Context& ctx, Grad dx0, Grad dx1, Tensor dw, Tensor db, Ten
   int rows = int(dy.rows()), columns = x0.c + (x1 ? x1.c : 0);
   check_shape("linear_backward", "w", w, dy.c, 1, 1, columns);
   if (dx0 || dx1) input_gradient(dx0, dx1, dy, w, x0.c);
-  ProductSize size{dy.c, columns, rows, int(range_size(size_t(rows)))};
-  size_t weights = size_t(dy.c) * columns, segments = grid(size).z;
-  real* partial = nullptr;
-  size_t count =
-      weight_gradient(dy, x0, x1, size, [&](size_t count) { return partial = ctx.scratch(count * weights + segments * size_t(dy.c)); });
-  row_sums(matrix(dw.data, 1, int(weights)), matrix(partial, int(count), int(weights)), count);
-  if (!db) return;
-  Tensor sums = matrix(partial + count * weights, int(segments), dy.c);
-  row_sums(sums, dy, size_t(size.k_step));
-  row_sums(matrix(db.data, 1, dy.c), sums, segments);
+  ProductSize size{dy.c, db ? columns + 1 : columns, rows, int(range_size(size_t(rows)))};
+  size_t weights = size_t(dy.c) * columns, biases = db ? size_t(dy.c) : 0;
+  GradientParts parts{};
+  size_t ranges =
+      weight_gradient(dy, x0, x1, size, [&](size_t ranges) { return parts = gradient_parts(ctx, ranges * weights, ranges * biases); });
+  gradient_sum(ctx, dw.data, parts.weights, ranges, weights);
+  if (db) gradient_sum(ctx, db.data, parts.biases, ranges, biases);
+  end_gradient_sums(ctx);
 }
 
 }  // namespace phx

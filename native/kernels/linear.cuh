@@ -15,8 +15,8 @@ struct LinearInputGradient {
   int split;  // columns of x0
 };
 struct LinearWeightGradient {
-  ProductSize size;
-  float* partial;  // (ranges of rows, K, C)
+  ProductSize size;  // K, C, rows; C + 1 with biases
+  GradientParts parts;
   View dy, x0, x1;
 };
 

@@ -22,7 +22,8 @@ struct Tile {
   static constexpr int kThreads = mma_threads(kTile), kBytes = kTile * kMmaDepth * 2, kWarpRows = kTile / 2, kWarpColumns = 32;
   static constexpr int kBlockRows = kWarpRows / 16, kBlockColumns = kWarpColumns / 8;  // of 16x8 results in a warp's part
   static constexpr int kPieces = kTile * kMmaDepth / 8 / kThreads;                     // that a thread copies of each operand: 2
-  float sums[kBlockRows][kBlockColumns][4] = {};
+  static constexpr int kPairs = kTile / 2, kParts = kThreads / kPairs;  // of row_sums: a thread has two rows, and every kParts-th k
+  float sums[kBlockRows][kBlockColumns][4] = {}, row_sums[2] = {};
 
   __device__ static int warp_row() { return int(threadIdx.x) / 32 % 2 * kWarpRows; }
   __device__ static int warp_column() { return int(threadIdx.x) / 64 * kWarpColumns; }
@@ -63,9 +64,34 @@ struct Tile {
     }
   }
 
+  // Adds a step of an "across" tile of rows to their own sums.
+  __device__ void add_rows(uint32_t rows) {
+    int pair = int(threadIdx.x) % kPairs, part = int(threadIdx.x) / kPairs;
+#pragma unroll
+    for (int k = part; k < kMmaDepth; k += kParts) {
+      uint32_t two = sm80::load_shared(rows + across<kTile>(k, pair / 4) + uint32_t(pair % 4 * 4));
+      row_sums[0] += __uint_as_float(two << 16), row_sums[1] += __uint_as_float(two & 0xFFFF0000u);
+    }
+  }
+  // store(row, sum) for each row, once all steps are done.
+  template <class Store>
+  __device__ void each_row_sum(Store store) {
+    auto* parts = reinterpret_cast<float2*>(shared_memory);
+    __syncthreads();
+    parts[threadIdx.x] = {row_sums[0], row_sums[1]};
+    __syncthreads();
+    if (threadIdx.x >= kPairs) return;
+    float2 sum = parts[threadIdx.x];
+    for (int part = 1; part < kParts; part++) {
+      float2 more = parts[part * kPairs + threadIdx.x];
+      sum.x += more.x, sum.y += more.y;
+    }
+    store(2 * threadIdx.x, sum.x), store(2 * threadIdx.x + 1, sum.y);
+  }
+
   // All steps: `load(rows, columns)` starts the copies of the next step to the two addresses.
   template <bool kRowsAcross, bool kColumnsAcross, class Load>
-  __device__ void run(int steps, Load load) {
+  __device__ void run(int steps, Load load, bool sum_rows = false) {
     uint32_t base = sm80::shared_address(shared_memory);
     auto rows = [base](int stage) { return base + uint32_t(stage) * 2 * kBytes; };
     auto columns = [base](int stage) { return base + uint32_t(stage) * 2 * kBytes + kBytes; };
@@ -80,6 +106,7 @@ struct Tile {
       if (step + kMmaStages - 1 < steps) load(rows(next), columns(next));
       sm80::copy_async_commit();
       multiply<kRowsAcross, kColumnsAcross>(rows(stage), columns(stage));
+      if (kRowsAcross && sum_rows) add_rows(rows(stage));
       stage = stage + 1 == kMmaStages ? 0 : stage + 1;
       next = next + 1 == kMmaStages ? 0 : next + 1;
     }
@@ -192,10 +219,11 @@ __device__ void mma_weight_gradient(const MmaWeightGradient& p) {
     int at = pixel[piece] = begin + T::across_k(piece);
     image[piece] = at / (p.h * p.w), i[piece] = at / p.w % p.h, j[piece] = at % p.w;
   }
+  bool biases = p.parts.biases && blockIdx.y == 0;
   int further_j = kMmaDepth % p.w, further_i = kMmaDepth / p.w % p.h, further_images = kMmaDepth / p.w / p.h;
 
   T tile;
-  tile.template run<true, true>((end - begin + kMmaDepth - 1) / kMmaDepth, [&](uint32_t rows, uint32_t columns) {
+  auto load = [&](uint32_t rows, uint32_t columns) {
 #pragma unroll
     for (int piece = 0; piece < T::kPieces; piece++) {
       uint32_t to = across<kTile>(T::across_k(piece), T::across_piece());
@@ -212,27 +240,36 @@ __device__ void mma_weight_gradient(const MmaWeightGradient& p) {
       if (i[piece] >= p.h) i[piece] -= p.h, image[piece]++;
       image[piece] += further_images;
     }
-  });
+  };
+  tile.template run<true, true>((end - begin + kMmaDepth - 1) / kMmaDepth, load, biases);
 
-  float* partial = p.partial + size_t(blockIdx.z) * p.rows * p.columns;
+  float* weights = p.parts.weights + size_t(blockIdx.z) * p.rows * p.columns;
   tile.each([&](int tile_row, int tile_column, float v0, float v1) {
     int k = first_row + tile_row, column = first_column + tile_column;
-    if (k < p.rows && column < p.columns) *reinterpret_cast<float2*>(partial + size_t(k) * p.columns + column) = {v0, v1};
+    if (k < p.rows && column < p.columns) *reinterpret_cast<float2*>(weights + size_t(k) * p.columns + column) = {v0, v1};
   });
+  if (biases)
+    tile.each_row_sum([&](int tile_row, float sum) {
+      int k = first_row + tile_row;
+      if (k < p.rows) p.parts.biases[size_t(blockIdx.z) * p.rows + k] = sum;
+    });
 }
 
 // ---- kernels: of 128 and 64 rows and columns a tile
 
 #define PHOENIX_MMA_KERNELS(tile)                                                                                                        \
   extern "C" __global__ void __launch_bounds__(mma_threads(tile), 2) mma_forward_##tile##_kernel(const __grid_constant__ MmaProduct p) { \
+    begin_kernel();                                                                                                                      \
     mma_product<tile, false>(p);                                                                                                         \
   }                                                                                                                                      \
   extern "C" __global__ void __launch_bounds__(mma_threads(tile), 2)                                                                     \
       mma_input_gradient_##tile##_kernel(const __grid_constant__ MmaProduct p) {                                                         \
+    begin_kernel();                                                                                                                      \
     mma_product<tile, true>(p);                                                                                                          \
   }                                                                                                                                      \
   extern "C" __global__ void __launch_bounds__(mma_threads(tile), 2)                                                                     \
       mma_weight_gradient_##tile##_kernel(const __grid_constant__ MmaWeightGradient p) {                                                 \
+    begin_kernel();                                                                                                                      \
     mma_weight_gradient<tile>(p);                                                                                                        \
   }
 PHOENIX_MMA_KERNELS(128)

@@ -168,8 +168,8 @@ MmaWeightGradient mma_linear_weight_gradient(Tensor dy, Tensor x0, Tensor x1) {
   return g;
 }
 
-void mma_weight_gradient(MmaWeightGradient g, float* partial) {
-  g.partial = partial;
+void mma_weight_gradient(MmaWeightGradient g, GradientParts parts) {
+  g.parts = parts;
   weight_gradient_kernels(tile_of(g.rows, g.columns, ranges(g)), unsigned(ranges(g)), g);
 }
 

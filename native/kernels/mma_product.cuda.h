@@ -9,10 +9,10 @@ void mma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor
 void mma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d);
 void mma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b);
 void mma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0);
-// A plan first, since `partial` of ranges() · rows · columns floats is the caller's. x1: of linear layers only.
+// A plan first, since the memory of its parts, of ranges() ranges, is the caller's. x1: of linear layers only.
 MmaWeightGradient mma_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d);
 MmaWeightGradient mma_linear_weight_gradient(Tensor dy, Tensor x0, Tensor x1);
 inline int ranges(const MmaWeightGradient& g) { return (g.pixels + g.range - 1) / g.range; }
-void mma_weight_gradient(MmaWeightGradient, float* partial);
+void mma_weight_gradient(MmaWeightGradient, GradientParts);
 
 }  // namespace phx

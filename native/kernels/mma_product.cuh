@@ -1,7 +1,7 @@
 // Parameters of the products on Ampere's tensor cores (mma_product.cu): convolutions and linear layers over bf16 tensors whose channels are
 // multiples of 8. They are plain matrix products whose operands are gathered while they are loaded.
 #pragma once
-#include "cuda.cuh"
+#include "product.cuh"
 
 namespace phx {
 
@@ -35,14 +35,14 @@ struct MmaProduct {
   int split;
 };
 
-// partial (ranges, rows, columns): Σ over a range of pixels of dy(pixel, row) · x(pixel·step + tap, c), columns (tap, c).
+// Parts: Σ over a range of pixels of dy(pixel, row) · x(pixel·step + tap, c), columns (tap, c).
 struct MmaWeightGradient {
   int rows, columns, pixels, range;  // range: a multiple of kMmaDepth
   int h, w;                          // of dy
   View dy, in[2];
   int step, enlarged, pad;  // in is read as if enlarged to 2^enlarged times its side
   int taps;                 // 9; or 1: columns are the channels of both inputs
-  float* partial;
+  GradientParts parts;
 };
 
 }  // namespace phx

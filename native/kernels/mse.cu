@@ -4,6 +4,7 @@
 namespace phx {
 
 extern "C" __global__ void __launch_bounds__(kThreads) mse_forward_kernel(MseForward a) {
+  begin_kernel();
   size_t size = size_t(a.y.h) * a.y.w * a.y.c, first = blockIdx.x * size;
   double sum = 0;
   for (size_t e = first + threadIdx.x; e < first + size; e += kThreads) {
@@ -15,6 +16,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) mse_forward_kernel(MseFor
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) mse_backward_kernel(MseBackward a) {
+  begin_kernel();
   size_t e = thread_index(), size = size_t(a.y.h) * a.y.w * a.y.c;
   if (e >= elements(a.y)) return;
   float factor = float(2.0 * a.weight.data[e / size] / (double(a.y.n) * size));

@@ -13,6 +13,7 @@ __device__ inline double min_snr_weight(Prediction prediction, double snr, doubl
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) noise_times_kernel(NoisingTimes a) {
+  begin_kernel();
   size_t n = thread_index();
   if (n >= elements(a.t)) return;
   Words words = philox(a.attributes.draw->key, 0, uint32_t(n), a.attributes.draw->step, Purpose::timestep);
@@ -24,6 +25,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) noise_times_kernel(Noisin
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) noise_batch_kernel(NoisingBatch a) {
+  begin_kernel();
   size_t e = thread_index(), row_size = size_t(a.xt.w) * a.xt.c, size = a.xt.h * row_size;
   if (e >= elements(a.xt)) return;
   size_t n = e / size, row = size_t(a.indices[n]) * a.xt.h + e % size / row_size;  // of all images' rows
@@ -36,6 +38,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) noise_batch_kernel(Noisin
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) normal_fill_kernel(NormalFill a) {
+  begin_kernel();
   size_t e = thread_index(), size = size_t(a.x.h) * a.x.w * a.x.c;
   if (e >= elements(a.x)) return;
   put_element(a.x, e, normal(a.key, e % size, a.first_image + uint32_t(e / size), 0, Purpose::prior));

@@ -132,6 +132,20 @@ void normal_fill(Context&, Tensor x, uint64_t key, uint32_t first_image);
 void convert(Context&, Tensor y, Tensor x);
 void add(Context&, Tensor y, Tensor x);
 
+// While one lives, backward ops may put off the last sums of parameters' gradients (dw, db), so that many are made at once: they are there after `end`.
+// Without one they are there when an op returns. At most one for a Context at a time.
+class GradientSums {
+ public:
+  explicit GradientSums(Context&);
+  ~GradientSums();  // what has not been ended is dropped
+  GradientSums(const GradientSums&) = delete;
+  GradientSums& operator=(const GradientSums&) = delete;
+  void end();
+
+ private:
+  [[maybe_unused]] Context& context_;
+};
+
 // ---- the parameter vector (count values each)
 
 // Σ g² in a fixed order, accumulated in double

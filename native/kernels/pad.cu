@@ -11,11 +11,13 @@ __device__ inline float corner(const View& from, const View& to, size_t e) {
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) pad_forward_kernel(PadForward a) {
+  begin_kernel();
   size_t e = thread_index();
   if (e < elements(a.y)) put_element(a.y, e, corner(a.x, a.y, e));
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) pad_backward_kernel(PadBackward a) {
+  begin_kernel();
   size_t e = thread_index();
   if (e < elements(a.dx.t)) write(a.dx, e / a.dx.t.c, int(e % a.dx.t.c), corner(a.dy, a.dx.t, e));
 }

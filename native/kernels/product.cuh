@@ -12,6 +12,12 @@ struct ProductSize {
   int m, n, k, k_step;
 };
 
+// Where a weights' gradient goes, in parts that are sums over a range of pixels each: (ranges, K, columns), and (ranges, K) for the biases, which is as
+// if there were one more column, of ones. Null: no biases.
+struct GradientParts {
+  float *weights, *biases;
+};
+
 #ifdef __CUDACC__
 
 template <class A, class B, class Store>
@@ -45,6 +51,15 @@ __device__ void product(ProductSize size, A a, B b, Store store) {
       int m = first_m + row + 16 * i, n = first_n + col + 16 * j;
       if (m < size.m && n < size.n) store(blockIdx.z, m, n, sums[i][j]);
     }
+}
+
+// For products whose last column, at n = columns, is that of the ones.
+__device__ inline void put_part(const GradientParts& parts, int range, int rows, int columns, int m, int n, float sum) {
+  size_t row = size_t(range) * rows + m;
+  if (n < columns)
+    parts.weights[row * columns + n] = sum;
+  else
+    parts.biases[row] = sum;
 }
 
 #endif

@@ -5,6 +5,7 @@
 namespace phx {
 
 extern "C" __global__ void __launch_bounds__(kThreads) sampler_step_kernel(SamplerUpdate u) {
+  begin_kernel();
   size_t e = thread_index(), size = size_t(u.x.h) * u.x.w * u.x.c;
   if (e >= elements(u.x)) return;
   const SamplerStep& s = *u.step;

@@ -4,6 +4,7 @@
 namespace phx {
 
 extern "C" __global__ void __launch_bounds__(kThreads) silu_forward_kernel(SiluForward a) {
+  begin_kernel();
   size_t e = thread_index();
   if (e >= elements(a.y)) return;
   float x = element(a.x, e);
@@ -11,6 +12,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) silu_forward_kernel(SiluF
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) silu_backward_kernel(SiluBackward a) {
+  begin_kernel();
   size_t e = thread_index();
   if (e >= elements(a.x)) return;
   float x = element(a.x, e), s = sigmoid(x);

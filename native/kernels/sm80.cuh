@@ -30,6 +30,12 @@ __device__ inline void load_blocks_transposed(uint32_t (&r)[4], uint32_t row) {
                : "memory");
 }
 
+__device__ inline uint32_t load_shared(uint32_t from) {
+  uint32_t word;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(from) : "memory");
+  return word;
+}
+
 // 16 bytes from global to shared memory, or 16 zeros where `inside` is false; then nothing is read, but `global` must be an address all the same.
 __device__ inline void copy_async(uint32_t shared, const void* global, bool inside) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(inside ? 16 : 0) : "memory");

@@ -139,7 +139,19 @@ __device__ inline void products_wait() {
   ", p, 1, 1, " ta ", " tb ";\n}"
 // clang-format on
 
+// A small operand of eight n and 16 k, without swizzle: two blocks of 8 rows of 8 k, side by side.
+__device__ inline uint64_t small_operand(uint32_t shared) {
+  constexpr uint64_t kBlocks = uint64_t(128 >> 4);
+  return kBlocks << 32 | kBlocks << 16 | (shared & 0x3FFFF) >> 4;
+}
+
 // accumulate 0: D is overwritten.
+template <bool MnMajorA, bool MnMajorB>
+__device__ inline void multiply(float (&d)[4], uint64_t a, uint64_t b, int accumulate) {
+  asm volatile(PHOENIX_WGMMA("m64n8k16", "%0,%1,%2,%3", "%4", "%5", "%6", "%7", "%8")
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "l"(a), "l"(b), "r"(accumulate), "n"(int(MnMajorA)), "n"(int(MnMajorB)));
+}
 template <bool MnMajorA, bool MnMajorB>
 __device__ inline void multiply(float (&d)[32], uint64_t a, uint64_t b, int accumulate) {
   asm volatile(PHOENIX_WGMMA("m64n64k16", PHOENIX_D0, "%32", "%33", "%34", "%35", "%36")

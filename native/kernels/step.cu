@@ -4,6 +4,7 @@
 namespace phx {
 
 extern "C" __global__ void __launch_bounds__(kThreads) next_record_kernel(NextRecord a) {
+  begin_kernel();
   size_t begun = a.progress->begun;
   for (size_t i = threadIdx.x; i < a.words; i += kThreads) a.now[i] = a.records[begun * a.words + i];
   __syncthreads();
@@ -11,6 +12,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) next_record_kernel(NextRe
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads) finish_gradient_kernel(FinishGradient a) {
+  begin_kernel();
   double squares = 0, losses = 0;
   for (size_t i = threadIdx.x; i < a.partials; i += kThreads) squares += a.partial[i];
   for (size_t i = threadIdx.x; i < elements(a.loss); i += kThreads) losses += a.loss.data[i];

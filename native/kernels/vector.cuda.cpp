@@ -13,7 +13,7 @@ namespace {
 
 const Kernel<VectorUpdate> axpy_kernel("axpy_kernel"), scale_kernel("scale_kernel"), subtract_kernel("subtract_kernel"),
     round_bf16_kernel("round_bf16_kernel"), interpolate_kernel("interpolate_kernel"), proximal_kernel("proximal_kernel");
-const Kernel<ElementUpdate> convert_kernel("convert_kernel"), add_kernel("add_kernel");
+const Kernel<ElementUpdate> convert_kernel("convert_kernel"), add_kernel("add_kernel"), add_eights_kernel("add_eights_kernel");
 const Kernel<VectorSum> dot_kernel("dot_kernel"), all_finite_kernel("all_finite_kernel");
 const Kernel<ServerUpdate> server_step_kernel("server_step_kernel");
 
@@ -39,7 +39,10 @@ void convert(Context&, Tensor y, Tensor x) {
 }
 void add(Context&, Tensor y, Tensor x) {
   check_shape("add", "x", x, y.n, y.h, y.w, y.c);
-  add_kernel(cover(y.size()), kElementThreads, {view(y), view(x)});
+  if (in_pieces(y) && in_pieces(x))
+    add_eights_kernel(cover(y.size() / 8), kElementThreads, {view(y), view(x)});
+  else
+    add_kernel(cover(y.size()), kElementThreads, {view(y), view(x)});
 }
 
 void axpy(Context&, real* y, const real* x, double a, size_t count) {

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <iterator>
 #include <optional>
-#include <vector>
 
 #include "conv2d.cuh"
 #include "ops.h"
@@ -15,6 +14,8 @@ namespace phx {
 
 constexpr int kPlannedMultiprocessors = 132;  // of an H100 SXM or H200; only the cut into tiles depends on it
 constexpr int kMostCopied = 256;              // of a side of the box of pixels that a copy takes or steps over
+
+inline int tiles_of(int count, int tile) { return (count + tile - 1) / tile; }
 
 // A matrix as an image of one line.
 inline Tensor as_line(const Tensor& t) { return t ? Tensor{t.data, 1, 1, int(t.rows()), t.c, t.ld, t.type} : Tensor{}; }
@@ -28,13 +29,12 @@ void set(T (&to)[Size], Values... values) {
 // Tiles of `pixels` pixels that are boxes of (N,H,W); none if rows of the image do not fit into one evenly. A tile may hang over at the end of a
 // row of more than `pixels`, and over the last image.
 inline std::optional<PixelTiles> cover_pixels(int n, int h, int w, int pixels) {
-  auto up = [](int a, int b) { return (a + b - 1) / b; };
-  if (w >= pixels) return PixelTiles{{1, 1, pixels}, up(w, pixels), h, up(w, pixels) * h * n};
+  if (w >= pixels) return PixelTiles{{1, 1, pixels}, tiles_of(w, pixels), h, tiles_of(w, pixels) * h * n};
   if (pixels % w) return {};
   int rows = pixels / w;
   if (h >= rows) return h % rows ? std::nullopt : std::optional(PixelTiles{{1, rows, w}, 1, h / rows, h / rows * n});
   if (rows % h) return {};
-  return PixelTiles{{rows / h, h, w}, 1, 1, up(n, rows / h)};
+  return PixelTiles{{rows / h, h, w}, 1, 1, tiles_of(n, rows / h)};
 }
 
 inline TensorMap map_of_pixels(const Tensor& t, PixelBox box, int stride) {
@@ -71,8 +71,9 @@ inline TensorMap map_of_results(const Tensor& t, PixelBox box, int phases) {
   return tensor_map(t.data, s);
 }
 
-// Columns of a tile, 64, 128 or 256: the fewest waves of tiles, each at its price. A wide tile reads less for the same sums.
-inline int wgmma_columns(int pixel_tiles, int columns) {
+// Columns of a tile, 64, 128 or 256: the fewest waves of tiles, each at its price. A wide tile reads less for the same sums. columns: of one or two
+// tensors of results, 0 where there is no second.
+inline int wgmma_columns(int pixel_tiles, int columns0, int columns1) {
   struct Price {
     int columns;
     double tile;
@@ -81,9 +82,9 @@ inline int wgmma_columns(int pixel_tiles, int columns) {
   int best = 64;
   double least = 1e30;
   for (Price p : prices) {
-    if (p.columns >= 2 * columns && p.columns > 64) continue;
-    int tiles = pixel_tiles * ((columns + p.columns - 1) / p.columns);
-    double price = (tiles + kPlannedMultiprocessors - 1) / kPlannedMultiprocessors * p.tile;
+    if (p.columns >= 2 * std::max(columns0, columns1) && p.columns > 64) continue;
+    int tiles = pixel_tiles * (tiles_of(columns0, p.columns) + tiles_of(columns1, p.columns));
+    double price = tiles_of(tiles, kPlannedMultiprocessors) * p.tile;
     if (price < least) {
       least = price;
       best = p.columns;
@@ -105,51 +106,58 @@ struct Tiling {
   int pairs = -1;   // 0, 1
 };
 
-// out = in0|in1 · weights (taps as given) + bias + temb + residual. In the inputs' gradient in0 is dy and out is dx.
+// out = in0|in1 · weights (taps as given) + bias + temb. In the inputs' gradient in0 is dy and out are dx0 and dx1.
 struct WgmmaForwardArguments {
-  Tensor out, in0, in1, residual;
+  Tensor in0, in1;
+  struct Output {
+    Tensor to, residual;
+  } out[2];
   Tensor weights;  // (K,3,3,C), folded (K,4,4,C), or (K,1,1,C): a row of `ld` values for each tap of a k
   bool input_gradient = false;
   const float* bias = nullptr;
   Tensor temb;
-  int stride = 1, phases = 1, phase_h = 0, phase_w = 0;  // out's pixels are every `phases`-th
+  int stride = 1, phases = 1;  // out's pixels of a phase are every `phases`-th
   Tiling tiling;
-  int taps = 0;
+  int taps = 0, first_tap[5] = {};
   Tap tap[kMostTaps] = {};
 };
 inline WgmmaPlan<WgmmaForward> plan_wgmma(const WgmmaForwardArguments& a) {
-  const Tensor& out = a.out;
-  const PixelTiles pixels = cover_pixels(out.n, out.h / a.phases, out.w / a.phases, kWgmmaRows).value();
+  const Tensor &out0 = a.out[0].to, &out1 = a.out[1].to;
+  const PixelTiles pixels = cover_pixels(out0.n, out0.h / a.phases, out0.w / a.phases, kWgmmaRows).value();
   WgmmaPlan<WgmmaForward> plan{};
   WgmmaForward& f = plan.parameters;
-  plan.columns = a.tiling.columns ? a.tiling.columns : wgmma_columns(pixels.count, out.c);
+  int phases = a.phases * a.phases;
+  plan.columns = a.tiling.columns ? a.tiling.columns : wgmma_columns(pixels.count * phases, out0.c, out1.c);
+  int column_tiles = tiles_of(out0.c, plan.columns) + tiles_of(out1.c, plan.columns);
   // In pairs where that leaves enough for all multiprocessors.
-  int column_tiles = (out.c + plan.columns - 1) / plan.columns;
-  bool many = pixels.count * column_tiles >= kPlannedMultiprocessors;
+  bool many = pixels.count * phases * column_tiles >= kPlannedMultiprocessors;
   plan.pairs = plan.columns > 64 && (a.tiling.pairs < 0 ? many : a.tiling.pairs == 1);
   f.in0 = map_of_pixels(a.in0, pixels.box, a.stride);
   f.in1 = a.in1 ? map_of_pixels(a.in1, pixels.box, a.stride) : f.in0;
   f.weights = map_of_weights(a.weights, a.input_gradient ? 64 : plan.pairs ? plan.columns / 2 : plan.columns);
-  f.out = map_of_results(out, pixels.box, a.phases);
-  f.residual = a.residual ? map_of_results(a.residual, pixels.box, a.phases) : f.out;
-  f.has_residual = bool(a.residual);
+  for (int i = 0; i < 2; i++) {
+    const auto& [to, residual] = a.out[i];
+    if (!to) continue;
+    f.out[i].to = map_of_results(to, pixels.box, a.phases);
+    f.out[i].residual = residual ? map_of_results(residual, pixels.box, a.phases) : f.out[i].to;
+    f.out[i].columns = to.c;
+    f.out[i].tiles = tiles_of(to.c, plan.columns);
+    f.out[i].has_residual = bool(residual);
+  }
   f.bias = a.bias;
   f.temb = reinterpret_cast<const __nv_bfloat16*>(a.temb.data);
   f.temb_ld = a.temb.ld;
   f.pixels = pixels;
-  f.columns = out.c;
-  f.column_tiles = column_tiles;
-  f.rows_per_image = out.h / a.phases;
-  f.images = out.n;
-  f.phase_h = a.phase_h;
-  f.phase_w = a.phase_w;
-  f.steps0 = (a.in0.c + kWgmmaDepth - 1) / kWgmmaDepth;
-  f.steps1 = (a.in1.c + kWgmmaDepth - 1) / kWgmmaDepth;
+  f.rows_per_image = out0.h / a.phases;
+  f.images = out0.n;
+  f.steps0 = tiles_of(a.in0.c, kWgmmaDepth);
+  f.steps1 = tiles_of(a.in1.c, kWgmmaDepth);
   f.channels0 = a.in0.c;
   f.stride = a.stride;
-  f.taps = a.taps;
+  f.phases = a.phases;
+  std::copy(std::begin(a.first_tap), std::end(a.first_tap), f.first_tap);
   std::copy(a.tap, a.tap + kMostTaps, f.tap);
-  plan.tiles = (plan.pairs ? (pixels.count + 1) / 2 * 2 : pixels.count) * column_tiles;
+  plan.tiles = (plan.pairs ? (pixels.count + 1) / 2 * 2 : pixels.count) * column_tiles * phases;
   return plan;
 }
 
@@ -157,26 +165,21 @@ inline Tap tap_at(int h, int w, int index) {
   return {static_cast<signed char>(h), static_cast<signed char>(w), static_cast<unsigned char>(index)};
 }
 // Output pixel i reads input i·stride + r - pad. Enlarged twice, outputs 2u + phase read inputs u + phase - 1 and u + phase, through folded weights.
-inline void set_forward_taps(WgmmaForwardArguments& a, Conv2d x) {
-  a.stride = x.stride;
-  a.phases = x.upsample;
+inline void add_forward_taps(WgmmaForwardArguments& a, Conv2d x, int phase_h, int phase_w) {
   int side = x.upsample == 2 ? 2 : 3;
   for (int r = 0; r < side; r++)
     for (int s = 0; s < side; s++) {
-      int p = 2 * a.phase_h + r, q = 2 * a.phase_w + s;  // the folded sums
+      int p = 2 * phase_h + r, q = 2 * phase_w + s;  // the folded sums
       a.tap[a.taps++] =
           x.upsample == 2 ? tap_at(folded_pixel(p), folded_pixel(q), kFolded * p + q) : tap_at(r - x.pad, s - x.pad, 3 * r + s);
     }
 }
 // Input u·stride + phase is read by outputs u + (phase + pad - r)/stride, where that is whole. Enlarged twice, u is read by outputs 2u - 1 … 2u + 2.
-inline void set_input_gradient_taps(WgmmaForwardArguments& a, Conv2d x) {
-  a.input_gradient = true;
-  a.stride = x.upsample;
-  a.phases = x.stride;
+inline void add_input_gradient_taps(WgmmaForwardArguments& a, Conv2d x, int phase_h, int phase_w) {
   int side = x.upsample == 2 ? kFolded : 3;
   for (int r = 0; r < side; r++)
     for (int s = 0; s < side; s++) {
-      int h = a.phase_h + x.pad - r, w = a.phase_w + x.pad - s;
+      int h = phase_h + x.pad - r, w = phase_w + x.pad - s;
       if (x.upsample == 2)
         a.tap[a.taps++] = tap_at(r - 1, s - 1, kFolded * folded_reader(r) + folded_reader(s));
       else if (h % x.stride == 0 && w % x.stride == 0)
@@ -184,13 +187,11 @@ inline void set_input_gradient_taps(WgmmaForwardArguments& a, Conv2d x) {
     }
 }
 
-// partial (ranges, K, row_length) of dw; x's channels stand at first_column of each tap, tap_stride from tap to tap.
+// Parts (ranges, K, taps·(C0 + C1)) of dw, and (ranges, phases, K) of db.
 struct WgmmaWeightGradientArguments {
-  Tensor dy, x;
-  int row_length = 0, first_column = 0, tap_stride = 0;
+  Tensor dy, x0, x1;
   int taps = 1;  // 9 of `window`, 16 of folded weights
   Conv2d window;
-  int steps_per_range = 0;  // 0: by the table
 };
 inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArguments& a) {
   int up = a.window.upsample;
@@ -199,28 +200,28 @@ inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArgume
   WgmmaWeightGradient& g = plan.parameters;
   g.pixels = pixels;
   g.rows = a.dy.c;
-  g.row_tiles = (a.dy.c + kWgmmaRows - 1) / kWgmmaRows;
-  g.columns = a.x.c;
-  plan.columns = a.x.c > 128 ? 256 : a.x.c > 64 ? 128 : 64;
-  g.column_tiles = (a.x.c + plan.columns - 1) / plan.columns;
+  g.row_tiles = tiles_of(a.dy.c, kWgmmaRows);
+  int widest = std::max(a.x0.c, a.x1.c);
+  plan.columns = widest > 128 ? 256 : widest > 64 ? 128 : 64;
   g.dy = map_of_pixels(a.dy, pixels.box, up);
-  g.x = map_of_pixels(a.x, pixels.box, a.window.stride);
+  g.x[0] = map_of_pixels(a.x0, pixels.box, a.window.stride);
+  g.x[1] = a.x1 ? map_of_pixels(a.x1, pixels.box, a.window.stride) : g.x[0];
+  for (int i = 0; i < 2; i++) {
+    g.columns[i] = i ? a.x1.c : a.x0.c;
+    g.column_tiles[i] = tiles_of(g.columns[i], plan.columns);
+  }
   // Ranges of pixels: the fewest steps in a row, a tile's end counted as 12 and each range's sums as a quarter.
-  int tiles = g.row_tiles * a.taps * g.column_tiles, steps = pixels.count;
+  int tiles = g.row_tiles * a.taps * (g.column_tiles[0] + g.column_tiles[1]), steps = pixels.count;
   double least = 1e30;
   for (int ranges = 1; ranges <= std::min(steps, 64); ranges++) {
-    int per_range = (steps + ranges - 1) / ranges;
-    double price = double((tiles * ranges + kPlannedMultiprocessors - 1) / kPlannedMultiprocessors) * (per_range + 12) + 0.25 * ranges;
+    int per_range = tiles_of(steps, ranges);
+    double price = double(tiles_of(tiles * ranges, kPlannedMultiprocessors)) * (per_range + 12) + 0.25 * ranges;
     if (price >= least) continue;
     least = price;
     g.steps_per_range = per_range;
   }
-  if (a.steps_per_range) g.steps_per_range = a.steps_per_range;
   g.steps = steps;
-  g.ranges = (steps + g.steps_per_range - 1) / g.steps_per_range;
-  g.row_length = a.row_length;
-  g.first_column = a.first_column;
-  g.tap_stride = a.tap_stride;
+  g.ranges = tiles_of(steps, g.steps_per_range);
   g.stride = a.window.stride;
   g.upsample = up;
   g.taps = a.taps;
@@ -232,64 +233,49 @@ inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArgume
   return plan;
 }
 
-// ---- the ops' plans: what to launch, in this order
+// ---- the ops' plans; of a weights' gradient `parts` is still to be set
 
-using WgmmaForwards = std::vector<WgmmaPlan<WgmmaForward>>;
-using WgmmaWeightGradients = std::vector<WgmmaPlan<WgmmaWeightGradient>>;  // `partial` is still to be set; all have the same ranges
-
-// One launch for each phase of the results.
-template <class SetTaps>
-WgmmaForwards plan_phases(WgmmaForwardArguments a, int phases, SetTaps set_taps) {
-  WgmmaForwards plans;
-  for (a.phase_h = 0; a.phase_h < phases; a.phase_h++)
-    for (a.phase_w = 0; a.phase_w < phases; a.phase_w++) {
-      a.taps = 0;
-      set_taps(a);
-      plans.push_back(plan_wgmma(a));
-    }
-  return plans;
-}
-inline WgmmaForwards plan_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d window,
-                                         Tiling tiling = {}) {
-  WgmmaForwardArguments a;
-  a.out = y, a.in0 = x, a.residual = residual, a.weights = w, a.bias = b.data, a.temb = temb, a.tiling = tiling;
-  return plan_phases(a, window.upsample, [&](auto& a) { set_forward_taps(a, window); });
-}
-inline WgmmaForwards plan_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d window, Tiling tiling = {}) {
-  WgmmaForwardArguments a;
-  a.out = dx.t, a.in0 = dy, a.residual = dx.accumulate ? dx.t : Tensor{}, a.weights = w, a.tiling = tiling;
-  return plan_phases(a, window.stride, [&](auto& a) { set_input_gradient_taps(a, window); });
-}
-inline WgmmaWeightGradients plan_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d window) {
-  WgmmaWeightGradientArguments a;
-  a.dy = dy, a.x = x, a.taps = window.upsample == 2 ? kFolded * kFolded : 9, a.row_length = a.taps * x.c, a.tap_stride = x.c,
-  a.window = window;
-  return {plan_wgmma(a)};
-}
-inline WgmmaForwards plan_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
-  WgmmaForwardArguments a;
-  a.out = as_line(y), a.in0 = as_line(x0), a.in1 = as_line(x1), a.residual = as_line(residual), a.weights = w, a.bias = b.data;
-  return plan_phases(a, 1, [](auto& a) { a.taps = 1; });
-}
-// w0: the columns of the weights that belong to this input.
-inline WgmmaForwards plan_linear_input_gradient(Grad dx, Tensor dy, Tensor w0) {
-  WgmmaForwardArguments a;
-  a.out = as_line(dx.t), a.in0 = as_line(dy), a.residual = dx.accumulate ? as_line(dx.t) : Tensor{}, a.weights = w0;
-  a.input_gradient = true;
-  return plan_phases(a, 1, [](auto& a) { a.taps = 1; });
-}
-inline WgmmaWeightGradients plan_linear_weight_gradient(Tensor dy, Tensor x0, Tensor x1) {
-  WgmmaWeightGradients plans;
-  WgmmaWeightGradientArguments a;
-  a.dy = as_line(dy), a.row_length = x0.c + x1.c;
-  for (const Tensor& x : {x0, x1}) {
-    if (!x) continue;
-    a.x = as_line(x);
-    plans.push_back(plan_wgmma(a));
-    a.first_column += x.c;
-    a.steps_per_range = plans.back().parameters.steps_per_range;
+// add_taps(a, phase_h, phase_w): the taps of a phase.
+template <class AddTaps>
+WgmmaPlan<WgmmaForward> plan_phases(WgmmaForwardArguments a, AddTaps add_taps) {
+  for (int phase = 0; phase < a.phases * a.phases; phase++) {
+    add_taps(a, phase / a.phases, phase % a.phases);
+    a.first_tap[phase + 1] = a.taps;
   }
-  return plans;
+  return plan_wgmma(a);
+}
+inline WgmmaPlan<WgmmaForward> plan_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d window,
+                                                   Tiling tiling = {}) {
+  WgmmaForwardArguments a;
+  a.in0 = x, a.out[0] = {y, residual}, a.weights = w, a.bias = b.data, a.temb = temb, a.tiling = tiling;
+  a.stride = window.stride, a.phases = window.upsample;
+  return plan_phases(a, [&](auto& a, int h, int w) { add_forward_taps(a, window, h, w); });
+}
+inline WgmmaPlan<WgmmaForward> plan_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d window, Tiling tiling = {}) {
+  WgmmaForwardArguments a;
+  a.in0 = dy, a.out[0] = {dx.t, dx.accumulate ? dx.t : Tensor{}}, a.weights = w, a.input_gradient = true, a.tiling = tiling;
+  a.stride = window.upsample, a.phases = window.stride;
+  return plan_phases(a, [&](auto& a, int h, int w) { add_input_gradient_taps(a, window, h, w); });
+}
+inline WgmmaPlan<WgmmaWeightGradient> plan_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d window) {
+  return plan_wgmma({dy, x, {}, window.upsample == 2 ? kFolded * kFolded : 9, window});
+}
+inline WgmmaPlan<WgmmaForward> plan_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
+  WgmmaForwardArguments a;
+  a.in0 = as_line(x0), a.in1 = as_line(x1), a.out[0] = {as_line(y), as_line(residual)}, a.weights = w, a.bias = b.data;
+  return plan_phases(a, [](auto& a, int, int) { a.taps = 1; });
+}
+// One of the two may be empty; dx0's columns of the weights are the first columns0.
+inline WgmmaPlan<WgmmaForward> plan_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0) {
+  WgmmaForwardArguments a;
+  auto output = [](const Grad& dx) { return WgmmaForwardArguments::Output{as_line(dx.t), dx.accumulate ? as_line(dx.t) : Tensor{}}; };
+  a.in0 = as_line(dy), a.weights = dx0 ? w : w.channels(columns0, w.c - columns0), a.input_gradient = true;
+  a.out[0] = output(dx0 ? dx0 : dx1);
+  if (dx0 && dx1) a.out[1] = output(dx1);
+  return plan_phases(a, [](auto& a, int, int) { a.taps = 1; });
+}
+inline WgmmaPlan<WgmmaWeightGradient> plan_linear_weight_gradient(Tensor dy, Tensor x0, Tensor x1) {
+  return plan_wgmma({as_line(dy), as_line(x0), as_line(x1), 1, {}});
 }
 
 }  // namespace phx

@@ -65,8 +65,9 @@ struct Ring {
 };
 
 // Sums `steps` stages. A K-major: rows of pixels; MN-major: rows of channels. One group of products stays under way while the next is issued.
-template <bool MnMajorA, bool MnMajorB, class Ring, int Size>
-__device__ void accumulate(Ring& ring, int steps, int consumer, int thread, float (&sums)[Size]) {
+// also(a, accumulate): more products with A.
+template <bool MnMajorA, bool MnMajorB, class Ring, int Size, class Also>
+__device__ void accumulate(Ring& ring, int steps, int consumer, int thread, float (&sums)[Size], Also also) {
   constexpr uint32_t kStepA = (MnMajorA ? 2048 : 32) >> 4, kStepB = (MnMajorB ? 2048 : 32) >> 4;
   int former = 0;
   for (int step = 0; step < steps; step++) {
@@ -74,7 +75,10 @@ __device__ void accumulate(Ring& ring, int steps, int consumer, int thread, floa
     uint64_t a = operand(ring.a() + uint32_t(consumer) * kBlockBytes, kBlockBytes), b = operand(ring.b(), kBlockBytes);
     products_fence();
 #pragma unroll
-    for (int k = 0; k < kWgmmaDepth / 16; k++) multiply<MnMajorA, MnMajorB>(sums, a + k * kStepA, b + k * kStepB, step + k);
+    for (int k = 0; k < kWgmmaDepth / 16; k++) {
+      multiply<MnMajorA, MnMajorB>(sums, a + k * kStepA, b + k * kStepB, step + k);
+      also(a + k * kStepA, step + k);
+    }
     products_commit();
     products_wait<1>();
     if (step) ring.release(former, thread);
@@ -96,6 +100,19 @@ __device__ OutputPixels output_pixels(const WgmmaForward& f, Pixel p, int half) 
                                     : OutputPixels{p.w, row + half * (kHalfRows / f.pixels.box.w)};
 }
 
+// Tiles go by phases, then pixels, then columns, those of the first tensor of results before those of the second.
+struct ForwardTile {
+  Pixel pixel;
+  int phase, second, column;  // columns of which tensor, from which on
+};
+template <int Columns, int Cluster>
+__device__ ForwardTile forward_tile(const WgmmaForward& f, int tile, int rank) {
+  int columns = f.out[0].tiles + f.out[1].tiles, of_phase = (f.pixels.count + Cluster - 1) / Cluster * columns;
+  int column = tile % columns, second = column >= f.out[0].tiles;
+  return {first_pixel(f.pixels, tile % of_phase / columns * Cluster + rank), tile / of_phase, second,
+          (column - (second ? f.out[0].tiles : 0)) * Columns};
+}
+
 // Cluster 2: two blocks take two tiles of pixels that lie side by side, of the same columns; each copies half of the weights to both.
 template <int Columns, bool InputGradient, int Cluster>
 __device__ void forward(const WgmmaForward& f) {
@@ -111,6 +128,7 @@ __device__ void forward(const WgmmaForward& f) {
     for (int c = 0; c < kConsumers; c++) mbarrier_init(residual_barriers + uint32_t(c) * 8, 1);
     mbarrier_init_fence();
   }
+  begin_kernel();
   int rank = 0;
   if constexpr (Cluster > 1) {
     rank = int(cluster_rank());
@@ -119,7 +137,7 @@ __device__ void forward(const WgmmaForward& f) {
     __syncthreads();
   }
   int first_tile = int(blockIdx.x) / Cluster, stride = int(gridDim.x) / Cluster;
-  int tiles = (f.pixels.count + Cluster - 1) / Cluster * f.column_tiles, steps = f.taps * (f.steps0 + f.steps1);
+  int tiles = (f.pixels.count + Cluster - 1) / Cluster * (f.out[0].tiles + f.out[1].tiles) * f.phases * f.phases;
 
   if (warpgroup == 0) {
     lower_registers<40>();
@@ -127,9 +145,9 @@ __device__ void forward(const WgmmaForward& f) {
       prefetch_map(&f.in0);
       prefetch_map(&f.weights);
       for (int tile = first_tile; tile < tiles; tile += stride) {
-        Pixel p = first_pixel(f.pixels, tile / f.column_tiles * Cluster + rank);
-        int column = tile % f.column_tiles * Columns;
-        for (int t = 0; t < f.taps; t++)
+        auto [p, phase, in_second, column] = forward_tile<Columns, Cluster>(f, tile, rank);
+        if (in_second) column += f.out[0].columns;
+        for (int t = f.first_tap[phase]; t < f.first_tap[phase + 1]; t++)
           for (int s = 0; s < f.steps0 + f.steps1; s++) {
             bool second = s >= f.steps0;
             int channel = (second ? s - f.steps0 : s) * kWgmmaDepth;
@@ -157,21 +175,23 @@ __device__ void forward(const WgmmaForward& f) {
     uint32_t staged = results + uint32_t(consumer * kBlocks) * kBlockBytes, residual_barrier = residual_barriers + uint32_t(consumer) * 8;
     uint32_t residual_phase = 0;
     for (int tile = first_tile; tile < tiles; tile += stride) {
-      Pixel p = first_pixel(f.pixels, tile / f.column_tiles * Cluster + rank);
+      auto [p, phase, in_second, column] = forward_tile<Columns, Cluster>(f, tile, rank);
+      const WgmmaOutput& out = f.out[in_second];
       OutputPixels o = output_pixels(f, p, consumer);
-      int column = tile % f.column_tiles * Columns;
+      int phase_h = phase / f.phases, phase_w = phase % f.phases;
+      int steps = (f.first_tap[phase + 1] - f.first_tap[phase]) * (f.steps0 + f.steps1);
       if (elected) {
         wait_stores_read();
-        if (f.has_residual) {
+        if (out.has_residual) {
           mbarrier_arrive_expect(residual_barrier, kBlocks * kBlockBytes);
           for (int j = 0; j < kBlocks; j++)
-            load_box(staged + uint32_t(j) * kBlockBytes, &f.residual, residual_barrier, column + 64 * j, f.phase_w, o.w, f.phase_h, o.row);
+            load_box(staged + uint32_t(j) * kBlockBytes, &out.residual, residual_barrier, column + 64 * j, phase_w, o.w, phase_h, o.row);
         }
       }
       float sums[Columns / 2];
-      accumulate<false, InputGradient>(ring, steps, consumer, thread, sums);
+      accumulate<false, InputGradient>(ring, steps, consumer, thread, sums, [](uint64_t, int) {});
 
-      if (f.has_residual) {
+      if (out.has_residual) {
         mbarrier_wait(residual_barrier, residual_phase);
         residual_phase ^= 1;
       }
@@ -187,7 +207,7 @@ __device__ void forward(const WgmmaForward& f) {
 #pragma unroll
       for (int j = 0; j < Columns / 8; j++) {
         int c = column + 8 * j + 2 * pair;
-        bool inside = c < f.columns;
+        bool inside = c < out.columns;
         float2 bias = f.bias && inside ? *reinterpret_cast<const float2*>(f.bias + c) : float2{0, 0};
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -201,7 +221,7 @@ __device__ void forward(const WgmmaForward& f) {
             sum.x += t.x;
             sum.y += t.y;
           }
-          if (f.has_residual) {
+          if (out.has_residual) {
             float2 r = __bfloat1622float2(*place);
             sum.x += r.x;
             sum.y += r.y;
@@ -213,7 +233,7 @@ __device__ void forward(const WgmmaForward& f) {
       named_barrier(1 + uint32_t(consumer), 128);
       if (elected) {
         for (int j = 0; j < kBlocks; j++)
-          store_box(&f.out, staged + uint32_t(j) * kBlockBytes, column + 64 * j, f.phase_w, o.w, f.phase_h, o.row);
+          store_box(&out.to, staged + uint32_t(j) * kBlockBytes, column + 64 * j, phase_w, o.w, phase_h, o.row);
         commit_stores();
       }
     }
@@ -222,29 +242,54 @@ __device__ void forward(const WgmmaForward& f) {
   if constexpr (Cluster > 1) cluster_barrier();  // nobody copies or arrives any more
 }
 
+// The phase of dy's pixels that a tap belongs to, 0 to 3 of an enlargement, and whether its tiles make the biases of that phase.
+__device__ int phase_of(const WgmmaWeightGradient& g, Tap t) {
+  return g.upsample == 2 ? t.index / kFolded / 2 * 2 + t.index % kFolded / 2 : 0;
+}
+__device__ bool first_of_phase(const WgmmaWeightGradient& g, Tap t) {
+  return g.upsample == 2 ? t.index / kFolded % 2 == 0 && t.index % 2 == 0 : t.index == 0;
+}
+
+struct GradientTile {
+  int range, row, second, column;  // columns of which x
+  Tap tap;
+};
+// Tiles of one range of pixels follow each other, for they read the same.
+template <int Columns>
+__device__ GradientTile gradient_tile(const WgmmaWeightGradient& g, int tile) {
+  int columns = g.column_tiles[0] + g.column_tiles[1], column = tile % columns, second = column >= g.column_tiles[0];
+  tile /= columns;
+  return {tile / (g.row_tiles * g.taps), tile / g.taps % g.row_tiles * kWgmmaRows, second,
+          (column - (second ? g.column_tiles[0] : 0)) * Columns, g.tap[tile % g.taps]};
+}
+
 template <int Columns>
 __device__ void weight_gradient(const WgmmaWeightGradient& g) {
   constexpr int kStages = wgmma_stages(Columns, false), kBlocks = Columns / 64;
   using Stages = Ring<Columns, kStages, 1>;
   uint32_t base = shared_address(shared_memory);
+  constexpr uint32_t kOnes = Stages::kBytes + 256;
   Stages ring{base, base + Stages::kBytes};
   int warpgroup = int(threadIdx.x) / 128, thread = int(threadIdx.x) % 128;
   if (threadIdx.x == 0) {
     ring.init();
     mbarrier_init_fence();
   }
+  if (threadIdx.x < 64) {
+    reinterpret_cast<uint32_t*>(shared_memory + kOnes)[threadIdx.x] = 0x3F803F80;  // two ones
+    fence_async_proxy();
+  }
+  begin_kernel();
   __syncthreads();
-  // Tiles of one range of pixels follow each other, for they read the same.
-  int per_range = g.row_tiles * g.taps * g.column_tiles, tiles = per_range * g.ranges;
+  int tiles = g.row_tiles * g.taps * (g.column_tiles[0] + g.column_tiles[1]) * g.ranges;
 
   if (warpgroup == 0) {
     lower_registers<40>();
     if (thread) return;
     for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
-      int begin = tile / per_range * g.steps_per_range, end = min(begin + g.steps_per_range, g.steps);
-      int column = tile % g.column_tiles * Columns, row = tile / g.column_tiles / g.taps % g.row_tiles * kWgmmaRows;
-      Tap t = g.tap[tile / g.column_tiles % g.taps];
-      int phase_h = g.upsample == 2 ? t.index / kFolded / 2 : 0, phase_w = g.upsample == 2 ? t.index % kFolded / 2 : 0;
+      auto [range, row, second, column, t] = gradient_tile<Columns>(g, tile);
+      int begin = range * g.steps_per_range, end = min(begin + g.steps_per_range, g.steps);
+      int phase_h = phase_of(g, t) / 2, phase_w = phase_of(g, t) % 2;
       for (int step = begin; step < end; step++) {
         Pixel p = first_pixel(g.pixels, step);
         uint32_t full = ring.begin_load();
@@ -252,7 +297,8 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
           load_box(ring.a() + uint32_t(j) * kBlockBytes, &g.dy, full, row + 64 * j, p.w * g.upsample + phase_w, p.h * g.upsample + phase_h,
                    p.n);
         for (int j = 0; j < kBlocks; j++)
-          load_box(ring.b() + uint32_t(j) * kBlockBytes, &g.x, full, column + 64 * j, p.w * g.stride + t.w, p.h * g.stride + t.h, p.n);
+          load_box(ring.b() + uint32_t(j) * kBlockBytes, &g.x[second], full, column + 64 * j, p.w * g.stride + t.w, p.h * g.stride + t.h,
+                   p.n);
         ring.advance();
       }
     }
@@ -262,20 +308,30 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
   raise_registers<232>();
   int consumer = warpgroup - 1;
   for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
-    int range = tile / per_range, begin = range * g.steps_per_range, end = min(begin + g.steps_per_range, g.steps);
-    int column = tile % g.column_tiles * Columns, row = tile / g.column_tiles / g.taps % g.row_tiles * kWgmmaRows;
-    Tap t = g.tap[tile / g.column_tiles % g.taps];
+    auto [range, row, second, column, t] = gradient_tile<Columns>(g, tile);
+    int begin = range * g.steps_per_range, end = min(begin + g.steps_per_range, g.steps);
     float sums[Columns / 2];
-    accumulate<true, true>(ring, end - begin, consumer, thread, sums);
     int first_row = row + consumer * kHalfRows + thread / 32 * 16 + thread % 32 / 4, pair = thread % 4;
+    if (g.parts.biases && !second && column == 0 && first_of_phase(g, t)) {  // dy's sums, as a product with ones
+      float of_dy[4];
+      uint64_t ones = small_operand(base + kOnes);
+      accumulate<true, true>(ring, end - begin, consumer, thread, sums,
+                             [&](uint64_t a, int accumulate) { multiply<true, false>(of_dy, a, ones, accumulate); });
+      float* out = g.parts.biases + (size_t(range) * g.upsample * g.upsample + phase_of(g, t)) * g.rows;
+      for (int i = 0; i < 2; i++)
+        if (pair == 0 && first_row + 8 * i < g.rows) out[first_row + 8 * i] = of_dy[2 * i];
+    } else {
+      accumulate<true, true>(ring, end - begin, consumer, thread, sums, [](uint64_t, int) {});
+    }
+    int all_columns = g.columns[0] + g.columns[1];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       int k = first_row + 8 * i;
-      float* out = g.partial + (size_t(range) * g.rows + k) * g.row_length + t.index * g.tap_stride + g.first_column;
+      float* out = g.parts.weights + ((size_t(range) * g.rows + k) * g.taps + t.index) * all_columns + (second ? g.columns[0] : 0);
 #pragma unroll
       for (int j = 0; j < Columns / 8; j++) {
         int c = column + 8 * j + 2 * pair;
-        if (k < g.rows && c < g.columns) *reinterpret_cast<float2*>(out + c) = {sums[4 * j + 2 * i], sums[4 * j + 2 * i + 1]};
+        if (k < g.rows && c < g.columns[second]) *reinterpret_cast<float2*>(out + c) = {sums[4 * j + 2 * i], sums[4 * j + 2 * i + 1]};
       }
     }
   }

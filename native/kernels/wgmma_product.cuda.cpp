@@ -38,31 +38,24 @@ const PairWidths input_gradient_kernel("wgmma_input_gradient_64_kernel", "wgmma_
 const Widths<WgmmaWeightGradient> weight_gradient_kernel("wgmma_weight_gradient_64_kernel", "wgmma_weight_gradient_128_kernel",
                                                          "wgmma_weight_gradient_256_kernel");
 
-void start(const PairWidths& kernel, const WgmmaForwards& plans) {
-  for (const auto& plan : plans) kernel(plan);
-}
-
 }  // namespace
 
 void wgmma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
-  start(forward_kernel, plan_conv2d_forward(y, x, temb, residual, w, b, a));
+  forward_kernel(plan_conv2d_forward(y, x, temb, residual, w, b, a));
 }
 void wgmma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
-  start(input_gradient_kernel, plan_conv2d_input_gradient(dx, dy, w, a));
+  input_gradient_kernel(plan_conv2d_input_gradient(dx, dy, w, a));
 }
 void wgmma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
-  start(forward_kernel, plan_linear_forward(y, x0, x1, residual, w, b));
+  forward_kernel(plan_linear_forward(y, x0, x1, residual, w, b));
 }
 void wgmma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0) {
-  if (dx0) start(input_gradient_kernel, plan_linear_input_gradient(dx0, dy, w.channels(0, columns0)));
-  if (dx1) start(input_gradient_kernel, plan_linear_input_gradient(dx1, dy, w.channels(columns0, w.c - columns0)));
+  input_gradient_kernel(plan_linear_input_gradient(dx0, dx1, dy, w, columns0));
 }
 
-void wgmma_weight_gradient(const WgmmaWeightGradients& plans, float* partial) {
-  for (auto plan : plans) {
-    plan.parameters.partial = partial;
-    weight_gradient_kernel(plan);
-  }
+void wgmma_weight_gradient(WgmmaPlan<WgmmaWeightGradient> plan, GradientParts parts) {
+  plan.parameters.parts = parts;
+  weight_gradient_kernel(plan);
 }
 
 }  // namespace phx

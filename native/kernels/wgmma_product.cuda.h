@@ -8,8 +8,8 @@ void wgmma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tens
 void wgmma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d);
 void wgmma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b);
 void wgmma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0);
-// Of a plan (wgmma_plan.h); `partial` of ranges · rows · columns floats is the caller's.
-inline int ranges(const WgmmaWeightGradients& plans) { return plans[0].parameters.ranges; }
-void wgmma_weight_gradient(const WgmmaWeightGradients&, float* partial);
+// Of a plan (wgmma_plan.h); the memory of its parts is the caller's.
+inline int ranges(const WgmmaPlan<WgmmaWeightGradient>& plan) { return plan.parameters.ranges; }
+void wgmma_weight_gradient(WgmmaPlan<WgmmaWeightGradient>, GradientParts);
 
 }  // namespace phx

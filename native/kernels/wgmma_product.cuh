@@ -3,17 +3,18 @@
 #include <cuda_bf16.h>
 
 #include "launch.cuda.h"
+#include "product.cuh"
 
 namespace phx {
 
 constexpr int kWgmmaRows = 128;         // of a tile: pixels, or output channels in the weights' gradient
 constexpr int kWgmmaDepth = 64;         // channels (or pixels) of a step: a row of 128 bytes
 constexpr int kWgmmaThreads = 3 * 128;  // a warpgroup that copies and two that multiply
-// Shared memory: stages of A (rows x depth) and B (columns x depth), then the results' tile in bf16, then barriers.
+// Shared memory: stages of A (rows x depth) and B (columns x depth), then the results' tile in bf16, then barriers and, in the weights' gradient, ones.
 constexpr int wgmma_stages(int columns, bool staged_results) { return columns == 256 ? (staged_results ? 3 : 4) : 4; }
 constexpr int wgmma_shared_bytes(int columns, bool staged_results) {
   return wgmma_stages(columns, staged_results) * (kWgmmaRows + columns) * kWgmmaDepth * 2 +
-         (staged_results ? kWgmmaRows * columns * 2 : 0) + 256;
+         (staged_results ? kWgmmaRows * columns * 2 : 256) + 256;
 }
 
 // Pixels that one copy takes: images x rows x columns, the pixels of a tile.
@@ -32,30 +33,35 @@ struct Tap {
 };
 constexpr int kMostTaps = 16;  // of the gradients of folded weights (conv2d.cuh)
 
+// A tensor of results: channels [0, columns) of it, in so many tiles.
+struct WgmmaOutput {
+  TensorMap to, residual;  // (N·H, phases, W, phases, J), see OutputPixels in wgmma_product.cu
+  int columns, tiles, has_residual;
+};
 // out(p,j) = Σ_tap Σ_c in(p·stride + tap, c)·weights(j, tap, c) + bias(j) + temb(image, j) + residual(p,j), out rounded to bf16.
+// Pixels of out that are `phases` apart a side make a phase with taps of its own, from first_tap[phase] on.
 struct WgmmaForward {
-  TensorMap in0, in1;       // (N,H,W,C), channels of in1 after those of in0
-  TensorMap weights;        // (J, taps, C); in the inputs' gradient (C, taps, J)
-  TensorMap out, residual;  // (N·H, phases, W, phases, J), see OutputPixels in wgmma_product.cu
-  const float* bias;        // null: none, as for temb
+  TensorMap in0, in1;  // (N,H,W,C), channels of in1 after those of in0
+  TensorMap weights;   // (J, taps, C); in the inputs' gradient (C, taps, J)
+  WgmmaOutput out[2];  // the second, whose columns follow those of the first in `weights`: in the inputs' gradient of two inputs
+  const float* bias;   // null: none, as for temb
   const __nv_bfloat16* temb;
-  int temb_ld, has_residual;
-  PixelTiles pixels;  // of out
-  int columns, column_tiles, rows_per_image, images, phase_h, phase_w;
+  int temb_ld;
+  PixelTiles pixels;  // of a phase of out
+  int rows_per_image, images;
   int steps0, steps1, channels0;  // steps over the channels of in0 and in1; where in1's weights begin
-  int stride, taps;
+  int stride, phases;
+  int first_tap[5];
   Tap tap[kMostTaps];
 };
-// partial(range, k, tap, c) = Σ_{p in range} dy(p,k)·x(p·stride + tap, c), fp32. With upsample 2, of the folded weights: p runs over the pixels of x, and
-// dy is dy(2p + phase), the phase being that of the tap's sum.
+// Parts (range, k, tap, c): Σ_{p in range} dy(p,k)·x(p·stride + tap, c). With upsample 2, of the folded weights: p runs over the pixels of x, and
+// dy is dy(2p + phase), the phase being that of the tap's sum; the biases' parts are then (range, phase, k).
 struct WgmmaWeightGradient {
-  TensorMap dy, x;
-  float* partial;
+  TensorMap dy, x[2];  // channels of the second x after those of the first
+  GradientParts parts;
   PixelTiles pixels;  // of a phase of dy, boxes of kWgmmaDepth pixels
   int steps, steps_per_range, ranges;
-  int rows, row_tiles, columns, column_tiles;
-  int row_length, first_column;  // of partial: taps·C in all; where x's channels begin in a tap
-  int tap_stride;                // columns from one tap to the next
+  int rows, row_tiles, columns[2], column_tiles[2];  // columns of each x
   int stride, upsample, taps;
   Tap tap[kMostTaps];
 };

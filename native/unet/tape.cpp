@@ -68,10 +68,12 @@ void Tape::record(std::function<void()> backward) {
 }
 
 void Tape::backward() {
+  GradientSums sums(context_);
   while (!recorded_.empty()) {
     recorded_.back()();
     recorded_.pop_back();  // lets go of the Vars it held
   }
+  run([&] { sums.end(); });
 }
 
 Var Tape::conv2d(Var x, Parameter w, Parameter b, Conv2d a, Var temb, int temb_column, Var residual) {

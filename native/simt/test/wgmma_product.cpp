@@ -74,17 +74,14 @@ struct Floats {
 };
 
 // Starts what a plan holds, on three blocks, so that a block takes several tiles.
-template <class Plans>
-bool start(CUmodule module, const std::string& kernel, const Plans& plans, bool staged, const std::string& what) {
-  for (const auto& plan : plans) {
-    CUfunction f =
-        function(module, ("wgmma_" + kernel + "_" + std::to_string(plan.columns) + (plan.pairs ? "_pair" : "") + "_kernel").c_str());
-    const int shared = wgmma_shared_bytes(plan.columns, staged);
-    succeeded(cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared), "shared memory");
-    const unsigned cluster = plan.pairs ? 2 : 1, blocks = unsigned(std::min(plan.tiles, plan.pairs ? 4 : 3));
-    if (!succeeded(run_clusters(f, blocks, cluster, kWgmmaThreads, unsigned(shared), plan.parameters), what)) return false;
-  }
-  return true;
+template <class Plan>
+bool start(CUmodule module, const std::string& kernel, const Plan& plan, bool staged, const std::string& what) {
+  CUfunction f =
+      function(module, ("wgmma_" + kernel + "_" + std::to_string(plan.columns) + (plan.pairs ? "_pair" : "") + "_kernel").c_str());
+  const int shared = wgmma_shared_bytes(plan.columns, staged);
+  succeeded(cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared), "shared memory");
+  const unsigned cluster = plan.pairs ? 2 : 1, blocks = unsigned(std::min(plan.tiles, plan.pairs ? 4 : 3));
+  return succeeded(run_with(in_clusters(cluster), f, blocks, kWgmmaThreads, unsigned(shared), plan.parameters), what);
 }
 void compare(Values& got, const std::string& what, const std::function<double(int, int, int, int)>& wanted) {
   const std::vector<uint16_t> before = got.values;
@@ -156,9 +153,9 @@ void convolution(CUmodule module, const Case& c) {
   Floats bias(size_t(c.k));
   const Values weights = weights_for(w, c.window);
   const std::string name = name_of("convolution", c);
-  const auto plans = plan_conv2d_forward(y.view(), x.view(), c.temb ? temb.view() : Tensor{}, c.accumulate ? residual.view() : Tensor{},
-                                         weights.view(), bias.view(), c.window, c.tiling);
-  if (!start(module, "forward", plans, true, name)) return;
+  const auto plan = plan_conv2d_forward(y.view(), x.view(), c.temb ? temb.view() : Tensor{}, c.accumulate ? residual.view() : Tensor{},
+                                        weights.view(), bias.view(), c.window, c.tiling);
+  if (!start(module, "forward", plan, true, name)) return;
   compare(y, name, [&](int n, int i, int j, int k) {
     double sum = bias.values[size_t(k)] + (c.temb ? temb.at(n, 0, 0, k) : 0) + (c.accumulate ? residual.at(n, i, j, k) : 0);
     each_tap(c.window, c.h, c.w, i, j, [&](int h, int v, int r, int s) {
@@ -184,19 +181,35 @@ void input_gradient(CUmodule module, const Case& c) {
   }
   const std::string name = name_of("gradient of the input of", c);
   const Values weights = weights_for(w, c.window);
-  const auto plans = plan_conv2d_input_gradient({dx.view(), c.accumulate}, dy.view(), weights.view(), c.window, c.tiling);
-  if (!start(module, "input_gradient", plans, true, name)) return;
+  const auto plan = plan_conv2d_input_gradient({dx.view(), c.accumulate}, dy.view(), weights.view(), c.window, c.tiling);
+  if (!start(module, "input_gradient", plan, true, name)) return;
   compare(dx, name, [&](int n, int h, int v, int ch) { return wanted[place(n, h, v, ch)]; });
 }
-// The sums over the ranges of `plans`, (rows, columns).
-std::vector<double> weight_gradient_of(CUmodule module, WgmmaWeightGradients plans, int rows, int columns, const std::string& what) {
-  std::vector<double> sums(size_t(rows) * columns);
-  const int ranges = plans[0].parameters.ranges;
-  Buffer partial(sums.size() * size_t(ranges) * 4);
-  for (auto& plan : plans) plan.parameters.partial = reinterpret_cast<float*>(partial.pointer);
-  if (!start(module, "weight_gradient", plans, false, what)) return sums;
-  const std::vector<float> parts = partial.read<float>();
-  for (size_t i = 0; i < parts.size(); ++i) sums[i % sums.size()] += parts[i];
+// The sums over the parts of a plan: the weights' gradient (rows, columns), and the biases', which has so many parts a range.
+struct Gradient {
+  std::vector<double> weights, biases;
+};
+Gradient weight_gradient_of(CUmodule module, WgmmaPlan<WgmmaWeightGradient> plan, const Values& dy, int columns, int phases,
+                            const std::string& what) {
+  Gradient sums{std::vector<double>(size_t(dy.c) * columns), std::vector<double>(size_t(dy.c))};
+  const size_t ranges = size_t(plan.parameters.ranges);
+  Buffer weights(ranges * sums.weights.size() * 4), biases(ranges * size_t(phases) * sums.biases.size() * 4);
+  plan.parameters.parts = {reinterpret_cast<float*>(weights.pointer), reinterpret_cast<float*>(biases.pointer)};
+  if (!start(module, "weight_gradient", plan, false, what)) return sums;
+  auto add_up = [](const Buffer& from, std::vector<double>& to) {
+    const std::vector<float> parts = from.read<float>();
+    for (size_t i = 0; i < parts.size(); ++i) to[i % to.size()] += parts[i];
+  };
+  add_up(weights, sums.weights);
+  add_up(biases, sums.biases);
+  return sums;
+}
+std::vector<double> sums_of(const Values& dy) {
+  std::vector<double> sums(size_t(dy.c));
+  for (int n = 0; n < dy.n; ++n)
+    for (int i = 0; i < dy.h; ++i)
+      for (int j = 0; j < dy.w; ++j)
+        for (int k = 0; k < dy.c; ++k) sums[size_t(k)] += dy.at(n, i, j, k);
   return sums;
 }
 void weight_gradient(CUmodule module, const Case& c) {
@@ -211,7 +224,8 @@ void weight_gradient(CUmodule module, const Case& c) {
         });
   const std::string name = name_of("gradient of the weights of", c);
   const int taps = c.window.upsample == 2 ? 16 : 9;
-  std::vector<double> got = weight_gradient_of(module, plan_conv2d_weight_gradient(dy.view(), x.view(), c.window), c.k, taps * c.c, name);
+  const auto plan = plan_conv2d_weight_gradient(dy.view(), x.view(), c.window);
+  auto [got, biases] = weight_gradient_of(module, plan, dy, taps * c.c, taps == 16 ? 4 : 1, name);
   if (taps == 16) {
     const std::vector<double> folded = std::move(got);
     got.assign(wanted.size(), 0);
@@ -222,6 +236,7 @@ void weight_gradient(CUmodule module, const Case& c) {
         });
   }
   check(got == wanted, name);
+  check(biases == sums_of(dy), name + ", and of the biases");
 }
 // y = [x0 | x1] wᵀ + b + residual and its gradients, on matrices.
 void linear(CUmodule module, int rows, int c0, int c1, int k) {
@@ -229,7 +244,7 @@ void linear(CUmodule module, int rows, int c0, int c1, int k) {
   const std::string name =
       "linear " + std::to_string(rows) + "x(" + std::to_string(c0) + "+" + std::to_string(c1) + ") to " + std::to_string(k);
   Values x0(rows, 1, 1, c0, 1), x1(rows, 1, 1, std::max(c1, 8), 2), w(k, 1, 1, c, 3), y(rows, 1, 1, k, 4), residual(rows, 1, 1, k, 5),
-      dy(rows, 1, 1, k, 6), dx1(rows, 1, 1, std::max(c1, 8), 7);
+      dy(rows, 1, 1, k, 6), dx0(rows, 1, 1, c0, 7), dx1(rows, 1, 1, std::max(c1, 8), 8);
   Floats bias{size_t(k)};
   const Tensor second = c1 ? x1.view() : Tensor{};
   auto joined = [&](int row, int ch) { return ch < c0 ? x0.at(row, 0, 0, ch) : x1.at(row, 0, 0, ch - c0); };
@@ -244,15 +259,28 @@ void linear(CUmodule module, int rows, int c0, int c1, int k) {
   for (int row = 0; row < rows; ++row)
     for (int out = 0; out < k; ++out)
       for (int ch = 0; ch < c; ++ch) wanted[size_t(out * c + ch)] += dy.at(row, 0, 0, out) * joined(row, ch);
-  check(weight_gradient_of(module, plan_linear_weight_gradient(dy.view(), x0.view(), second), k, c, name) == wanted,
-        name + ", gradient of the weights");
+  const auto [weights, biases] = weight_gradient_of(module, plan_linear_weight_gradient(dy.view(), x0.view(), second), dy, c, 1, name);
+  check(weights == wanted, name + ", gradient of the weights");
+  check(biases == sums_of(dy), name + ", gradient of the biases");
+  // dx0 is written, dx1 added to, both at once or each alone.
+  auto inputs = [&](const Tensor& to0, const Tensor& to1) {
+    const std::vector<uint16_t> before = dx1.values;
+    const auto plan = plan_linear_input_gradient({to0}, {to1, true}, dy.view(), w.view(), c0);
+    if (!start(module, "input_gradient", plan, true, name)) return;
+    auto gradient = [&](int row, int ch) {
+      double sum = 0;
+      for (int out = 0; out < k; ++out) sum += dy.at(row, 0, 0, out) * w.at(out, 0, 0, ch);
+      return sum;
+    };
+    if (to0) compare(dx0, name + ", gradient of the first input", [&](int row, int, int, int ch) { return gradient(row, ch); });
+    if (to1)
+      compare(dx1, name + ", gradient of the second input",
+              [&](int row, int, int, int ch) { return from_bf16(before[size_t(row * c1 + ch)]) + gradient(row, c0 + ch); });
+  };
+  inputs(dx0.view(), {});
   if (!c1) return;
-  if (!start(module, "input_gradient", plan_linear_input_gradient({dx1.view()}, dy.view(), w.view().channels(c0, c1)), true, name)) return;
-  compare(dx1, name + ", gradient of the second input", [&](int row, int, int, int ch) {
-    double sum = 0;
-    for (int out = 0; out < k; ++out) sum += dy.at(row, 0, 0, out) * w.at(out, 0, 0, c0 + ch);
-    return sum;
-  });
+  inputs(dx0.view(), dx1.view());
+  inputs({}, dx1.view());
 }
 
 }  // namespace

@@ -3,17 +3,17 @@ import type { Vector } from '../src/bindings/vector.ts';
 import { trainLocal } from '../src/ddpm/train.ts';
 import { emaDecayAt } from '../src/ddpm/unet.ts';
 import { PhoenixError } from '../src/errors.ts';
-import { type Client, createClient } from '../src/fl/client.ts';
-import { type FederationOptions, initialState, runFederation } from '../src/fl/federation.ts';
+import { type ClientOptions, createClient } from '../src/fl/client.ts';
+import { initialState, runFederation } from '../src/fl/federation.ts';
 import { encodeMessage } from '../src/fl/message.ts';
 import { selectClients } from '../src/fl/select.ts';
 import { applyServerStep, type ServerStep, startMoments } from '../src/fl/server-step.ts';
 import { memoryStore } from '../src/fl/store.ts';
 import { fedavg } from '../src/fl/strategies/fedavg.ts';
-import { type MemoryTransportOptions, memoryTransport } from '../src/fl/transports/memory.ts';
-import type { FederationState, HandedOver, RoundRecord, ServerStepKind, Store, Strategy, Transport } from '../src/fl/types.ts';
-import type { CreateVector } from '../src/fl/vector.ts';
+import { memoryTransport } from '../src/fl/transports/memory.ts';
+import type { FederationState, HandedOver, RoundRecord, ServerStepKind, Store, Transport } from '../src/fl/types.ts';
 import { streamKey } from '../src/rng.ts';
+import { type FakeFederation, fakeFederation, range } from './fake-federation.ts';
 import { alive, fakeImages, fakeSession, fakeVector } from './fake-session.ts';
 import { plainFit } from './plain-fit.ts';
 
@@ -27,69 +27,10 @@ const fit = {
   optimizer: 'reset' as const,
 };
 
-const range = (from: number, count: number) => Int32Array.from({ length: count }, (_, i) => from + i);
-
-/** Clients a, b, c, … with 10, 15, 20, … images of their own and three held out. */
-type World = {
-  sizes?: number[];
-  seed?: number;
-  store?: Store;
-  dataOf?(client: number): Int32Array;
-  stream?(id: string, round: number): bigint;
-  failures?: MemoryTransportOptions['failures'];
-  handOver?: boolean;
-  createVector?: CreateVector;
-  wrap?(client: Client): Client;
-  strategy?: Strategy;
-  serverStep?: ServerStep;
-};
-
-async function world({
-  sizes = [10, 15, 20],
-  seed = 3,
-  store = memoryStore(),
-  dataOf,
-  stream,
-  failures,
-  handOver,
-  createVector = fakeVector,
-  wrap = (client) => client,
-  strategy = fedavg(),
-  serverStep,
-}: World = {}) {
-  const session = fakeSession({ length: P });
-  const clients = sizes.map((size, i) =>
-    wrap(
-      createClient({
-        id: String.fromCharCode(97 + i),
-        session,
-        images,
-        train: dataOf?.(i) ?? range(50 * i, size),
-        heldOut: range(50 * i + size, 3),
-        store,
-        seed,
-        stream,
-        createVector,
-      }),
-    ),
-  );
-  const transport = memoryTransport(clients, { failures, handOver });
-  const state = await initialState({ session, seed, strategy, serverStep, createVector: fakeVector });
-  const records: RoundRecord[] = [];
-  const run = (rounds: number, change: Partial<FederationOptions> = {}, from: FederationState = state) =>
-    runFederation(from, {
-      transport,
-      strategy,
-      fit,
-      rounds,
-      seed,
-      serverStep,
-      createVector: fakeVector,
-      onRound: (_, record) => void records.push(record),
-      ...change,
-    });
-  return { session, clients, transport, state, store, records, run };
-}
+const ground = { parameters: P, images: images.count, sizes: [10, 15, 20], heldOut: 3, options: { fit } };
+type World = FakeFederation & { dataOf?(client: number): Int32Array; stream?: ClientOptions['stream'] };
+const world = ({ dataOf, stream, ...rest }: World = {}) =>
+  fakeFederation(ground, { client: (i) => ({ stream, ...(dataOf && { train: dataOf(i) }) }), ...rest });
 
 const numbers = async (vector: Vector) => [...new Float32Array((await vector.toBytes(0, vector.length)).buffer)];
 const bytes = (vector: Vector) => vector.toBytes(0, vector.length);

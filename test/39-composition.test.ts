@@ -6,25 +6,24 @@ import { parseOptions } from '../src/config.ts';
 import { binCounts, featureMatrix, kMeans } from '../src/ddpm/metrics/index.ts';
 import { pixels8 } from '../src/ddpm/metrics/sources.ts';
 import { noise } from '../src/ddpm/noise.ts';
-import { type Client, createClient } from '../src/fl/client.ts';
-import { type FederationOptions, initialState, runFederation } from '../src/fl/federation.ts';
+import type { Client } from '../src/fl/client.ts';
+import type { FederationOptions } from '../src/fl/federation.ts';
 import { coherenceOf } from '../src/fl/local-work.ts';
 import { decodeMessage, encodeMessage } from '../src/fl/message.ts';
 import type { ProbeTools } from '../src/fl/probe.ts';
-import { type ServerStep, serverSteps } from '../src/fl/server-step.ts';
+import { serverSteps } from '../src/fl/server-step.ts';
 import { memoryStore } from '../src/fl/store.ts';
 import { filtered } from '../src/fl/strategies/filter.ts';
 import { strategies } from '../src/fl/strategies/index.ts';
 import type { Probing } from '../src/fl/supplies.ts';
-import { type MemoryTransportOptions, memoryTransport } from '../src/fl/transports/memory.ts';
-import type { FederationState, Fit, Report, RoundRecord, Store, Strategy } from '../src/fl/types.ts';
-import { fakeImages, fakeSession, fakeVector } from './fake-session.ts';
+import type { FederationState, Fit, Report, RoundRecord, Strategy } from '../src/fl/types.ts';
+import { type FakeFederation, fakeFederation, range } from './fake-federation.ts';
+import { fakeSession } from './fake-session.ts';
 import { plainFit } from './plain-fit.ts';
 
 const P = 8;
 const OWN = 300;
 const ROOM = 10;
-const range = (from: number, count: number) => Int32Array.from({ length: count }, (_, i) => from + i);
 
 const fit: Omit<Fit, 'globalStep'> = {
   localImages: 16,
@@ -47,64 +46,12 @@ const tools: ProbeTools = { height: 4, width: 4, channels: 1, noise: noise(), fe
 const probing: Probing = { every: 2, samples: 8, steps: 2, histogramOf: 'data', histogramNoise: 0, bins: 4 };
 const set = { count: 20, pixels: pixelsOf(range(250, 20)) };
 
-type World = {
-  strategy?: Strategy;
-  serverStep?: ServerStep;
-  sizes?: number[];
-  seed?: number;
-  store?: Store;
-  tools?: ProbeTools;
-  failures?: MemoryTransportOptions['failures'];
-  wrap?(client: Client): Client;
-};
-
-async function world({
-  strategy = strategies.fedavg(),
-  serverStep,
-  sizes = [10, 15, 20, 12],
-  seed = 3,
-  store = memoryStore(),
-  tools: probeTools = tools,
-  failures,
-  wrap = (client) => client,
-}: World = {}) {
-  const session = fakeSession({ length: P });
-  const images = fakeImages(OWN + ROOM);
-  const clients = sizes.map((size, i) =>
-    wrap(
-      createClient({
-        id: String.fromCharCode(97 + i),
-        session,
-        images,
-        train: range(50 * i, size),
-        heldOut: range(50 * i + size, 6),
-        sharedFrom: OWN,
-        probing: probeTools,
-        store,
-        seed,
-        createVector: fakeVector,
-      }),
-    ),
-  );
-  const transport = memoryTransport(clients, { failures });
-  const state = await initialState({ session, seed, strategy, serverStep, createVector: fakeVector });
-  const records: RoundRecord[] = [];
-  const run = (rounds: number, options: Partial<FederationOptions> = {}, from: FederationState = state) =>
-    runFederation(from, {
-      transport,
-      strategy,
-      fit,
-      probing,
-      parameters: session.parameters,
-      rounds,
-      seed,
-      serverStep,
-      store,
-      createVector: fakeVector,
-      onRound: (_, record) => void records.push(record),
-      ...options,
-    });
-  return { session, images, transport, state, store, records, run };
+type World = FakeFederation & { tools?: ProbeTools };
+async function world({ tools: probeTools = tools, ...rest }: World = {}) {
+  const store = rest.store ?? memoryStore();
+  const options = { fit, probing, parameters: fakeSession({ length: P }).parameters, store };
+  const ground = { parameters: P, images: OWN + ROOM, sizes: [10, 15, 20, 12], heldOut: 6, options };
+  return fakeFederation(ground, { client: () => ({ sharedFrom: OWN, probing: probeTools }), ...rest, store });
 }
 
 type Setting = {

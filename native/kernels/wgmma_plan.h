@@ -106,7 +106,7 @@ struct Tiling {
   int pairs = -1;   // 0, 1
 };
 
-// out = in0|in1 · weights (taps as given) + bias + temb. In the inputs' gradient in0 is dy and out are dx0 and dx1.
+// out = in0|in1 · weights (taps as given) + bias + temb + residual. In the inputs' gradient in0 is dy and out are dx0 and dx1.
 struct WgmmaForwardArguments {
   Tensor in0, in1;
   struct Output {

@@ -57,7 +57,7 @@ void result(OpCall& c, double value) {
 
 const std::map<std::string, Op>& table() {
   static const std::map<std::string, Op> ops = {
-      OP(conv2d_forward, T(y), T(x), T(temb), T(residual), T(w), T(b), conv2d(c)),
+      OP(conv2d_forward, T(y), T(x), T(temb), T(residual), (Shortcut{T(skip0), T(skip1), T(skip_w), T(skip_b)}), T(w), T(b), conv2d(c)),
       OP(conv2d_backward, G(dx), T(dtemb), T(dw), T(db), T(dy), T(x), T(w), conv2d(c)),
       OP(linear_forward, T(y), T(x0), T(x1), T(residual), T(w), T(b)),
       OP(linear_backward, G(dx0), G(dx1), T(dw), T(db), T(dy), T(x0), T(x1), T(w)),

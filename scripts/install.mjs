@@ -22,7 +22,6 @@ if (process.env.PHOENIX_SKIP_BUILD === '1') {
   const start = performance.now();
   const build = (target, time) =>
     buildNative({ targets: [target], onStart: () => console.log(`phoenix: building ${target} (about ${time} on two cores)`) });
-  const explain = (error) => error.stderr || error.stdout || error.message;
   try {
     const nvcc = await findNvcc();
     const built = [await build('phoenix-cpu', 'a minute')];
@@ -32,7 +31,7 @@ if (process.env.PHOENIX_SKIP_BUILD === '1') {
       } catch (error) {
         if (process.env.PHOENIX_CUDA === 'ON' || process.env.PHOENIX_CUDA === '1') throw error;
         console.error(
-          `phoenix: phoenix-cuda could not be built, so GPUs will not be used (PHOENIX_CUDA=OFF leaves it out).\n${explain(error)}`,
+          `phoenix: phoenix-cuda could not be built, so GPUs will not be used (PHOENIX_CUDA=OFF leaves it out).\n${error.message}`,
         );
       }
     } else console.log('phoenix: no CUDA compiler (nvcc), or PHOENIX_CUDA=OFF: GPUs will not be used');
@@ -40,7 +39,7 @@ if (process.env.PHOENIX_SKIP_BUILD === '1') {
       built.some(Boolean) ? `phoenix: built in ${Math.round((performance.now() - start) / 1000)} s` : 'phoenix: the addons are up to date',
     );
   } catch (error) {
-    console.error(`phoenix: the native addon could not be built.\n${explain(error)}`);
+    console.error(`phoenix: the native addon could not be built.\n${error.message}`);
     process.exitCode = 1;
   }
 }

@@ -44,12 +44,20 @@ export const findNvcc = async () => {
   return undefined;
 };
 
+/** Waits for a command that says nothing; if it fails, the error has the end of what it would have said, the compiler's messages among it. */
+const quietly = async (command) => {
+  const { exitCode, stdout, stderr } = await command.nothrow();
+  if (exitCode === 0) return;
+  const lines = `${stdout}${stderr}`.trim().split('\n');
+  throw new Error([...(lines.length > 80 ? ['...'] : []), ...lines.slice(-80)].join('\n'));
+};
+
 /** Builds the emulator of a GPU (docs/simt.md), or other targets of its project, into build/simt, or where PHOENIX_SIMT_BUILD says. */
 export const buildEmulator = async (nvcc, targets = ['cuda_sim', 'dispatch_list']) => {
   const build = process.env.PHOENIX_SIMT_BUILD ?? join(root, 'build', 'simt');
-  const quiet = $({ stdio: ['ignore', 'pipe', 'pipe'] });
-  await quiet`cmake -S ${join(root, 'native', 'simt')} -B ${build} -DPHOENIX_NVCC=${nvcc}`;
-  await quiet`cmake --build ${build} --target ${targets} --parallel ${availableParallelism()}`;
+  const run = $({ stdio: ['ignore', 'pipe', 'pipe'] });
+  await quietly(run`cmake -S ${join(root, 'native', 'simt')} -B ${build} -DPHOENIX_NVCC=${nvcc}`);
+  await quietly(run`cmake --build ${build} --target ${targets} --parallel ${availableParallelism()}`);
 };
 
 const requireTools = async () => {
@@ -85,7 +93,7 @@ export const buildNative = async ({ targets = ['phoenix-cpu'], onStart = () => {
   const env = { ...process.env, CMAKE_BUILD_PARALLEL_LEVEL: process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(availableParallelism()) };
   for (const target of stale) {
     onStart(target);
-    await $({ cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })`${process.execPath} ${cmakeJs} build -l warn -T ${target}`;
+    await quietly($({ cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })`${process.execPath} ${cmakeJs} build -l warn -T ${target}`);
     writeFileSync(stamp(target), current);
   }
   return true;

@@ -127,6 +127,8 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
           probing: toolsOf(prepared, features),
           store: run.store,
           seed,
+          // All in one process, so nothing is hidden from anybody, and a run must not differ from its like.
+          secret: streamKey(seed, 'secret', id),
         }),
       ),
       { handOver: session.info.backend === 'cuda' },

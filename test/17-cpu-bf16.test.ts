@@ -70,7 +70,7 @@ function failures(op: string, args: OpArguments, factors: string[], inputs: stri
 
 const ops = {
   linear_forward: ['x0', 'x1', 'w'],
-  conv2d_forward: ['x', 'w'],
+  conv2d_forward: ['x', 'w', 'skip0', 'skip1', 'skip_w'],
   attention_forward: ['qkv'],
 };
 // Sums of several blocks, odd ones too, panels with a ragged edge, and more rows than are rounded at once.

@@ -16,7 +16,7 @@ import { memoryStore } from '../src/fl/store.ts';
 import { filtered } from '../src/fl/strategies/filter.ts';
 import { strategies } from '../src/fl/strategies/index.ts';
 import type { Probing } from '../src/fl/supplies.ts';
-import type { FederationState, Fit, Report, RoundRecord, Strategy } from '../src/fl/types.ts';
+import type { FederationState, Fit, Report, RoundRecord, Statistic, Strategy } from '../src/fl/types.ts';
 import { type FakeFederation, fakeFederation, range } from './fake-federation.ts';
 import { fakeSession } from './fake-session.ts';
 import { plainFit } from './plain-fit.ts';
@@ -59,8 +59,11 @@ type Setting = {
   options?: Partial<FederationOptions>;
   fit?: Partial<Fit>;
   probing?: Partial<Probing>;
-  filter?: 'quarantine' | 'disconnect';
+  filter?: { kind: 'quarantine' | 'disconnect'; statistic?: Statistic };
 };
+
+/** What bins are made of where a strategy needs a reference. */
+const reference = await pixels8.extract({ pixels: pixelsOf(range(0, 200)), count: 200, height: 4, width: 4, channels: 1 });
 
 const draw: Extract<NonNullable<FederationOptions['sharing']>, { draw: unknown }>['draw'] = async (_, round) => ({
   count: 12,
@@ -72,19 +75,28 @@ const groups: Record<string, Record<string, Setting>> = {
   strategy: {
     diversity: { world: { strategy: strategies.diversity() } },
     pooled: { world: { strategy: strategies.diversity({ target: 'pooled' }) } },
+    'to a reference': { world: { strategy: strategies.diversity({ target: 'shared' }) }, probing: { reference } },
     vendi: { world: { strategy: strategies.vendi() } },
     median: { world: { strategy: strategies.median() } },
+    'trimmed-mean': { world: { strategy: strategies['trimmed-mean']() } },
     krum: { world: { strategy: strategies.krum() } },
+    'multi-krum': { world: { strategy: strategies['multi-krum']() } },
     'geometric-median': { world: { strategy: strategies['geometric-median']() } },
   },
-  filter: { quarantine: { filter: 'quarantine' }, disconnect: { filter: 'disconnect' } },
+  filter: {
+    quarantine: { filter: { kind: 'quarantine' } },
+    disconnect: { filter: { kind: 'disconnect' } },
+    'by loss': { filter: { kind: 'quarantine', statistic: 'loss' } },
+    'by precision': { filter: { kind: 'quarantine', statistic: 'precision' } },
+    'by the shared set': { filter: { kind: 'quarantine', statistic: 'frechet-shared' } },
+  },
   sharing: {
     real: { options: { sharing: { alpha: 0.5, set } } },
     synthetic: { options: { sharing: { alpha: 0.8, every: 2, draw } } },
   },
   personal: { personal: { fit: { personal: ['head'] } } },
   work: { drift: { options: { localWork: { target: 0.6, least: 0.5, most: 3 } } } },
-  updates: { int8: { fit: { compress: 'int8' } }, bf16: { fit: { compress: 'bf16' } } },
+  updates: { int8: { fit: { compress: 'int8' } }, bf16: { fit: { compress: 'bf16' } }, 'top-k': { fit: { compress: 'topk:0.25' } } },
   tasks: { 'tasks in bf16': { options: { taskCodec: 'bf16' } } },
   probes: { 'of samples': { probing: { histogramOf: 'samples' } }, noised: { probing: { histogramNoise: 2 } } },
   server: { momentum: { world: { serverStep: serverSteps.momentum } }, yogi: { world: { serverStep: serverSteps.yogi } } },
@@ -107,7 +119,9 @@ async function start(settings: Setting[], store = memoryStore()) {
   const all: World = { store, ...Object.assign({}, ...settings.map((setting) => setting.world ?? {})) };
   const filter = settings.find((setting) => setting.filter)?.filter;
   const base = all.strategy ?? strategies.fedavg();
-  const strategy = filter ? (filtered(base, { kind: filter, statistic: 'frechet-own', threshold: '1.01x', cohort: 2 }) as Strategy) : base;
+  const strategy = filter
+    ? (filtered(base, { statistic: 'frechet-own', threshold: '1.01x', cohort: 2, ...filter }) as Strategy)
+    : base;
   const w = await world({ ...all, strategy });
   const options: Partial<FederationOptions> = {
     ...Object.assign({}, ...settings.map((setting) => setting.options ?? {})),
@@ -303,7 +317,6 @@ test('bins come from the reference, or from what clients first say; probes come 
 
   t.is(end.bins!.reference, undefined, 'points are no reference');
   const withReference = await world({ strategy: strategies.diversity({ target: 'shared' }) });
-  const reference = await pixels8.extract({ pixels: pixelsOf(range(0, 200)), count: 200, height: 4, width: 4, channels: 1 });
   const { bins } = await withReference.run(1, { probing: { ...probing, reference } });
   const { centres } = await kMeans(reference, 4);
   t.deepEqual(bins!.reference, Array.from(await binCounts(reference, centres)), 'how the reference falls into the bins is kept');
@@ -335,6 +348,24 @@ test('noise on a histogram is the same when the same images are asked for again'
       .flat()
       .every((count) => count! >= 0),
   );
+});
+
+test('who knows the seed cannot draw the noise on a histogram: its key is the client’s own, and kept over restarts', async (t) => {
+  const strategy = strategies.diversity();
+  const start = (store = memoryStore()) =>
+    world({ strategy, store, client: () => ({ sharedFrom: OWN, probing: tools, secret: undefined }) });
+  const noised = { probing: { ...probing, histogramNoise: 3 } };
+  const histograms = ({ records }: Awaited<ReturnType<typeof world>>, round: number) =>
+    records.find((record) => record.round === round)!.clients.map(({ histogram }) => histogram);
+  const [one, other] = [await start(), await start()];
+  const middle = await one.run(2, noised);
+  await other.run(2, noised);
+  t.notDeepEqual(histograms(one, 2), histograms(other, 2), 'of one seed, and all else alike');
+  const keys = await Promise.all(['a', 'b'].map(async (id) => Buffer.from((await one.store.get(`${id}/secret`))!).toString('hex')));
+  t.true(keys[0]!.length === 16 && keys[0] !== keys[1]);
+  const restarted = await start(one.store);
+  await restarted.run(4, noised, middle);
+  t.deepEqual(histograms(restarted, 4), histograms(one, 2), 'asking again does not average it away');
 });
 
 test('a histogram over other bins, or one before there are any, makes its report a failure', async (t) => {
@@ -385,7 +416,7 @@ test('a client whose features differ from the bins is a failure, not a wrong his
 });
 
 /** Pixels of client d are drawn by a broken engine: its samples are far from its data. */
-test('the filter finds the broken client, and with the guard it does not drop the one that is different', async (t) => {
+test('disconnect drops the client that scores poorly; the guard of quarantine keeps it while it alone holds some bins', async (t) => {
   const values: Record<string, number> = { a: 1, b: 1.1, c: 0.9, d: 9 };
   const score = (client: Client): Client => ({
     ...client,

@@ -40,6 +40,7 @@ for (const tile of [64, 128] as const) {
   check('ragged tiles, many images', 'conv2d_forward', (r) => conv([3, 5, 7, 40], 72, {}, all, r), tile);
   check('stride 2, pad 0', 'conv2d_forward', (r) => conv([2, 6, 8, 16], 24, { stride: 2, pad: 0 }, {}, r), tile);
   check('stride 2, pad 1', 'conv2d_forward', (r) => conv([1, 8, 6, 8], 16, { stride: 2 }, {}, r), tile);
+  check('a shortcut', 'conv2d_forward', (r) => conv([2, 5, 7, 40], 72, {}, { temb: true, shortcut: [24, 16] }, r), tile);
   check('upsampled', 'conv2d_forward', (r) => conv([2, 4, 3, 16], 8, { upsample: 2 }, { residual: true }, r), tile);
   check('one step', 'linear_forward', (r) => linearOf(13, 8, 0, 8, { b: true, residual: false }, r), tile);
   check('two inputs, whole tiles', 'linear_forward', (r) => linearOf(128, 64, 32, 128, { b: true, residual: true }, r), tile);
@@ -59,6 +60,9 @@ check('stride 2 on whole boxes', 'conv2d_forward', (r) => conv([2, 8, 8, 16], 24
 check('stride 2 over odd sides', 'conv2d_forward', (r) => conv([2, 9, 9, 8], 16, { stride: 2 }, {}, r), undefined, [0]);
 check('stride 2 over enlarged sides', 'conv2d_forward', (r) => conv([1, 8, 8, 8], 16, { stride: 2, upsample: 2 }, {}, r), undefined, [0]);
 check('upsampled, whole boxes', 'conv2d_forward', (r) => conv([2, 4, 4, 16], 24, { upsample: 2 }, all, r));
+check('a shortcut of two inputs', 'conv2d_forward', (r) => conv([2, 8, 8, 16], 72, {}, { ...all, shortcut: [72, 24] }, r));
+check('a shortcut of one input', 'conv2d_forward', (r) => conv([2, 8, 8, 72], 24, {}, { temb: true, shortcut: [16, 0] }, r));
+check('a shortcut around a stride', 'conv2d_forward', (r) => conv([2, 8, 8, 16], 24, { stride: 2 }, { shortcut: [16, 8] }, r));
 check('more columns than a tile', 'conv2d_forward', (r) => conv([1, 4, 4, 8], 264, {}, all, r), undefined, [1]);
 
 check('whole tiles', 'attention_forward', (r) => attend([1, 8, 8, 64], 1, r));

@@ -76,12 +76,20 @@ const parameters = 4_000_000;
 
 // ---- convolution and matrices
 
+/** A 1x1 convolution of two inputs, of so many channels, into y; the second may have none. */
+const shortcutOf = ([n, h, w, k]: Shape, [c0, c1]: [number, number], r: Rng) => ({
+  skip0: normal(r, [n, h, w, c0]),
+  skip1: c1 ? normal(r, [n, h, w, c1]) : undefined,
+  skip_w: normal(r, [k, 1, 1, c0 + c1], 0, 1 / Math.sqrt(c0 + c1)),
+  skip_b: normal(r, [1, 1, 1, k]),
+});
+
 type ConvOptions = { stride?: number; pad?: number; upsample?: number };
 export function conv(
   [n, h, w, c]: Shape,
   k: number,
   options: ConvOptions,
-  more: { temb?: boolean; residual?: boolean },
+  more: { temb?: boolean; residual?: boolean; shortcut?: [number, number] },
   r: Rng,
 ): OpArguments {
   const { stride = 1, pad = 1, upsample = 1 } = options;
@@ -94,6 +102,7 @@ export function conv(
       b: normal(r, [1, 1, 1, k]),
       temb: more.temb ? normal(r, [n, 1, 1, k]) : undefined,
       residual: more.residual ? normal(r, y) : undefined,
+      ...(more.shortcut && shortcutOf(y, more.shortcut, r)),
     }),
     attributes: { stride, pad, upsample },
   };
@@ -132,12 +141,12 @@ const conv2d: OpCase = {
       [between(r, 1, 3), side(), side(), either(r, from)],
       either(r, from),
       options,
-      { temb: r.int(2) === 1, residual: r.int(2) === 1 },
+      { temb: r.int(2) === 1, residual: r.int(2) === 1, shortcut: i % 3 === 0 ? [either(r, from), r.int(2) * either(r, from)] : undefined },
       r,
     );
   },
-  strided: ['y', 'x', 'residual'],
-  bf16: ['y', 'x', 'temb', 'residual', 'w', 'dy', 'dx', 'dtemb'],
+  strided: ['y', 'x', 'residual', 'skip0', 'skip1'],
+  bf16: ['y', 'x', 'temb', 'residual', 'skip0', 'skip1', 'skip_w', 'w', 'dy', 'dx', 'dtemb'],
   backward: {
     op: 'conv2d_backward',
     upstream: { y: 'dy' },

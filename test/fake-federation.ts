@@ -57,7 +57,7 @@ export async function fakeFederation(
   const clients = sizes.map((size, i) => {
     const [train, heldOut] = [range(50 * i, size), range(50 * i + size, ground.heldOut)];
     const id = String.fromCharCode(97 + i);
-    return wrap(createClient({ id, session, images, train, heldOut, store, seed, createVector, ...client(i) }));
+    return wrap(createClient({ id, session, images, train, heldOut, store, seed, secret: 5n, createVector, ...client(i) }));
   });
   const transport = memoryTransport(clients, { failures, handOver });
   const state = await initialState({ session, seed, strategy, serverStep, createVector: fakeVector });

@@ -73,8 +73,29 @@ export function fakeVector(length: number): FakeVector {
       if (codec === 'bf16') values.set(new Float32Array(Uint32Array.from(new Uint16Array(copy), (bits) => bits << 16).buffer), offset);
       else for (let i = 0; i < count; i++) values[offset + i] = new Float32Array(copy.slice(0, 4))[0]! * new Int8Array(copy)[4 + i]!;
     },
-    encodeLargest: () => Promise.reject(new Error('fake vector: no topk')),
-    decodeLargest: () => Promise.reject(new Error('fake vector: no topk')),
+    // The real one's format with a bitmap: u64 k, u8 coding, 7 zeros, the values cut off to bfloat16, a bit for each value.
+    async encodeLargest(k) {
+      const order = Array.from(values.keys()).sort((a, b) => Math.abs(values[b]!) - Math.abs(values[a]!) || a - b);
+      const kept = order.slice(0, k).sort((a, b) => a - b);
+      const bytes = Buffer.alloc(16 + 2 * k + Math.ceil(length / 8));
+      bytes.writeBigUInt64LE(BigInt(k));
+      bytes[8] = 1;
+      for (const [i, at] of kept.entries()) {
+        bytes.writeUInt16LE(new Uint32Array(Float32Array.of(values[at]!).buffer)[0]! >>> 16, 16 + 2 * i);
+        bytes[16 + 2 * k + (at >> 3)]! |= 1 << (at & 7);
+      }
+      return bytes;
+    },
+    async decodeLargest(bytes) {
+      const from = Buffer.from(bytes);
+      const k = Number(from.readBigUInt64LE());
+      let next = 16;
+      await each((i) => {
+        if (((from[16 + 2 * k + (i >> 3)]! >> (i & 7)) & 1) === 0) return 0;
+        next += 2;
+        return new Float32Array(Uint32Array.of(from.readUInt16LE(next - 2) << 16).buffer)[0]!;
+      });
+    },
     async gather(from, ranges) {
       let to = 0;
       for (let r = 0; r < ranges.length; r += 2) {

@@ -329,8 +329,12 @@ bool use_narrow(const Tensor& y, const Tensor& x, Conv2d a) { return is_plain(a)
 
 }  // namespace
 
-void conv2d_forward(Context& ctx, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
+void conv2d_forward(Context& ctx, Tensor y, Tensor x, Tensor temb, Tensor residual, Shortcut shortcut, Tensor w, Tensor b, Conv2d a) {
   check_conv("conv2d_forward", y, x, w, a);
+  if (shortcut.x0) {
+    linear_forward(ctx, y, shortcut.x0, shortcut.x1, residual, shortcut.w, shortcut.b);
+    residual = y;
+  }
   check(!residual || same_shape(residual, y), "conv2d_forward", "a residual like y");
   check(!temb || (temb.n == y.n && temb.c == y.c), "conv2d_forward", "temb (N,K)");
   if (use_winograd(y, x, a)) return winograd_forward(ctx, y, x, temb, residual, w, b, a.upsample);

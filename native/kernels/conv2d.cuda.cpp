@@ -51,15 +51,21 @@ void check_conv(const char* op, const Tensor& y, const Tensor& x, const Tensor& 
 
 }  // namespace
 
-void conv2d_forward(Context& ctx, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
+void conv2d_forward(Context& ctx, Tensor y, Tensor x, Tensor temb, Tensor residual, Shortcut shortcut, Tensor w, Tensor b, Conv2d a) {
   check_conv("conv2d_forward", y, x, w, a);
-  Family family = family_of({Pass::forward, y, x, {}, w, temb, residual, a});
+  auto family_now = [&] { return family_of({Pass::forward, y, x, {}, w, temb, residual, a}); };
+  if (shortcut.x0 && !adds(family_now(), shortcut, a)) {
+    linear_forward(ctx, y, shortcut.x0, shortcut.x1, residual, shortcut.w, shortcut.b);
+    residual = y;
+    shortcut = {};
+  }
+  Family family = family_now();
   if (folds(family, a)) w = fold(ctx, w);
   switch (family) {
     case Family::wgmma:
-      return wgmma_conv2d_forward(y, x, temb, residual, w, b, a);
+      return wgmma_conv2d_forward(y, x, temb, residual, shortcut, w, b, a);
     case Family::mma:
-      return mma_conv2d_forward(y, x, temb, residual, w, b, a);
+      return mma_conv2d_forward(y, x, temb, residual, shortcut, w, b, a);
     case Family::few:
       return few({y}, x, w, b, false);
     case Family::generic:

@@ -20,8 +20,12 @@ void check_conv(const char* op, const Tensor& y, const Tensor& x, const Tensor& 
 
 }  // namespace
 
-void conv2d_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
+void conv2d_forward(Context& ctx, Tensor y, Tensor x, Tensor temb, Tensor residual, Shortcut shortcut, Tensor w, Tensor b, Conv2d a) {
   check_conv("conv2d_forward", y, x, w, a);
+  if (shortcut.x0) {
+    linear_forward(ctx, y, shortcut.x0, shortcut.x1, residual, shortcut.w, shortcut.b);
+    residual = y;
+  }
   for (int n = 0; n < y.n; n++)
     for (int i = 0; i < y.h; i++)
       for (int j = 0; j < y.w; j++) {

@@ -71,6 +71,11 @@ Family family_of(const Product& p, int architecture) {
 }
 Family family_of(const Product& p) { return family_of(p, forced_mma_tile() ? 80 : kernel_architecture()); }
 
+bool adds(Family family, const Shortcut& s, Conv2d a) {
+  return (family == Family::wgmma || family == Family::mma) && a.stride == 1 && a.upsample == 1 && in_pieces(s.x0) &&
+         (!s.x1 || in_pieces(s.x1)) && in_pieces(s.w);
+}
+
 int forced_mma_tile() {
   const char* forced = std::getenv("PHOENIX_MMA_TILE");
   return !forced || !*forced ? 0 : std::atoi(forced) == 128 ? 128 : 64;

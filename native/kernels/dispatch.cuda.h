@@ -32,6 +32,9 @@ Family family_of(const Product&, int architecture);
 // On this device. PHOENIX_MMA_TILE asks for the kernels of 80, whatever the device.
 Family family_of(const Product&);
 
+// Whether a convolution's kernels of this family add a shortcut in the same sums.
+bool adds(Family, const Shortcut&, Conv2d);
+
 // The side of the tiles that PHOENIX_MMA_TILE asks for, 64 or 128; 0: by the shapes.
 int forced_mma_tile();
 

@@ -152,12 +152,13 @@ __device__ void mma_product(const MmaProduct& p) {
     j[piece] = row % p.w * p.step;
   }
   int tap = p.first_tap[phase], c = 0, steps = 0;
-  for (int t = tap; t < p.first_tap[phase + 1]; t++) steps += (p.in[p.tap[t].input].c + kMmaDepth - 1) / kMmaDepth;
+  for (int t = tap; t < p.first_tap[phase + 1]; t++) steps += (p.operands[p.tap[t].operands].in.c + kMmaDepth - 1) / kMmaDepth;
 
   T tile;
   tile.template run<false, kAcross>(steps, [&](uint32_t rows, uint32_t columns) {
     const MmaTap& at = p.tap[tap];
-    const View& in = p.in[at.input];
+    const MmaOperands& from = p.operands[at.operands];
+    const View& in = from.in;
     int channel = c + T::along_piece() * 8;
 #pragma unroll
     for (int piece = 0; piece < T::kPieces; piece++) {
@@ -171,9 +172,9 @@ __device__ void mma_product(const MmaProduct& p) {
       int k = kAcross ? c + T::across_k(piece) : channel;
       int column = first_column + (kAcross ? T::across_piece() * 8 : T::along_row(piece));
       bool inside = k < in.c && column < p.columns;
-      size_t place = kAcross ? size_t(k) * p.weights_row + at.weights + column : size_t(column) * p.weights_row + at.weights + k;
+      size_t place = kAcross ? size_t(k) * from.weights_row + at.weights + column : size_t(column) * from.weights_row + at.weights + k;
       uint32_t to = kAcross ? across<kTile>(T::across_k(piece), T::across_piece()) : along(T::along_row(piece), T::along_piece());
-      sm80::copy_async(columns + to, p.weights + (inside ? place : 0), inside);
+      sm80::copy_async(columns + to, from.weights + (inside ? place : 0), inside);
     }
     c += kMmaDepth;
     if (c >= in.c) c = 0, tap++;
@@ -187,7 +188,8 @@ __device__ void mma_product(const MmaProduct& p) {
     if (p.phases == 2) place = (size_t(n) * p.h * 2 + row / p.w % p.h * 2 + phase / 2) * p.w * 2 + row % p.w * 2 + phase % 2;
     float2 x{v0, v1};
     auto plus = [&x](float2 more) { x = {x.x + more.x, x.y + more.y}; };
-    if (p.b.data) plus({p.b.data[column], p.b.data[column + 1]});
+    for (const View* b : {&p.b, &p.shortcut_b})
+      if (b->data) plus({b->data[column], b->data[column + 1]});
     if (p.temb.data) plus(pair(bf16_at(p.temb, n, column)));
     if (p.residual.data) plus(pair(bf16_at(p.residual, place, column)));
     const GradView& out = p.out[column >= p.split];

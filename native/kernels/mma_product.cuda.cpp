@@ -51,10 +51,20 @@ MmaProduct of_phases(const Tensor& like, int columns, int phases) {
   return p;
 }
 // Phases in order.
-void add_tap(MmaProduct& p, int phase, int h, int w, int input, int weights) {
+void add_tap(MmaProduct& p, int phase, int h, int w, int operands, int weights) {
   int end = p.first_tap[phase + 1]++;
-  p.tap[end] = {short(h), short(w), input, weights};
+  p.tap[end] = {short(h), short(w), operands, weights};
   for (int later = phase + 1; later < p.phases * p.phases; later++) p.first_tap[later + 1] = p.first_tap[later];
+}
+
+MmaOperands operands(const Tensor& in, const Tensor& w) { return {view(in), bf16_data(w), w.h * w.w * w.ld}; }
+// [x0 | x1] · w, pixel by pixel, as operands `first` and the next.
+void add_inputs(MmaProduct& p, int first, const Tensor& x0, const Tensor& x1, const Tensor& w) {
+  p.operands[first] = operands(x0, w);
+  add_tap(p, 0, 0, 0, first, 0);
+  if (!x1) return;
+  p.operands[first + 1] = operands(x1, w);
+  add_tap(p, 0, 0, 0, first + 1, x0.c);
 }
 
 void launch(const TwoTiles<MmaProduct>& kernels, const MmaProduct& p) {
@@ -64,12 +74,10 @@ void launch(const TwoTiles<MmaProduct>& kernels, const MmaProduct& p) {
 
 }  // namespace
 
-void mma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
+void mma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, const Shortcut& shortcut, Tensor w, Tensor b, Conv2d a) {
   MmaProduct p = of_phases(y, y.c, a.upsample);
-  p.in[0] = view(x);
+  p.operands[0] = operands(x, w);
   p.step = a.stride;
-  p.weights = bf16_data(w);
-  p.weights_row = w.h * w.w * x.c;
   if (a.upsample == 1)
     for (int t = 0; t < 9; t++) add_tap(p, 0, t / 3 - a.pad, t % 3 - a.pad, 0, t * x.c);
   else
@@ -78,6 +86,10 @@ void mma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor
         int r = phase / 2 * 2 + t / 2, s = phase % 2 * 2 + t % 2;
         add_tap(p, phase, folded_pixel(r), folded_pixel(s), 0, (r * kFolded + s) * x.c);
       }
+  if (shortcut.x0) {
+    add_inputs(p, 1, shortcut.x0, shortcut.x1, shortcut.w);
+    p.shortcut_b = view(shortcut.b);
+  }
   p.b = view(b), p.temb = view(temb), p.residual = view(residual);
   p.out[0] = view(Grad{y});
   launch(forward_kernels, p);
@@ -87,9 +99,7 @@ void mma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor
 void mma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
   MmaProduct p = of_phases(dx.t, dx.t.c, a.stride);
   p.step = a.upsample;
-  p.in[0] = view(dy);
-  p.weights = bf16_data(w);
-  p.weights_row = w.h * w.w * dx.t.c;
+  p.operands[0] = operands(dy, w);
   int side = a.upsample == 2 ? kFolded : 3;
   for (int phase = 0; phase < a.stride * a.stride; phase++)
     for (int r = 0; r < side; r++)
@@ -108,11 +118,7 @@ void mma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
 void mma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
   auto pixels = [](Tensor t) { return t ? Tensor{t.data, int(t.rows()), 1, 1, t.c, t.ld, t.type} : t; };
   MmaProduct p = of_rows(pixels(y), y.c);
-  p.in[0] = view(pixels(x0)), p.in[1] = view(pixels(x1));
-  p.weights = bf16_data(w);
-  p.weights_row = w.c;
-  add_tap(p, 0, 0, 0, 0, 0);
-  if (x1) add_tap(p, 0, 0, 0, 1, x0.c);
+  add_inputs(p, 0, pixels(x0), pixels(x1), w);
   p.b = view(b), p.residual = view(residual);
   p.out[0] = view(Grad{y});
   launch(forward_kernels, p);
@@ -121,9 +127,7 @@ void mma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor 
 void mma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0) {
   Tensor rows{dy.data, int(dy.rows()), 1, 1, dy.c, dy.ld, dy.type};
   MmaProduct p = of_rows(rows, w.c);
-  p.in[0] = view(rows);
-  p.weights = bf16_data(w);
-  p.weights_row = w.c;
+  p.operands[0] = operands(rows, w);
   add_tap(p, 0, 0, 0, 0, 0);
   p.out[0] = view(dx0), p.out[1] = view(dx1);
   p.split = columns0;

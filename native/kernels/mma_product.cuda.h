@@ -5,7 +5,7 @@
 
 namespace phx {
 
-void mma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d);
+void mma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, const Shortcut&, Tensor w, Tensor b, Conv2d);
 void mma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d);
 void mma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b);
 void mma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0);

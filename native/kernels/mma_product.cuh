@@ -10,27 +10,31 @@ constexpr int kMmaDepth = 32, kMmaStages = 4;  // k of a step, and steps that ar
 constexpr int mma_threads(int tile) { return tile == 128 ? 256 : 128; }
 constexpr unsigned mma_shared_bytes(int tile) { return kMmaStages * 2 * tile * kMmaDepth * sizeof(uint16_t); }
 
-// One of the neighbours that are summed over: its place relative to the row's pixel, its input, and where its weights begin in a row of them.
+// An input and the weights that it is multiplied by.
+struct MmaOperands {
+  View in;
+  const uint16_t* weights;
+  int weights_row;  // values from one out-channel to the next (one in-channel to the next, when read across)
+};
+// One of the neighbours that are summed over: its place relative to the row's pixel, its operands, and where its weights begin in a row of them.
 struct MmaTap {
   short h, w;
-  int input, weights;
+  int operands, weights;
 };
 constexpr int kMmaTaps = 16;  // of folded weights (conv2d.cuh)
 
-// out(row, j) = Σ_tap Σ_c in(pixel(row)·step + tap, c) · weights(tap, c, j) + b(j) + temb(image, j) + residual(row, j)
+// out(row, j) = Σ_tap Σ_c in(pixel(row)·step + tap, c) · weights(tap, c, j) + b(j) + shortcut_b(j) + temb(image, j) + residual(row, j)
 // In the inputs' gradient, `in` is dy and out is dx: weights are read across. With stride 2 each of the four phases of dx's pixels, a z of the grid, has
 // taps of its own, and so have those of y where x is enlarged.
 struct MmaProduct {
-  int rows, columns;  // of one phase; of out
-  int h, w;           // pixels of an image that are rows of a phase
-  int phases;         // 1 or 2: out's pixel is phases·pixel(row) + phase
-  View in[2];         // the second may be empty
+  int rows, columns;        // of one phase; of out
+  int h, w;                 // pixels of an image that are rows of a phase
+  int phases;               // 1 or 2: out's pixel is phases·pixel(row) + phase
+  MmaOperands operands[3];  // a convolution's, and a shortcut's two; or a linear layer's two
   int step;
-  const uint16_t* weights;
-  int weights_row;   // values from one out-channel to the next (one in-channel to the next, when read across)
   int first_tap[5];  // of each phase, and the end
   MmaTap tap[kMmaTaps];
-  View b, temb, residual;
+  View b, shortcut_b, temb, residual;
   GradView out[2];  // columns from `split` on belong to the second
   int split;
 };

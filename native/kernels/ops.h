@@ -32,10 +32,15 @@ struct Conv2d {
   int pad = 1;       // 1; 0 with stride 2 = pad right and bottom by one (Ho et al. 2020; diffusers' downsample_padding 0)
   int upsample = 1;  // 1 or 2
 };
-// y[n,i,j,k] = b[k] + temb[n,k] + residual[n,i,j,k] + Σ_rsc w[k,r,s,c] · x[n, (i·stride+r-pad)/upsample, (j·stride+s-pad)/upsample, c]
+// A residual block's way around its convolutions where widths differ, a 1x1 convolution: [x0 | x1] wᵀ + b. Arguments as of linear_forward, rows are
+// the pixels of y; without x0 there is none.
+struct Shortcut {
+  Tensor x0, x1, w, b;
+};
+// y[n,i,j,k] = b[k] + temb[n,k] + residual[n,i,j,k] + shortcut[n,i,j,k] + Σ_rsc w[k,r,s,c] · x[n, (i·stride+r-pad)/upsample, (j·stride+s-pad)/upsample, c]
 // x (N,H,W,C)  w (K,3,3,C)  b (K)  temb (N,K) or empty  residual like y or empty  y (N,P,Q,K), P = H·upsample/stride
-void conv2d_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d);
-// dtemb[n,k] = Σ_ij dy (or empty)   db = Σ_n Σ_ij dy   dw, db `=`; the residual's gradient is dy itself and is not this op's business
+void conv2d_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, Shortcut, Tensor w, Tensor b, Conv2d);
+// dtemb[n,k] = Σ_ij dy (or empty)   db = Σ_n Σ_ij dy   dw, db `=`; the residual's gradient is dy itself, the shortcut's come by linear_backward
 void conv2d_backward(Context&, Grad dx, Tensor dtemb, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Conv2d);
 
 // y = [x0 | x1] wᵀ + b + residual, row by row (a 1x1 convolution when rows are pixels)

@@ -106,15 +106,18 @@ struct Tiling {
   int pairs = -1;   // 0, 1
 };
 
-// out = in0|in1 · weights (taps as given) + bias + temb + residual. In the inputs' gradient in0 is dy and out are dx0 and dx1.
+// out = in0|in1 · weights (taps as given) + the same of the shortcut, one tap + biases + temb + residual. In the inputs' gradient in0 is dy and out are dx0
+// and dx1.
 struct WgmmaForwardArguments {
-  Tensor in0, in1;
+  struct Operands {
+    Tensor in0, in1;
+    Tensor weights;  // (K,3,3,C), folded (K,4,4,C), or (K,1,1,C): a row of `ld` values for each tap of a k
+    Tensor bias;
+  } window, shortcut;
   struct Output {
     Tensor to, residual;
   } out[2];
-  Tensor weights;  // (K,3,3,C), folded (K,4,4,C), or (K,1,1,C): a row of `ld` values for each tap of a k
   bool input_gradient = false;
-  const float* bias = nullptr;
   Tensor temb;
   int stride = 1, phases = 1;  // out's pixels of a phase are every `phases`-th
   Tiling tiling;
@@ -132,9 +135,19 @@ inline WgmmaPlan<WgmmaForward> plan_wgmma(const WgmmaForwardArguments& a) {
   // In pairs where that leaves enough for all multiprocessors.
   bool many = pixels.count * phases * column_tiles >= kPlannedMultiprocessors;
   plan.pairs = plan.columns > 64 && (a.tiling.pairs < 0 ? many : a.tiling.pairs == 1);
-  f.in0 = map_of_pixels(a.in0, pixels.box, a.stride);
-  f.in1 = a.in1 ? map_of_pixels(a.in1, pixels.box, a.stride) : f.in0;
-  f.weights = map_of_weights(a.weights, a.input_gradient ? 64 : plan.pairs ? plan.columns / 2 : plan.columns);
+  auto operands = [&](const WgmmaForwardArguments::Operands& from) {
+    WgmmaOperands to{};
+    to.in[0] = map_of_pixels(from.in0, pixels.box, a.stride);
+    to.in[1] = from.in1 ? map_of_pixels(from.in1, pixels.box, a.stride) : to.in[0];
+    to.weights = map_of_weights(from.weights, a.input_gradient ? 64 : plan.pairs ? plan.columns / 2 : plan.columns);
+    to.steps0 = tiles_of(from.in0.c, kWgmmaDepth);
+    to.steps = to.steps0 + tiles_of(from.in1.c, kWgmmaDepth);
+    to.channels0 = from.in0.c;
+    to.bias = from.bias.data;
+    return to;
+  };
+  f.window = operands(a.window);
+  if (a.shortcut.in0) f.shortcut = operands(a.shortcut);
   for (int i = 0; i < 2; i++) {
     const auto& [to, residual] = a.out[i];
     if (!to) continue;
@@ -144,15 +157,11 @@ inline WgmmaPlan<WgmmaForward> plan_wgmma(const WgmmaForwardArguments& a) {
     f.out[i].tiles = tiles_of(to.c, plan.columns);
     f.out[i].has_residual = bool(residual);
   }
-  f.bias = a.bias;
   f.temb = reinterpret_cast<const __nv_bfloat16*>(a.temb.data);
   f.temb_ld = a.temb.ld;
   f.pixels = pixels;
   f.rows_per_image = out0.h / a.phases;
   f.images = out0.n;
-  f.steps0 = tiles_of(a.in0.c, kWgmmaDepth);
-  f.steps1 = tiles_of(a.in1.c, kWgmmaDepth);
-  f.channels0 = a.in0.c;
   f.stride = a.stride;
   f.phases = a.phases;
   std::copy(std::begin(a.first_tap), std::end(a.first_tap), f.first_tap);
@@ -244,16 +253,16 @@ WgmmaPlan<WgmmaForward> plan_phases(WgmmaForwardArguments a, AddTaps add_taps) {
   }
   return plan_wgmma(a);
 }
-inline WgmmaPlan<WgmmaForward> plan_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d window,
-                                                   Tiling tiling = {}) {
+inline WgmmaPlan<WgmmaForward> plan_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, const Shortcut& s, Tensor w, Tensor b,
+                                                   Conv2d window, Tiling tiling = {}) {
   WgmmaForwardArguments a;
-  a.in0 = x, a.out[0] = {y, residual}, a.weights = w, a.bias = b.data, a.temb = temb, a.tiling = tiling;
+  a.window = {x, {}, w, b}, a.shortcut = {s.x0, s.x1, s.w, s.b}, a.out[0] = {y, residual}, a.temb = temb, a.tiling = tiling;
   a.stride = window.stride, a.phases = window.upsample;
   return plan_phases(a, [&](auto& a, int h, int w) { add_forward_taps(a, window, h, w); });
 }
 inline WgmmaPlan<WgmmaForward> plan_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d window, Tiling tiling = {}) {
   WgmmaForwardArguments a;
-  a.in0 = dy, a.out[0] = {dx.t, dx.accumulate ? dx.t : Tensor{}}, a.weights = w, a.input_gradient = true, a.tiling = tiling;
+  a.window = {dy, {}, w, {}}, a.out[0] = {dx.t, dx.accumulate ? dx.t : Tensor{}}, a.input_gradient = true, a.tiling = tiling;
   a.stride = window.upsample, a.phases = window.stride;
   return plan_phases(a, [&](auto& a, int h, int w) { add_input_gradient_taps(a, window, h, w); });
 }
@@ -262,14 +271,14 @@ inline WgmmaPlan<WgmmaWeightGradient> plan_conv2d_weight_gradient(Tensor dy, Ten
 }
 inline WgmmaPlan<WgmmaForward> plan_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
   WgmmaForwardArguments a;
-  a.in0 = as_line(x0), a.in1 = as_line(x1), a.out[0] = {as_line(y), as_line(residual)}, a.weights = w, a.bias = b.data;
+  a.window = {as_line(x0), as_line(x1), w, b}, a.out[0] = {as_line(y), as_line(residual)};
   return plan_phases(a, [](auto& a, int, int) { a.taps = 1; });
 }
 // One of the two may be empty; dx0's columns of the weights are the first columns0.
 inline WgmmaPlan<WgmmaForward> plan_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0) {
   WgmmaForwardArguments a;
   auto output = [](const Grad& dx) { return WgmmaForwardArguments::Output{as_line(dx.t), dx.accumulate ? as_line(dx.t) : Tensor{}}; };
-  a.in0 = as_line(dy), a.weights = dx0 ? w : w.channels(columns0, w.c - columns0), a.input_gradient = true;
+  a.window = {as_line(dy), {}, dx0 ? w : w.channels(columns0, w.c - columns0), {}}, a.input_gradient = true;
   a.out[0] = output(dx0 ? dx0 : dx1);
   if (dx0 && dx1) a.out[1] = output(dx1);
   return plan_phases(a, [](auto& a, int, int) { a.taps = 1; });

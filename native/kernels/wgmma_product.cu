@@ -142,23 +142,28 @@ __device__ void forward(const WgmmaForward& f) {
   if (warpgroup == 0) {
     lower_registers<40>();
     if (thread == 0) {
-      prefetch_map(&f.in0);
-      prefetch_map(&f.weights);
+      prefetch_map(&f.window.in[0]);
+      prefetch_map(&f.window.weights);
       for (int tile = first_tile; tile < tiles; tile += stride) {
         auto [p, phase, in_second, column] = forward_tile<Columns, Cluster>(f, tile, rank);
         if (in_second) column += f.out[0].columns;
-        for (int t = f.first_tap[phase]; t < f.first_tap[phase + 1]; t++)
-          for (int s = 0; s < f.steps0 + f.steps1; s++) {
-            bool second = s >= f.steps0;
-            int channel = (second ? s - f.steps0 : s) * kWgmmaDepth;
+        int taps = f.first_tap[phase + 1], end = taps + (!InputGradient && f.shortcut.steps > 0);
+        for (int t = f.first_tap[phase]; t < end; t++) {
+          bool is_tap = InputGradient || t < taps;  // else the shortcut
+          const WgmmaOperands& from = is_tap ? f.window : f.shortcut;
+          Tap tap = is_tap ? f.tap[t] : Tap{};
+          int w = p.w * f.stride + tap.w, h = p.h * f.stride + tap.h;
+          for (int s = 0; s < from.steps; s++) {
+            bool second = s >= from.steps0;
+            int channel = (second ? s - from.steps0 : s) * kWgmmaDepth;
             uint32_t full = ring.begin_load();
-            load_box(ring.a(), second ? &f.in1 : &f.in0, full, channel, p.w * f.stride + f.tap[t].w, p.h * f.stride + f.tap[t].h, p.n);
-            if (second) channel += f.channels0;
+            load_box(ring.a(), &from.in[second], full, channel, w, h, p.n);
+            if (second) channel += from.channels0;
             auto load_weights = [&](uint32_t to, int c0, int c2) {
               if constexpr (Cluster > 1)
-                multicast_box(to, &f.weights, full, kAll, c0, f.tap[t].index, c2);
+                multicast_box(to, &from.weights, full, kAll, c0, tap.index, c2);
               else
-                load_box(to, &f.weights, full, c0, f.tap[t].index, c2);
+                load_box(to, &from.weights, full, c0, tap.index, c2);
             };
             if (InputGradient)
               for (int j = rank; j < kBlocks; j += Cluster) load_weights(ring.b() + uint32_t(j) * kBlockBytes, column + 64 * j, channel);
@@ -166,6 +171,7 @@ __device__ void forward(const WgmmaForward& f) {
               load_weights(ring.b() + uint32_t(rank) * (Stages::kB / Cluster), channel, column + rank * (Columns / Cluster));
             ring.advance();
           }
+        }
       }
     }
   } else {
@@ -179,7 +185,7 @@ __device__ void forward(const WgmmaForward& f) {
       const WgmmaOutput& out = f.out[in_second];
       OutputPixels o = output_pixels(f, p, consumer);
       int phase_h = phase / f.phases, phase_w = phase % f.phases;
-      int steps = (f.first_tap[phase + 1] - f.first_tap[phase]) * (f.steps0 + f.steps1);
+      int steps = (f.first_tap[phase + 1] - f.first_tap[phase]) * f.window.steps + f.shortcut.steps;
       if (elected) {
         wait_stores_read();
         if (out.has_residual) {
@@ -208,7 +214,12 @@ __device__ void forward(const WgmmaForward& f) {
       for (int j = 0; j < Columns / 8; j++) {
         int c = column + 8 * j + 2 * pair;
         bool inside = c < out.columns;
-        float2 bias = f.bias && inside ? *reinterpret_cast<const float2*>(f.bias + c) : float2{0, 0};
+        float2 bias{0, 0};
+        for (const float* of : {f.window.bias, f.shortcut.bias}) {
+          if (!of || !inside) continue;
+          float2 more = *reinterpret_cast<const float2*>(of + c);
+          bias = {bias.x + more.x, bias.y + more.y};
+        }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
           // 16-byte chunk j%8 of the row, in the copies' swizzle.

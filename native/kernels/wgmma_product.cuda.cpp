@@ -40,8 +40,8 @@ const Widths<WgmmaWeightGradient> weight_gradient_kernel("wgmma_weight_gradient_
 
 }  // namespace
 
-void wgmma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d a) {
-  forward_kernel(plan_conv2d_forward(y, x, temb, residual, w, b, a));
+void wgmma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, const Shortcut& shortcut, Tensor w, Tensor b, Conv2d a) {
+  forward_kernel(plan_conv2d_forward(y, x, temb, residual, shortcut, w, b, a));
 }
 void wgmma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d a) {
   input_gradient_kernel(plan_conv2d_input_gradient(dx, dy, w, a));

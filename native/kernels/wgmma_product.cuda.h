@@ -4,7 +4,7 @@
 
 namespace phx {
 
-void wgmma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor b, Conv2d);
+void wgmma_conv2d_forward(Tensor y, Tensor x, Tensor temb, Tensor residual, const Shortcut&, Tensor w, Tensor b, Conv2d);
 void wgmma_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d);
 void wgmma_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b);
 void wgmma_linear_input_gradient(Grad dx0, Grad dx1, Tensor dy, Tensor w, int columns0);

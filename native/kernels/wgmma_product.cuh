@@ -38,18 +38,23 @@ struct WgmmaOutput {
   TensorMap to, residual;  // (N·H, phases, W, phases, J), see OutputPixels in wgmma_product.cu
   int columns, tiles, has_residual;
 };
-// out(p,j) = Σ_tap Σ_c in(p·stride + tap, c)·weights(j, tap, c) + bias(j) + temb(image, j) + residual(p,j), out rounded to bf16.
-// Pixels of out that are `phases` apart a side make a phase with taps of its own, from first_tap[phase] on.
+// What is multiplied: in steps over the channels of the first input, then over those of the second.
+struct WgmmaOperands {
+  TensorMap in[2];    // (N,H,W,C), channels of the second after those of the first
+  TensorMap weights;  // (J, taps, C); in the inputs' gradient (C, taps, J)
+  int steps, steps0;  // in all, and over the first input; no steps: nothing to multiply
+  int channels0;      // of the first: where the second's weights begin
+  const float* bias;  // (J), or null
+};
+// out(p,j) = Σ_tap Σ_c in(p·stride + tap, c)·weights(j, tap, c) + Σ_c shortcut.in(p, c)·shortcut.weights(j, c) + both biases(j) + temb(image, j) +
+// residual(p,j), out rounded to bf16. Pixels of out that are `phases` apart a side make a phase with taps of its own, from first_tap[phase] on.
 struct WgmmaForward {
-  TensorMap in0, in1;  // (N,H,W,C), channels of in1 after those of in0
-  TensorMap weights;   // (J, taps, C); in the inputs' gradient (C, taps, J)
-  WgmmaOutput out[2];  // the second, whose columns follow those of the first in `weights`: in the inputs' gradient of two inputs
-  const float* bias;   // null: none, as for temb
-  const __nv_bfloat16* temb;
+  WgmmaOperands window, shortcut;
+  WgmmaOutput out[2];         // the second, whose columns follow those of the first in `weights`: in the inputs' gradient of two inputs
+  const __nv_bfloat16* temb;  // null: none
   int temb_ld;
   PixelTiles pixels;  // of a phase of out
   int rows_per_image, images;
-  int steps0, steps1, channels0;  // steps over the channels of in0 and in1; where in1's weights begin
   int stride, phases;
   int first_tap[5];
   Tap tap[kMostTaps];

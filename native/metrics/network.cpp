@@ -142,7 +142,7 @@ void run_network(Context& ctx, const Network& net, NetworkImages images, float* 
         residual = before;
         if (!same_shape(before, y)) shortcut(ctx, residual = tensor(halved.data(), count, y.h, y.w, y.c), before);
       }
-      conv2d_forward(ctx, y, x, {}, residual, w, vector(weights + used, layer.channels), Conv2d{layer.stride, pad, 1});
+      conv2d_forward(ctx, y, x, {}, residual, {}, w, vector(weights + used, layer.channels), Conv2d{layer.stride, pad, 1});
     }
     activate(ctx, y, real(net.most));
     weights += used + size_t(layer.channels);

@@ -20,12 +20,17 @@ struct Calls {
 std::vector<std::string> in_order;
 std::map<std::string, Calls> calls;
 
-void note(const std::string& call, const Product& p) {
+// conv: of the convolution that a linear layer is the shortcut around, whose kernels may add it.
+void note(const std::string& call, const Product& p, const Product* conv = nullptr) {
   constexpr const char* names[] = {"wgmma", "mma", "few", "generic"};
   if (!calls.contains(call)) in_order.push_back(call);
   Calls& c = calls[call];
   c.count += p.pass == Pass::forward;
-  for (int i = 0; i < 2; i++) c.families[i][int(p.pass)].insert(names[int(family_of(p, i ? 90 : 80))]);
+  for (int i = 0; i < 2; i++) {
+    int architecture = i ? 90 : 80;
+    bool added = conv && adds(family_of(*conv, architecture), {p.x0, p.x1, p.w, {}}, *conv->window);
+    c.families[i][int(p.pass)].insert(added ? "added" : names[int(family_of(p, architecture))]);
+  }
 }
 
 std::string pixels_of(const Tensor& t) { return std::to_string(t.h) + "x" + std::to_string(t.w) + "x" + std::to_string(t.c); }
@@ -78,8 +83,10 @@ void list(const char* name, const UNetConfig& config, int batch) {
 
 // ---- the ops of the table
 
-void conv2d_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, Tensor w, Tensor, Conv2d a) {
-  note(call_of(y, x), {Pass::forward, y, x, {}, w, temb, residual, a});
+void conv2d_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, Shortcut s, Tensor w, Tensor, Conv2d a) {
+  Product p{Pass::forward, y, x, {}, w, temb, residual, a};
+  note(call_of(y, x), p);
+  if (s.x0) note(call_of(y, s.x0, s.x1), {Pass::forward, y, s.x0, s.x1, s.w, {}, residual, {}}, &p);
 }
 void conv2d_backward(Context&, Grad dx, Tensor, Tensor, Tensor, Tensor dy, Tensor x, Tensor w, Conv2d a) {
   if (dx) note(call_of(dy, x), {Pass::input_gradient, dy, dx.t, {}, w, {}, {}, a});

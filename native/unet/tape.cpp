@@ -7,6 +7,12 @@
 
 namespace phx {
 
+namespace {
+
+Tensor tensor_of(const Var& x) { return x ? x->tensor : Tensor{}; }
+
+}  // namespace
+
 Value::Value(Arena& arena, Tensor tensor, bool owned, bool wants_gradient)
     : tensor(tensor), wants_gradient(wants_gradient), arena_(arena), owned_(owned) {}
 
@@ -76,37 +82,37 @@ void Tape::backward() {
   run([&] { sums.end(); });
 }
 
-Var Tape::conv2d(Var x, Parameter w, Parameter b, Conv2d a, Var temb, int temb_column, Var residual) {
+Var Tape::conv2d(Var x, Parameter w, Parameter b, Conv2d a, const Added& to) {
   const Tensor& in = x->tensor;
   Var y = output(in.n, in.h * a.upsample / a.stride, in.w * a.upsample / a.stride, w.n);
-  auto slice = [temb_column, k = w.n](const Tensor& t) { return t ? t.channels(temb_column, k) : Tensor{}; };
+  auto slice = [column = to.temb_column, k = w.n](const Tensor& t) { return t ? t.channels(column, k) : Tensor{}; };
   run([&] {
-    conv2d_forward(context_, y->tensor, in, temb ? slice(temb->tensor) : Tensor{}, residual ? residual->tensor : Tensor{}, matrix_weight(w),
-                   weight(b), a);
+    Shortcut shortcut;
+    if (to.shortcut0) shortcut = {to.shortcut0->tensor, tensor_of(to.shortcut1), matrix_weight(to.shortcut_w), weight(to.shortcut_b)};
+    conv2d_forward(context_, y->tensor, in, slice(tensor_of(to.temb)), tensor_of(to.residual), shortcut, matrix_weight(w), weight(b), a);
   });
   record([=, this] {
     Grad dx = x->gradient_in();
     // Each convolution has columns of its own in the shared embedding, so the slice is written once.
-    Tensor dtemb = temb ? slice(temb->gradient_in().t) : Tensor{};
+    Tensor dtemb = to.temb ? slice(to.temb->gradient_in().t) : Tensor{};
     run([&] { conv2d_backward(context_, dx, dtemb, gradient(w), gradient(b), y->gradient(), x->tensor, matrix_weight(w), a); });
-    if (residual) residual->add_gradient(context_, *y, !arena_.dry());
+    if (to.shortcut0) linear_gradients(*y, to.shortcut0, to.shortcut1, to.shortcut_w, to.shortcut_b);
+    if (to.residual) to.residual->add_gradient(context_, *y, !arena_.dry());
   });
   return y;
+}
+
+void Tape::linear_gradients(const Value& y, const Var& x0, const Var& x1, Parameter w, Parameter b) {
+  Grad dx0 = x0->gradient_in(), dx1 = x1 ? x1->gradient_in() : Grad{};
+  run([&] { linear_backward(context_, dx0, dx1, gradient(w), gradient(b), y.gradient(), x0->tensor, tensor_of(x1), matrix_weight(w)); });
 }
 
 Var Tape::linear(Var x0, Var x1, Parameter w, Parameter b, Var residual) {
   const Tensor& in = x0->tensor;
   Var y = output(in.n, in.h, in.w, w.n);
-  run([&] {
-    linear_forward(context_, y->tensor, in, x1 ? x1->tensor : Tensor{}, residual ? residual->tensor : Tensor{}, matrix_weight(w),
-                   weight(b));
-  });
+  run([&] { linear_forward(context_, y->tensor, in, tensor_of(x1), tensor_of(residual), matrix_weight(w), weight(b)); });
   record([=, this] {
-    Grad dx0 = x0->gradient_in(), dx1 = x1 ? x1->gradient_in() : Grad{};
-    run([&] {
-      linear_backward(context_, dx0, dx1, gradient(w), gradient(b), y->gradient(), x0->tensor, x1 ? x1->tensor : Tensor{},
-                      matrix_weight(w));
-    });
+    linear_gradients(*y, x0, x1, w, b);
     if (residual) residual->add_gradient(context_, *y, !arena_.dry());
   });
   return y;
@@ -117,14 +123,12 @@ Var Tape::group_norm(Var x0, Var x1, Parameter w, Parameter b, GroupNorm a) {
   Var y = output(in.n, in.h, in.w, w.c);
   Var mean = statistic(in.n, a.groups), rstd = statistic(in.n, a.groups);
   if (!recording()) a.dropout.p = 0;
-  run([&] {
-    group_norm_forward(context_, y->tensor, mean->tensor, rstd->tensor, in, x1 ? x1->tensor : Tensor{}, weight(w), weight(b), a);
-  });
+  run([&] { group_norm_forward(context_, y->tensor, mean->tensor, rstd->tensor, in, tensor_of(x1), weight(w), weight(b), a); });
   record([=, this] {
     Grad dx0 = x0->gradient_in(), dx1 = x1 ? x1->gradient_in() : Grad{};
     run([&] {
       group_norm_backward(context_, dx0, dx1, gradient(w), gradient(b), y->gradient(), mean->tensor, rstd->tensor, x0->tensor,
-                          x1 ? x1->tensor : Tensor{}, weight(w), weight(b), a);
+                          tensor_of(x1), weight(w), weight(b), a);
     });
   });
   return y;

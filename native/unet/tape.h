@@ -59,7 +59,16 @@ class Tape {
   // Values from outside; they get no gradient.
   Var input(Tensor tensor);
 
-  Var conv2d(Var x, Parameter w, Parameter b, Conv2d attributes, Var temb = {}, int temb_column = 0, Var residual = {});
+  // What a convolution's result is added to; of the time embedding, its columns from temb_column on.
+  struct Added {
+    Var temb = {};
+    int temb_column = 0;
+    Var residual = {};
+    Var shortcut0 = {}, shortcut1 = {};
+    Parameter shortcut_w = {}, shortcut_b = {};
+  };
+  Var conv2d(Var x, Parameter w, Parameter b, Conv2d attributes) { return conv2d(x, w, b, attributes, {}); }
+  Var conv2d(Var x, Parameter w, Parameter b, Conv2d attributes, const Added& to);
   Var linear(Var x0, Var x1, Parameter w, Parameter b, Var residual = {});
   Var group_norm(Var x0, Var x1, Parameter w, Parameter b, GroupNorm attributes);
   Var attention(Var qkv, int heads);
@@ -85,6 +94,7 @@ class Tape {
   Tensor weight(Parameter p) const;
   Tensor matrix_weight(Parameter p) const;
   Tensor gradient(Parameter p) const;
+  void linear_gradients(const Value& y, const Var& x0, const Var& x1, Parameter w, Parameter b);
   void record(std::function<void()> backward);
 
   Context& context_;

@@ -136,13 +136,15 @@ struct UNet::Pass {
 
   // GN → SiLU → conv1 (+ time) → GN → SiLU → dropout → conv2, plus the input (through a 1x1 convolution where widths differ)
   Var residual(const Residual& r, Var x, Var skip = {}) {
-    Var h = tape.conv2d(tape.group_norm(x, skip, r.norm1.w, r.norm1.b, norm(true)), r.conv1.w, r.conv1.b, {}, temb, r.temb_column);
+    Var h = tape.conv2d(tape.group_norm(x, skip, r.norm1.w, r.norm1.b, norm(true)), r.conv1.w, r.conv1.b, {},
+                        {.temb = temb, .temb_column = r.temb_column});
     GroupNorm second = norm(true);
     second.dropout = dropout;
     dropout.layer++;
     h = tape.group_norm(h, {}, r.norm2.w, r.norm2.b, second);
-    Var through = r.shortcut.w.n ? tape.linear(x, skip, r.shortcut.w, r.shortcut.b) : x;
-    return tape.conv2d(h, r.conv2.w, r.conv2.b, {}, {}, 0, through);
+    Tape::Added around{.residual = x};
+    if (r.shortcut.w.n) around = {.shortcut0 = x, .shortcut1 = skip, .shortcut_w = r.shortcut.w, .shortcut_b = r.shortcut.b};
+    return tape.conv2d(h, r.conv2.w, r.conv2.b, {}, around);
   }
 
   Var attention(const Attention& a, Var x) {

@@ -2,6 +2,7 @@
  * A client: receives a task, trains on its own images, answers with a report and keeps the delta until it is asked for. What outlives a
  * call lies in the Store; the Session is only borrowed, so many clients may share one, one after the other.
  */
+import { randomBytes } from 'node:crypto';
 import type { Images, Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
 import { trainLocal } from '../ddpm/train.ts';
@@ -45,10 +46,13 @@ export type ClientOptions = {
    * Keeps `<id>/delta`, the encoded update not sent yet (one to be handed over stays with the client); with `optimizer: 'keep'` `<id>/adam-m`, `-v`
    * and `-step`; with a lossy compression `<id>/residual`, what the updates sent so far left out, and `<id>/residual-next`, the same once this round's
    * update is sent too; with personal layers `<id>/personal`, their float32 values in the order of the vector; `<id>/shared` and `<id>/bins`, the
-   * parcels received.
+   * parcels received; `<id>/secret`, the key of its noise.
    */
   store: Store;
+  /** Of what may be known: training, held-out noise, samples of probes. */
   seed: number | bigint;
+  /** 64 bits, the key of the noise on histograms, which hides nothing from who knows it. @default drawn at random when first needed, and kept in the Store */
+  secret?: bigint;
   /** The stream of a round's training. @default streamKey(seed, 'train', id, round) */
   stream?(id: ClientId, round: number): bigint;
   /** @default session.createVector */
@@ -103,6 +107,15 @@ export function createClient(options: ClientOptions): Client {
     if (bytes.length !== 4 * into.length) throw damaged(key, into, bytes);
     await setBytes(bytes, into);
     return true;
+  }
+
+  async function secret(): Promise<bigint> {
+    if (options.secret !== undefined) return options.secret;
+    const kept = await store.get(`${id}/secret`);
+    if (kept?.length === 8) return Buffer.from(kept).readBigUInt64LE();
+    const drawn = randomBytes(8);
+    await store.set(`${id}/secret`, drawn);
+    return drawn.readBigUInt64LE();
   }
 
   const limits: ParcelLimits = {
@@ -277,6 +290,7 @@ export function createClient(options: ClientOptions): Client {
             client: id,
             round,
             seed,
+            secret,
             session,
             tools: probing,
             train,

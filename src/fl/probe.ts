@@ -63,6 +63,8 @@ export type ProbeInput = {
   client: ClientId;
   round: number;
   seed: number | bigint;
+  /** The key of the noise on histograms. */
+  secret(): Promise<bigint>;
   /** Its parameters are the client's trained model; it is left as it is. */
   session: Session;
   tools: ProbeTools;
@@ -146,13 +148,13 @@ async function pointsOf(x: Features): Promise<number[][]> {
 
 /**
  * Counts by bin, with Gaussian noise on each if it is asked for, and then not below 0. Noise on the same images is drawn once a version of the bins: asking again
- * does not average it away.
+ * does not average it away. Its key is the client's own, so that who knows the federation's seed cannot take it off.
  */
 async function histogram(
   x: Features,
   { columns, centres, version }: Parcel & { kind: 'bins' },
   { of, noise }: NonNullable<Probe['histogram']>,
-  { client, round, seed }: ProbeInput,
+  { client, round, secret }: ProbeInput,
 ): Promise<number[]> {
   if (x.columns !== columns) {
     throw new PhoenixError(
@@ -161,6 +163,7 @@ async function histogram(
     );
   }
   const counts = await binCounts(x, featureMatrix(centres, columns));
-  const draw = rng(seed, 'histogram', client, version, of === 'samples' ? round : 0);
-  return Array.from(counts, (count) => (noise > 0 ? Math.max(0, count + noise * draw.normal()) : count));
+  if (noise === 0) return [...counts];
+  const draw = rng(await secret(), 'histogram', client, version, of === 'samples' ? round : 0);
+  return Array.from(counts, (count) => Math.max(0, count + noise * draw.normal()));
 }

@@ -107,6 +107,7 @@ struct Case {
   bool temb, accumulate;  // the residual too
   int slack = 0;          // ld - channels
   Tiling tiling = {};
+  int shortcut = 0;  // channels of its first input; more than 64: it has a second one
   int height() const { return h * window.upsample / window.stride; }
   int width() const { return w * window.upsample / window.stride; }
 };
@@ -150,17 +151,24 @@ Values weights_for(const Values& w, const Conv2d& window) {
 void convolution(CUmodule module, const Case& c) {
   Values x(c.n, c.h, c.w, c.c, 1, c.c + c.slack), w(c.k, 3, 3, c.c, 2), y(c.n, c.height(), c.width(), c.k, 3, c.k + c.slack),
       temb(c.n, 1, 1, c.k, 4, c.k + 2), residual(c.n, y.h, y.w, c.k, 5);
-  Floats bias(size_t(c.k));
+  const int c0 = c.shortcut, c1 = c0 > 64 ? 24 : 0;  // one input, or two
+  Values skip0(c.n, y.h, y.w, std::max(c0, 8), 6), skip1(c.n, y.h, y.w, 24, 7), skip_w(c.k, 1, 1, std::max(c0 + c1, 8), 8);
+  Floats bias(size_t(c.k)), skip_bias(size_t(c.k));
+  Shortcut shortcut;
+  if (c0) shortcut = {skip0.view(), c1 ? skip1.view() : Tensor{}, skip_w.view(), skip_bias.view()};
   const Values weights = weights_for(w, c.window);
   const std::string name = name_of("convolution", c);
   const auto plan = plan_conv2d_forward(y.view(), x.view(), c.temb ? temb.view() : Tensor{}, c.accumulate ? residual.view() : Tensor{},
-                                        weights.view(), bias.view(), c.window, c.tiling);
+                                        shortcut, weights.view(), bias.view(), c.window, c.tiling);
   if (!start(module, "forward", plan, true, name)) return;
   compare(y, name, [&](int n, int i, int j, int k) {
     double sum = bias.values[size_t(k)] + (c.temb ? temb.at(n, 0, 0, k) : 0) + (c.accumulate ? residual.at(n, i, j, k) : 0);
     each_tap(c.window, c.h, c.w, i, j, [&](int h, int v, int r, int s) {
       for (int ch = 0; ch < c.c; ++ch) sum += x.at(n, h, v, ch) * w.at(k, r, s, ch);
     });
+    if (c0) sum += skip_bias.values[size_t(k)];
+    for (int ch = 0; ch < c0; ++ch) sum += skip0.at(n, i, j, ch) * skip_w.at(k, 0, 0, ch);
+    for (int ch = 0; ch < c1; ++ch) sum += skip1.at(n, i, j, ch) * skip_w.at(k, 0, 0, c0 + ch);
     return sum;
   });
 }
@@ -302,6 +310,8 @@ void test_wgmma_products(CUmodule module) {
       {1, 8, 8, 8, 136, twice, false, true, 0, {128, 1}},
       {5, 8, 8, 16, 136, plain, true, true, 0, {128, 1}},
       {3, 8, 8, 8, 264, plain, false, true, 0, {256, 1}},
+      {2, 8, 8, 16, 40, plain, true, false, 0, {}, 24},
+      {3, 8, 8, 8, 136, plain, false, true, 0, {128, 1}, 72},
   };
   for (const Case& c : cases) {
     convolution(module, c);

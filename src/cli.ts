@@ -303,8 +303,8 @@ function describePlan(plan: Plan): string {
     plan.done < plan.cells
       ? [
           `${formatCount(plan.parameterCount)} parameters`,
-          `to do: ${formatCount(plan.imagesLeft)} images to train on, ${formatCount(plan.samplesLeft)} to draw, about ${formatDuration(plan.secondsLeft)} as measured now`,
-          `${formatBytes(plan.bytes)} sent at most by all federations`,
+          `to do: ${formatCount(plan.imagesLeft)} images to train on, ${formatCount(plan.samplesLeft)} to draw, about ${formatDuration(plan.secondsLeft)} as measured now, besides metrics and probes`,
+          `${formatBytes(plan.bytes)} of models, updates and shared images sent at most by all federations`,
         ]
       : [],
   ];

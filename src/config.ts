@@ -663,6 +663,13 @@ const table = [
     unit: 'minutes',
     help: 'stop at the first commit after this time; the same command continues',
   }),
+  option({
+    key: 'resume',
+    commands: ['experiment'],
+    kind: flag,
+    default: false,
+    help: 'as without it: the experiment in --out is continued, or begun if there is none',
+  }),
   option({ key: 'plan', commands: ['experiment'], kind: flag, default: false, help: 'say what it would cost, and end' }),
 
   option({ key: 'seed', commands: all, kind: integer(0), default: 0, help: 'everything random follows from it' }),

@@ -119,9 +119,7 @@ async function start(settings: Setting[], store = memoryStore()) {
   const all: World = { store, ...Object.assign({}, ...settings.map((setting) => setting.world ?? {})) };
   const filter = settings.find((setting) => setting.filter)?.filter;
   const base = all.strategy ?? strategies.fedavg();
-  const strategy = filter
-    ? (filtered(base, { statistic: 'frechet-own', threshold: '1.01x', cohort: 2, ...filter }) as Strategy)
-    : base;
+  const strategy = filter ? (filtered(base, { statistic: 'frechet-own', threshold: '1.01x', cohort: 2, ...filter }) as Strategy) : base;
   const w = await world({ ...all, strategy });
   const options: Partial<FederationOptions> = {
     ...Object.assign({}, ...settings.map((setting) => setting.options ?? {})),

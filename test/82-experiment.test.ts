@@ -1,9 +1,12 @@
 /** Experiments: the grid, equal work, intervals and gaps; the preset smoke, killed and continued; what the report holds; refusals. */
+import { spawn } from 'node:child_process';
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import type { Dataset } from '../src/ddpm/data/index.ts';
 import { PhoenixError } from '../src/errors.ts';
+import { mostBytes } from '../src/experiment/cost.ts';
 import { type ExperimentEvents, experiment } from '../src/experiment/experiment.ts';
 import { type Cell, equalWork, expandGrid, isMixture, knownArms, knownPartitions, parseGrid } from '../src/experiment/grid.ts';
 import { experimentPresets } from '../src/experiment/presets.ts';
@@ -83,7 +86,7 @@ test('a grid that does not fit is refused, and the error names what is wrong', (
 test('equal work: the same images for every arm, in more rounds where fewer clients take part', (t) => {
   const grid = { rounds: 40, localImages: 600 };
   const all = equalWork(grid, 64, 10, 1);
-  t.deepEqual(all, { perClient: 640, selected: 10, rounds: 40, total: 256_000, alone: 25_600 });
+  t.deepEqual(all, { clients: 10, perClient: 640, selected: 10, rounds: 40, total: 256_000, alone: 25_600 });
   const half = equalWork(grid, 64, 10, 0.5);
   t.deepEqual(half, { ...all, selected: 5, rounds: 80 });
   t.is(half.rounds * half.selected * half.perClient, all.total);
@@ -226,14 +229,70 @@ test('smoke: killed in trainings and between scores, then continued, it finds th
         t.true(Math.abs(images.mean - expected) <= (arm.name === 'composed' ? 256 : 0), `${arm.name}: ${images.mean}`);
       }
     const page = await readFile(result.report!, 'utf8');
-    t.true(page.includes('data:image/png;base64,') && page.includes('<svg') && page.includes('fd_own_50 over bytes'));
+    t.true(page.includes('data:image/png;base64,') && page.includes('<svg'));
+    for (const axis of ['images', 'rounds', 'bytes']) t.true(page.includes(`fd_own_50 over ${axis}`), axis);
+    // What classes are told by, and that shared images are public, is said where the figures are read.
+    for (const text of [page, markdown]) {
+      t.regex(text, /\d+\.\d % of their classes are told right/);
+      t.regex(text, /Images are shared in composed: .* public/);
+    }
+    // Of the federations, each once; their messages' headers and probes come on top.
+    const sent = (results as { rows: { arm: { name: string }; bytes: { mean: number; n: number } }[] }[])
+      .flatMap(({ rows }) => rows)
+      .filter(({ arm }) => ['fedavg-ema', 'composed'].includes(arm.name))
+      .reduce((sum, { bytes }) => sum + bytes.mean * bytes.n, 0);
+    t.true(sent > 0.5 * planned!.bytes && sent < 1.05 * planned!.bytes, `${sent} of ${planned!.bytes}`);
     t.is(page.match(/<figure>/g)!.length, result.cells);
 
     // A finished experiment does nothing but write its report anew.
-    const again = await experiment({ grid: 'smoke', out: whole });
+    const repeated: string[] = [];
+    const again = await experiment({ grid: 'smoke', out: whole }, { onMessage: ({ text }) => repeated.push(text) });
     t.is(again.done, again.cells);
+    t.is(repeated[0], messages[0]);
     t.deepEqual(await findings(whole), await findings(broken));
   }));
+
+test('killed by SIGKILL at any point, --resume finds the same', (t) =>
+  inFolder(t, async (folder) => {
+    const file = join(folder, 'grid.json');
+    const runs = [{ arms: ['fedavg-ema', 'composed'], partitions: ['shards'], seeds: [0] }];
+    await writeFile(file, JSON.stringify({ ...(experimentPresets.smoke as object), runs }));
+    const [whole, killed] = [join(folder, 'whole'), join(folder, 'killed')];
+    await experiment({ grid: file, out: whole });
+    const program = `
+    import { experiment } from ${JSON.stringify(new URL('../src/experiment/experiment.ts', import.meta.url).href)};
+    let calls = 0;
+    const onProgress = () => { if (++calls === Number(process.argv[2])) process.kill(process.pid, 'SIGKILL'); };
+    await experiment(JSON.parse(process.argv[1]), { onProgress });`;
+    const options = { grid: file, out: killed, resume: true };
+    let kills = 0;
+    for (const point of [3, 40, 25, 60]) {
+      const child = spawn(
+        process.execPath,
+        ['--import=tsx', '--input-type=module', '-e', program, JSON.stringify(options), String(point)],
+        {
+          stdio: 'inherit',
+        },
+      );
+      if ((await new Promise((resolve) => child.on('close', (exitCode, signal) => resolve(signal ?? exitCode)))) === 'SIGKILL') kills++;
+    }
+    t.true(kills >= 2, `${kills} kills`);
+    const { done, cells } = await experiment(options);
+    t.is(done, cells);
+    t.deepEqual(await findings(killed), await findings(whole));
+  }));
+
+test('the bytes of a plan are a bound, also where rounds become shorter and images are shared', async (t) => {
+  const dataset = { count: 1000, height: 4, width: 4, channels: 1 } as Dataset;
+  const work = equalWork({ rounds: 40, localImages: 64 }, 64, 10, 0.5);
+  const most = (options: Record<string, string | number>) =>
+    mostBytes({ name: 'mine', train: 'federated', options, weights: 'ema', fineTune: 0 }, work, 100, dataset);
+  t.is(most({}), 80 * 5 * 800);
+  t.is(most({ compress: 'bf16', compressTasks: 'bf16' }), 80 * 5 * 400);
+  t.is(most({ driftTarget: 0.1, workLeast: 0.25 }), 320 * 5 * 800);
+  t.is(most({ shareBeta: 0.1, shareAlpha: 0.5 }), 80 * 5 * 800 + 50 * 16 * 10);
+  t.is(most({ shareBeta: 0.1, shareAlpha: 0.5, shareSource: 'synthetic', shareEvery: 10 }), 80 * 5 * 800 + 50 * 16 * 10 * 8);
+});
 
 test('a site that nobody trained on: half of its test images to learn it from, the other half to be compared with', (t) =>
   inFolder(t, async (folder) => {

@@ -96,9 +96,7 @@ async function finalOf(lab: Lab, cell: Cell, scorer: Scorer, drawn: Drawn, score
     classRecall,
     mixture: drawn.clients && (await mixtureOf(drawn, scorer)),
     clients: clientsOf(rounds),
-    decisions: rounds.flatMap(({ round, decisions = [] }) =>
-      decisions.map(({ client, action, reason }) => ({ round, client, action, reason })),
-    ),
+    decisions: rounds.flatMap(({ round, decisions = [] }) => decisions.map((decision) => ({ round, ...decision }))),
   };
 }
 

@@ -6,7 +6,7 @@ import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
 import { parseCompression } from '../fl/vector.ts';
 import type { Prepared } from '../prepare.ts';
-import { type Arm, settingsOf } from './grid.ts';
+import { type Arm, settingsOf, type Work } from './grid.ts';
 
 export type Rates = {
   parameterCount: number;
@@ -52,10 +52,17 @@ export async function measureRates(
   return { parameterCount: session.parameterCount, train, sample };
 }
 
-/** Bytes of the model down and of an update up, of one client in one round, by the formats; personal layers, which do not travel, are counted too. */
-export function bytesOfRound(arm: Arm, parameterCount: number): number {
-  const { compress, compressTasks } = settingsOf(arm);
+/**
+ * Most bytes that a federation sends in models, updates and shared images, by the formats: as if personal layers travelled and every round were as
+ * short as the arm allows. Probes, bins and the headers of messages come on top, a few kilobytes a client and round.
+ */
+export function mostBytes(arm: Arm, { rounds, selected, clients }: Work, parameterCount: number, dataset: Dataset): number {
+  const { compress, compressTasks, driftTarget, workLeast, shareBeta, shareAlpha, shareSource, shareEvery } = settingsOf(arm);
   const { codec, share } = parseCompression(compress);
   const up = { float32: 1, bf16: 1 / 2, int8: 0.251, topk: share }[codec];
-  return 4 * parameterCount * (up + (compressTasks === 'bf16' ? 1 / 2 : 1));
+  const each = 4 * parameterCount * (up + (compressTasks === 'bf16' ? 1 / 2 : 1));
+  const most = Math.ceil(rounds / (driftTarget === undefined ? 1 : Math.min(1, workLeast)));
+  const versions = shareSource === 'real' ? 1 : Math.floor(most / shareEvery);
+  const imageBytes = dataset.height * dataset.width * dataset.channels;
+  return each * selected * most + shareAlpha * shareBeta * dataset.count * imageBytes * clients * versions;
 }

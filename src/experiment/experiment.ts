@@ -12,13 +12,13 @@ import type { MessageEvent } from '../events.ts';
 import { prepare } from '../prepare.ts';
 import { io } from '../run/folder.ts';
 import { clockOf, runTraining } from './cells.ts';
-import { createScorer, type Scorer } from './features.ts';
+import { createScorer, explainScorer, scoredByOf } from './features.ts';
 import { type Cell, expandGrid, type Grid, parseGrid, trainOptions } from './grid.ts';
 import type { Lab } from './models.ts';
 import { type Plan, planOf, workTable } from './plan.ts';
 import { experimentPresets } from './presets.ts';
 import { writeExperimentReport } from './report.ts';
-import { type CellScore, lockFolder, noteBasis, readScore } from './store.ts';
+import { type CellScore, lockFolder, noteBasis, readScore, readScoredBy } from './store.ts';
 
 export type ExperimentEvents = {
   onPlan?(plan: Plan): void;
@@ -85,7 +85,15 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
     if (settings.plan) return { dir, cells: cells.length, done: plan.done };
 
     const left = cells.filter((cell) => !isDone(cell));
-    if (left.length > 0) {
+    let scoredBy = await readScoredBy(dir);
+    const tell = () => {
+      if (!scoredBy) return;
+      const [text, warning] = explainScorer(scoredBy);
+      onMessage?.({ level: 'info', text: text! });
+      if (warning) onMessage?.({ level: 'warning', text: warning });
+    };
+    if (left.length === 0) tell();
+    else {
       const label = (what: string, done: number) => onProgress?.({ label: what, done, total: 1 });
       const features = settings.features ?? grid.score.features;
       const { size, score } = grid;
@@ -101,13 +109,9 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
         signal,
         onProgress: label,
       });
-      onMessage?.({ level: 'info', text: explainScorer(scorer) });
-      if (scorer.accuracy !== undefined && scorer.accuracy < 0.8)
-        onMessage?.({
-          level: 'warning',
-          text: `Classes are not counted: at ${precisely(scorer.accuracy)} of the test images they are told too badly (80 % are needed).`,
-        });
-      await noteBasis(dir, { ...basis, scorer: describeScorer(scorer) });
+      scoredBy = scoredByOf(scorer);
+      await noteBasis(dir, { ...basis, scorer: scoredBy });
+      tell();
 
       const clock = clockOf(plan.rates, plan.secondsLeft, onProgress);
       for (const training of new Set(left.map((cell) => cell.training))) {
@@ -119,8 +123,17 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
       }
     }
     const done = cells.filter(isDone).length;
-    if (done === 0) return { dir, cells: cells.length, done };
-    const written = await writeExperimentReport({ dir, grid, cells, scores: [...scores.values()], prepared, dataset, workOf });
+    if (done === 0 || !scoredBy) return { dir, cells: cells.length, done };
+    const written = await writeExperimentReport({
+      dir,
+      grid,
+      cells,
+      scores: [...scores.values()],
+      prepared,
+      dataset,
+      workOf,
+      scorer: scoredBy,
+    });
     return { dir, cells: cells.length, done, ...written };
   } finally {
     await unlock();
@@ -148,23 +161,4 @@ async function readGrid(source: string): Promise<Grid> {
     });
   }
   return parseGrid(value, source);
-}
-
-const precisely = (share: number): string => `${(100 * share).toFixed(1)} %`;
-
-const describeScorer = ({ network, accuracy, classesBy, tests, unseenTests }: Scorer) => ({
-  ...network,
-  accuracy,
-  classesBy,
-  tests,
-  unseenTests,
-});
-
-function explainScorer({ network, accuracy, classesBy, tests, unseenTests }: Scorer): string {
-  const classes =
-    accuracy === undefined
-      ? 'no classes'
-      : `${precisely(accuracy)} of their classes are told right (${classesBy === 'network' ? 'by the network' : 'by logistic regression on its features'})`;
-  const unseen = unseenTests > 0 ? `, and with ${unseenTests} of sites that nobody trains on` : '';
-  return `Samples are compared with ${tests} test images${unseen} in ${network.dims} features of ${network.name}: ${classes}.`;
 }

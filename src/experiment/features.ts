@@ -1,5 +1,6 @@
 /** What an experiment scores samples by: real test images, a feature network, and a word on classes, made once and kept in the experiment's folder. */
 import { join } from 'node:path';
+import { z } from 'zod';
 import { type Dataset, openDataset } from '../ddpm/data/index.ts';
 import {
   accuracy,
@@ -70,6 +71,40 @@ export type Scorer = {
   classesOf(images: FeatureImages): Promise<number[] | undefined>;
 };
 
+/** What is noted of it, and what the report says. `name`, `fingerprint`, `dims`: of the network. */
+export const scoredBySchema = z.object({
+  name: z.string(),
+  fingerprint: z.string(),
+  dims: z.int(),
+  accuracy: z.number().optional(),
+  classesBy: z.enum(['network', 'logistic regression']).optional(),
+  tests: z.int(),
+  unseenTests: z.int(),
+});
+export type ScoredBy = z.infer<typeof scoredBySchema>;
+
+export const scoredByOf = ({ network, accuracy, classesBy, tests, unseenTests }: Scorer): ScoredBy => ({
+  ...network,
+  accuracy,
+  classesBy,
+  tests,
+  unseenTests,
+});
+
+/** In one sentence; and a second one where classes are told too badly to be counted. */
+export function explainScorer({ name, dims, accuracy: share, classesBy, tests, unseenTests }: ScoredBy): string[] {
+  const precisely = `${(100 * (share ?? 0)).toFixed(1)} %`;
+  const by = classesBy === 'network' ? 'by the network' : 'by logistic regression on its features';
+  const classes = share === undefined ? 'no classes' : `${precisely} of their classes are told right (${by})`;
+  const unseen = unseenTests > 0 ? `, and with ${unseenTests} of sites that nobody trains on` : '';
+  return [
+    `Samples are compared with ${tests} test images${unseen} in ${dims} features of ${name}: ${classes}.`,
+    ...(share !== undefined && share < LEAST_ACCURACY
+      ? [`Classes are not counted: at ${precisely} of the test images they are told too badly (${100 * LEAST_ACCURACY} % are needed).`]
+      : []),
+  ];
+}
+
 export type Score = {
   metrics: Record<string, number>;
   /** Samples of each class, and recall within each class of the test images. */
@@ -94,7 +129,7 @@ export type ScorerOptions = {
 /**
  * Opens the test images, and the feature network or, without one, the classifier that is trained on the training images, unless it lies in `dir`
  * already.
- * @throws PhoenixError ERR_PHOENIX_DATA without test images, ERR_PHOENIX_CONFIG without classes and without a network, or for a classifier below 80 %
+ * @throws PhoenixError ERR_PHOENIX_DATA without test images, ERR_PHOENIX_CONFIG without classes and without a network
  */
 export async function createScorer(options: ScorerOptions): Promise<Scorer> {
   const { data, size, train, threads, signal, onProgress } = options;

@@ -195,6 +195,7 @@ export function trainOptions(grid: Grid, seed: number, images: number, commitIma
 // ---- equal work
 
 export type Work = {
+  clients: number;
   /** Images a client draws in a round: localImages, rounded up to full batches. */
   perClient: number;
   /** Clients in a round. */
@@ -216,7 +217,7 @@ export function equalWork(grid: Pick<Grid, 'rounds' | 'localImages'>, batch: num
   const selected = Math.max(1, Math.round(fraction * clients));
   const total = grid.rounds * clients * perClient;
   const alone = Math.ceil(total / clients / batch) * batch;
-  return { perClient, selected, rounds: Math.ceil(total / (selected * perClient)), total, alone };
+  return { clients, perClient, selected, rounds: Math.ceil(total / (selected * perClient)), total, alone };
 }
 
 // ---- cells

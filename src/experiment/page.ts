@@ -1,4 +1,5 @@
 /** report.html of an experiment: one file that opens anywhere, without network or scripts. */
+import { describeDecision } from '../fl/strategies/filter.ts';
 import { lineChart, responsive, type Series, tones } from '../report/charts.ts';
 import { html, type Markup, STYLE } from '../report/markup.ts';
 import { byteUnit, formatCount, formatNumber } from '../units.ts';
@@ -72,7 +73,7 @@ function tableSection(result: PartitionResult, { metrics }: ExperimentReport): M
   )}</tbody></table></div></section>`;
 }
 
-/** Each metric that curves have, over images trained on and over bytes sent. */
+/** Each metric that curves have, over images trained on, over rounds and over bytes sent. */
 function curveSection({ partition }: PartitionResult, { curves }: ExperimentReport): Markup | undefined {
   const arms = [...new Set(curves.flatMap((entry) => entry?.curves.map(({ arm }) => arm) ?? []))];
   const toneOf = (arm: string) => tones[arms.indexOf(arm) % tones.length]!;
@@ -97,6 +98,14 @@ ${charts.map(({ metric, own }) => {
     'thousand images',
     series(({ images }) => images / 1000),
   );
+  const overRounds = chart(
+    `${metric} over rounds`,
+    'rounds',
+    series(
+      ({ round }) => round,
+      own.filter(({ partition: divided }) => divided !== undefined),
+    ),
+  );
   const sending = own.filter(({ points }) => points.some(({ bytes }) => bytes > 0));
   const overBytes = chart(
     `${metric} over bytes`,
@@ -104,6 +113,7 @@ ${charts.map(({ metric, own }) => {
     series(({ bytes }) => bytes / unit.factor, sending),
   );
   return html`<h3>${metric} over images trained on</h3>${responsive(overImages(760, 320), overImages(380, 260))}
+${sending.length > 0 && html`<h3>${metric} over rounds</h3>${responsive(overRounds(760, 320), overRounds(380, 260))}`}
 ${sending.length > 0 && html`<h3>${metric} over bytes sent</h3>${responsive(overBytes(760, 320), overBytes(380, 260))}`}`;
 })}</section>`;
 }
@@ -133,9 +143,9 @@ function classSection({ scores, classNames }: ExperimentReport): Markup | undefi
 
 function filterSection({ filtering }: ExperimentReport): Markup | undefined {
   if (filtering.length === 0) return undefined;
-  return html`<section><h2>Who was filtered</h2><ul class="events">${filtering.map(({ cell, decisions, recall }) => [
-    html`<li><b>${cell}</b>${recall.metric} ${formatNumber(recall.own)}${recall.baseline !== undefined && `, ${BASELINE} ${formatNumber(recall.baseline)}`}${decisions.length === 0 && '; nobody was filtered'}</li>`,
-    ...decisions.map(({ round, client, action, reason }) => html`<li>round ${round}: ${action} ${client}: ${reason}</li>`),
+  return html`<section><h2>Who was filtered</h2><ul class="events">${filtering.map(({ cell, decisions, alone, recall }) => [
+    html`<li><b>${cell}</b>${recall.metric} ${formatNumber(recall.own)}${recall.baseline !== undefined && `, ${BASELINE} ${formatNumber(recall.baseline)}${alone ? '' : ' (the arm adds more than a filter)'}`}${decisions.length === 0 && '; nobody was filtered'}</li>`,
+    ...decisions.map((decision) => html`<li>round ${decision.round}: ${describeDecision(decision)}</li>`),
   ])}</ul></section>`;
 }
 

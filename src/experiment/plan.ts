@@ -2,7 +2,7 @@
 import { PhoenixError } from '../errors.ts';
 import { parsePartition } from '../fl/partition/index.ts';
 import type { prepare } from '../prepare.ts';
-import { bytesOfRound, measureRates, type Rates } from './cost.ts';
+import { measureRates, mostBytes, type Rates } from './cost.ts';
 import { type Cell, equalWork, type Grid, hasCurve, type Partition, type Work } from './grid.ts';
 import { type Lab, standingOf } from './models.ts';
 import type { CellScore } from './store.ts';
@@ -21,9 +21,9 @@ export type Plan = {
   imagesLeft: number;
   /** Images still to be drawn for scores. */
   samplesLeft: number;
-  /** Bytes that the federations will send in all, at most. */
+  /** Most bytes that all federations will send in models, updates and shared images. */
   bytes: number;
-  /** On this machine as it was when measured; 0 if nothing is left. */
+  /** Of training and drawing on this machine as it was when measured; 0 if nothing is left. Metrics, probes and what is made at the start come on top. */
   secondsLeft: number;
 };
 
@@ -88,10 +88,9 @@ export async function planOf({ lab, cells, scores, workOf, prepared, dir }: Plan
     done === cells.length
       ? { parameterCount: 0, train: 1, sample: 1 }
       : await measureRates(prepared, dataset, { steps, scheduler, device, threads, signal });
-  const bytes = trainings.reduce((sum, training) => {
-    const { selected, rounds } = workOf(training.partition);
-    return training.arm.train === 'federated' ? sum + bytesOfRound(training.arm, rates.parameterCount) * selected * rounds : sum;
-  }, 0);
+  const bytes = trainings
+    .filter(({ arm }) => arm.train === 'federated')
+    .reduce((sum, { arm, partition }) => sum + mostBytes(arm, workOf(partition), rates.parameterCount, dataset), 0);
   return {
     name: grid.name,
     dir,

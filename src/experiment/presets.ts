@@ -59,7 +59,7 @@ const fashion = {
   runs: [
     { arms: ['centralised', 'fedavg', 'fedavg-ema', 'composed', 'composed-global'], partitions: ['shards'], seeds: [0, 1, 2] },
     { arms, partitions: ['shards'], seeds: [0] },
-    { arms: ['fedavg-ema', 'composed'], partitions: ['iid', 'dirichlet', 'shards-zipf', 'half-a-round'], seeds: [0] },
+    { arms: ['fedavg-ema', 'fedavg-finetuned', 'composed'], partitions: ['iid', 'dirichlet', 'shards-zipf', 'half-a-round'], seeds: [0] },
   ],
   score: { samples: 2000, steps: 25, every: 8, curveSamples: 500 },
 };
@@ -89,7 +89,7 @@ const cifar10 = {
   runs: [
     { arms: ['centralised', 'fedavg', 'fedavg-ema', 'composed', 'composed-global'], partitions: ['shards'], seeds: [0, 1, 2] },
     { arms, partitions: ['shards'], seeds: [0] },
-    { arms: ['fedavg-ema', 'composed'], partitions: ['iid', 'dirichlet'], seeds: [0] },
+    { arms: ['fedavg-ema', 'fedavg-finetuned', 'composed'], partitions: ['iid', 'dirichlet'], seeds: [0] },
   ],
   score: { samples: 10_000, steps: 50, every: 25, curveSamples: 2000 },
 };

@@ -2,9 +2,11 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Dataset } from '../ddpm/data/index.ts';
+import { describeDecision } from '../fl/strategies/filter.ts';
 import type { Prepared } from '../prepare.ts';
 import { formatCount, formatNumber } from '../units.ts';
-import { BASELINE, type Cell, type Grid, TUNED } from './grid.ts';
+import { explainScorer, type ScoredBy } from './features.ts';
+import { BASELINE, type Cell, type Grid, settingsOf, TUNED } from './grid.ts';
 import { renderExperiment } from './page.ts';
 import type { WorkOf } from './plan.ts';
 import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, inColumns, NOTES, percent } from './present.ts';
@@ -19,6 +21,8 @@ export type ReportInput = {
   prepared: Prepared;
   dataset: Dataset;
   workOf: WorkOf;
+  /** What samples are scored by. */
+  scorer: ScoredBy;
 };
 
 /** Kinds of metrics in the order of the table's columns; what is not here comes after. */
@@ -26,7 +30,7 @@ const ORDER = ['fd', 'fd unseen sites', 'classes', 'recall', 'coverage', 'precis
 
 /** @throws PhoenixError ERR_PHOENIX_IO */
 export async function writeExperimentReport(input: ReportInput): Promise<{ report: string; markdown: string }> {
-  const { dir, grid, cells, prepared, dataset, workOf } = input;
+  const { dir, grid, cells, prepared, dataset, workOf, scorer } = input;
   // In the order of the grid, whatever the order in which they were scored.
   const scores = cells.flatMap((cell) => input.scores.find((score) => score.cell === cell.id) ?? []);
   const results = resultsOf(grid, cells, scores);
@@ -42,6 +46,10 @@ export async function writeExperimentReport(input: ReportInput): Promise<{ repor
   const { total, perClient, rounds } = workOf(undefined);
   const { height, width, channels, count, name } = dataset;
   const { steps, scheduler, samples } = grid.score;
+  const publics = grid.arms
+    .filter((arm) => arm.train === 'federated' && results.some(({ rows }) => rows.some((row) => row.arm === arm)))
+    .filter((arm) => settingsOf(arm).shareBeta > 0 && settingsOf(arm).shareSource === 'real')
+    .map((arm) => arm.name);
   const report: ExperimentReport = {
     name: grid.name,
     facts: [
@@ -54,7 +62,13 @@ export async function writeExperimentReport(input: ReportInput): Promise<{ repor
       `${rounds} rounds of ${formatCount(perClient)} images a client`,
       `${formatCount(samples)} samples, ${scheduler} ${steps} steps`,
     ],
-    remarks: done < cells.length ? [`${done} of ${cells.length} cells are scored: the experiment has not ended.`] : [],
+    remarks: [
+      ...(done < cells.length ? [`${done} of ${cells.length} cells are scored: the experiment has not ended.`] : []),
+      ...explainScorer(scorer),
+      ...(publics.length > 0
+        ? [`Images are shared in ${publics.join(', ')}: training images set aside for every client, and public by this.`]
+        : []),
+    ],
     classNames: dataset.classNames,
     results,
     metrics,
@@ -66,7 +80,7 @@ export async function writeExperimentReport(input: ReportInput): Promise<{ repor
   const paths = { report: join(dir, 'report.html'), markdown: join(dir, 'report.md') };
   await writeWhole(
     join(dir, 'results.json'),
-    `${JSON.stringify({ schema: 1, grid: grid.name, cells: cells.length, done, results }, null, 1)}\n`,
+    `${JSON.stringify({ schema: 1, grid: grid.name, cells: cells.length, done, scorer, results }, null, 1)}\n`,
   );
   await writeWhole(paths.markdown, renderMarkdown(report));
   await writeWhole(paths.report, renderExperiment(report));
@@ -114,12 +128,15 @@ function renderMarkdown(report: ExperimentReport): string {
   lines.push(...NOTES.map((note) => `- ${note}`), '');
   if (filtering.length > 0) {
     lines.push('## Who was filtered', '');
-    for (const { cell, decisions, recall } of filtering) {
-      const beside = recall.baseline === undefined ? '' : `, ${BASELINE} ${formatNumber(recall.baseline)}`;
+    for (const { cell, decisions, alone, recall } of filtering) {
+      const beside =
+        recall.baseline === undefined
+          ? ''
+          : `, ${BASELINE} ${formatNumber(recall.baseline)}${alone ? '' : ' (the arm adds more than a filter)'}`;
       lines.push(
         `- **${cell}**: ${recall.metric} ${formatNumber(recall.own)}${beside}. ${decisions.length === 0 ? 'Nobody was filtered.' : ''}`,
       );
-      for (const { round, client, action, reason } of decisions) lines.push(`  - round ${round}: ${action} ${client}: ${reason}`);
+      for (const decision of decisions) lines.push(`  - round ${decision.round}: ${describeDecision(decision)}`);
     }
     lines.push('');
   }

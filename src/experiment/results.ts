@@ -165,22 +165,27 @@ export function curvesOf(grid: Grid, scores: CellScore[], kind: string): { metri
   return { metric, curves };
 }
 
-/** What filters did: every decision, and recall beside the baseline's of the same partition and seed. */
+/** What filters did: every decision, and recall beside the baseline's of the same partition and seed, from which the arm may differ in more than its filter. */
 export type Filtering = {
   cell: string;
   partition: string;
   seed: number;
   decisions: FinalScore['decisions'];
+  /** Whether the filter is all that the arm adds to the baseline. */
+  alone: boolean;
   recall: { metric: string; own: number; baseline?: number };
 };
 
 export function filteringOf(grid: Grid, scores: CellScore[]): Filtering[] {
   return scores.flatMap(({ cell, arm, partition, seed, final }) => {
-    const filters = grid.arms.some((entry) => entry.name === arm && entry.train === 'federated' && settingsOf(entry).filter !== 'none');
+    const filters = grid.arms.find((entry) => entry.name === arm && entry.train === 'federated' && settingsOf(entry).filter !== 'none');
     const metric = final && Object.keys(final.metrics).find((name) => kindOf(name) === 'recall');
     if (!filters || !metric || partition === undefined) return [];
+    const alone = Object.keys(filters.options).every((key) => key.startsWith('filter')) && filters.fineTune === 0;
     const baseline = scores.find((score) => score.arm === BASELINE && score.partition === partition && score.seed === seed)?.final;
     const { decisions } = final;
-    return [{ cell, partition, seed, decisions, recall: { metric, own: final.metrics[metric]!, baseline: baseline?.metrics[metric] } }];
+    return [
+      { cell, partition, seed, decisions, alone, recall: { metric, own: final.metrics[metric]!, baseline: baseline?.metrics[metric] } },
+    ];
   });
 }

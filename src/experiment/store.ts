@@ -13,8 +13,10 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
+import { statistics } from '../fl/probe.ts';
 import { io } from '../run/folder.ts';
 import { takeLock } from '../run/lock.ts';
+import { type ScoredBy, scoredBySchema } from './features.ts';
 
 const standing = { round: z.int().min(0), images: z.number().min(0), bytesUp: z.number().min(0), bytesDown: z.number().min(0) };
 const metrics = z.record(z.string(), z.number());
@@ -49,15 +51,33 @@ const scoreSchema = z.strictObject({
           evalLossLocal: z.number().nullable(),
         }),
       ),
-      /** What the filter decided. */
-      decisions: z.array(z.strictObject({ round: z.int(), client: z.string(), action: z.string(), reason: z.string() })),
+      /** What the filter decided, with its figures. */
+      decisions: z.array(
+        z.strictObject({
+          round: z.int(),
+          client: z.string(),
+          action: z.enum(['quarantine', 'disconnect', 'readmit', 'keep']),
+          statistic: z.enum(statistics),
+          value: z.number(),
+          limit: z.number(),
+          reason: z.string(),
+        }),
+      ),
     })
     .optional(),
 });
 export type CellScore = z.infer<typeof scoreSchema>;
 export type FinalScore = NonNullable<CellScore['final']>;
 
-const basisSchema = z.looseObject({ schema: z.literal(1), grid: z.record(z.string(), z.unknown()) });
+const basisSchema = z.looseObject({
+  schema: z.literal(1),
+  grid: z.record(z.string(), z.unknown()),
+  scorer: scoredBySchema.optional(),
+});
+const basisPath = (dir: string) => join(dir, 'experiment.json');
+
+/** What samples are scored by; undefined before that is known. @throws PhoenixError ERR_PHOENIX_RUN for a damaged file */
+export const readScoredBy = async (dir: string): Promise<ScoredBy | undefined> => (await readJson(basisPath(dir), basisSchema))?.scorer;
 
 /** Writes a file whole, or not at all. @throws PhoenixError ERR_PHOENIX_IO */
 export async function writeWhole(path: string, content: string | Uint8Array): Promise<void> {
@@ -118,7 +138,7 @@ export const lockFolder = (dir: string): Promise<() => Promise<void>> =>
  * @throws PhoenixError ERR_PHOENIX_RUN for an experiment that differs, naming where; ERR_PHOENIX_IO
  */
 export async function noteBasis(dir: string, basis: { grid: object } & Record<string, unknown>): Promise<void> {
-  const path = join(dir, 'experiment.json');
+  const path = basisPath(dir);
   const now = JSON.parse(JSON.stringify({ schema: 1, ...basis })) as z.infer<typeof basisSchema>;
   const before = await readJson(path, basisSchema);
   if (before) {

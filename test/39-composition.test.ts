@@ -414,6 +414,17 @@ test('a client whose features differ from the bins is a failure, not a wrong his
 });
 
 /** Pixels of client d are drawn by a broken engine: its samples are far from its data. */
+test('a precision of 0 for everybody tells nobody apart, and is said', (t) => {
+  const strategy = filtered(strategies.fedavg(), { kind: 'quarantine', statistic: 'precision', threshold: '2x' });
+  const notesOf = (qualities: number[]) => {
+    const reports = qualities.map((quality, i) => ({ client: `c${i}`, round: 1, examples: 10, quality }) as Report);
+    const profiles = Object.fromEntries(reports.map(({ client, quality }) => [client, { round: 1, examples: 10, quality }]));
+    return strategy.weigh(reports, strategy.init(), profiles, undefined).notes ?? [];
+  };
+  t.regex(notesOf([0, 0, 0]).join(), /tells nobody apart: precision is 0/);
+  t.deepEqual(notesOf([0, 0.5, 0]), []);
+});
+
 test('disconnect drops the client that scores poorly; the guard of quarantine keeps it while it alone holds some bins', async (t) => {
   const values: Record<string, number> = { a: 1, b: 1.1, c: 0.9, d: 9 };
   const score = (client: Client): Client => ({

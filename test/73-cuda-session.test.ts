@@ -114,11 +114,12 @@ withDevice('three steps, an evaluation and samples follow the definitions', asyn
   t.true(difference(fast.samples, exact.samples) <= 1e-2, `samples differ by ${difference(fast.samples, exact.samples)}`);
 });
 
-// Once in fp32, and on both capabilities in bf16.
+// Once in fp32, and on both capabilities in bf16. The ordinary ones do all in order, without gradients of weights beside the rest.
 for (const precision of process.env.PHOENIX_SIMT_CAPABILITY === '8.0' ? (['bf16'] as const) : (['fp32', 'bf16'] as const))
   withDevice(`${precision}: replayed steps give the bits of ordinary ones, however they are cut into calls`, async (t) => {
     const run = async (graphs: boolean, cuts: number[]) => {
       process.env.PHOENIX_CUDA_GRAPHS = graphs ? '1' : '0';
+      process.env.PHOENIX_CUDA_BESIDE = graphs ? '1' : '0';
       const before = gpu.info().replays;
       using session = open(gpu, precision);
       await session.init(3n);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "beside.cuda.h"
 #include "check.h"
 #include "dispatch.cuda.h"
 #include "mma_product.cuda.h"
@@ -129,7 +130,9 @@ size_t weight_gradient(Family family, const Tensor& dy, const Tensor& x, Conv2d 
 
 void conv2d_backward(Context& ctx, Grad dx, Tensor dtemb, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Conv2d a) {
   check_conv("conv2d_backward", dy, x, w, a);
+  Beside beside(puts_off(ctx));
   if (dx) input_gradient(ctx, dx, dy, w, a);
+  beside.start();
   Family family = family_of({Pass::weight_gradient, dy, x, {}, {}, {}, {}, a});
   bool folded = family == Family::wgmma && folds(family, a);
   size_t weights = folded ? dw.size() / 9 * kFolded * kFolded : dw.size(), phases = folded ? 4 : 1;

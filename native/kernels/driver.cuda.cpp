@@ -13,6 +13,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "beside.cuda.h"
 #include "check.h"
 #include "device.h"
 #include "launch.cuda.h"
@@ -109,8 +110,14 @@ void open(Driver& driver) {
   if (major < 8) throw std::runtime_error(driver.name + ": a GPU of compute capability 8.0 or newer is needed");
   PHOENIX_CALL(driver, cuDevicePrimaryCtxRetain, &driver.context, device);
   PHOENIX_CALL(driver, cuCtxSetCurrent, driver.context);
-  PHOENIX_CALL(driver, cuStreamCreate, &driver.stream, CU_STREAM_NON_BLOCKING);
   load_kernels(driver, named && *named);
+}
+
+CUstream new_stream(const Driver& driver, Priority priority) {
+  CUstream stream;
+  // The least number is the highest priority; numbers out of the device's range are brought into it.
+  PHOENIX_CALL(driver, cuStreamCreateWithPriority, &stream, CU_STREAM_NON_BLOCKING, priority == Priority::first ? -1 : 0);
+  return stream;
 }
 
 struct Opened {
@@ -122,6 +129,7 @@ const Opened& opened() {
     Opened o;
     try {
       open(o.driver);
+      o.driver.stream = new_stream(o.driver, Priority::first);
       o.state = {true, o.driver.name};
     } catch (const std::exception& e) {
       o.state = {false, e.what()};
@@ -132,6 +140,17 @@ const Opened& opened() {
 }
 
 thread_local CUstream own_stream = nullptr;
+
+// The second stream of a thread.
+struct SecondStream {
+  CUstream stream = nullptr;
+  CUevent begun = nullptr, done = nullptr;
+  bool busy = false;           // with work that the first one has not waited for
+  CUstream instead = nullptr;  // of which it is used now
+};
+thread_local SecondStream second;
+// Whether the first stream, and the second, have waited for each other since their last kernel, which so is not what the next one follows.
+thread_local bool waited[2] = {};
 
 }  // namespace
 
@@ -146,6 +165,7 @@ const Driver& driver() {
 
 CUstream current_stream() { return own_stream ? own_stream : driver().stream; }
 void use_stream(CUstream stream) { own_stream = stream; }
+CUstream create_stream(Priority priority) { return new_stream(driver(), priority); }
 
 const DeviceState& device_state() { return opened().state; }
 int kernel_architecture() { return takes_sm90a(driver()) ? 90 : 80; }
@@ -165,6 +185,56 @@ bool overlap() {
 }
 }  // namespace
 
+// ---- work beside
+
+namespace {
+bool beside_wanted() {
+  const char* set = std::getenv("PHOENIX_CUDA_BESIDE");
+  return !set || std::string(set) != "0";
+}
+}  // namespace
+
+bool Beside::on() { return second.instead; }
+
+Beside::Beside(bool wanted) : wanted_(wanted && beside_wanted() && !on()) {
+  if (!wanted_) return;
+  join_beside();
+  const Driver& d = driver();
+  if (!second.stream) {
+    second.stream = create_stream(Priority::beside);
+    PHOENIX_CALL(d, cuEventCreate, &second.begun, CU_EVENT_DISABLE_TIMING);
+    PHOENIX_CALL(d, cuEventCreate, &second.done, CU_EVENT_DISABLE_TIMING);
+  }
+  PHOENIX_CALL(d, cuEventRecord, second.begun, current_stream());
+}
+
+void Beside::start() {
+  if (!wanted_) return;
+  started_ = true;
+  CUstream first = current_stream();
+  PHOENIX_CALL(driver(), cuStreamWaitEvent, second.stream, second.begun, 0);
+  waited[1] = true;
+  second.instead = first;
+  use_stream(second.stream);
+}
+
+Beside::~Beside() {
+  if (!started_) return;
+  const Driver& d = driver();
+  second.busy = d.cuEventRecord(second.done, second.stream) == CUDA_SUCCESS;
+  use_stream(second.instead == d.stream ? nullptr : second.instead);
+  second.instead = nullptr;
+}
+
+void join_beside() {
+  if (!second.busy) return;
+  second.busy = false;
+  PHOENIX_CALL(driver(), cuStreamWaitEvent, current_stream(), second.done, 0);
+  waited[0] = true;
+}
+
+// ---- starting kernels
+
 void AnyKernel::start(Blocks grid, unsigned threads, void* parameters, unsigned shared_bytes) const {
   if (!grid.x || !grid.y || !grid.z) return;
   const Driver& d = driver();
@@ -179,7 +249,7 @@ void AnyKernel::start(Blocks grid, unsigned threads, void* parameters, unsigned 
     a.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
     a.value.clusterDim = {needs.cluster, 1, 1};
   }
-  if (overlap()) {
+  if (overlap() && !waited[Beside::on()]) {
     CUlaunchAttribute& a = attributes[config.numAttrs++];
     a.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
     a.value.programmaticStreamSerializationAllowed = 1;
@@ -188,6 +258,7 @@ void AnyKernel::start(Blocks grid, unsigned threads, void* parameters, unsigned 
   config.blockDimX = threads, config.blockDimY = config.blockDimZ = 1;
   config.sharedMemBytes = shared_bytes;
   config.hStream = current_stream();
+  waited[Beside::on()] = false;
   d.check(d.cuLaunchKernelEx(&config, static_cast<CUfunction>(function), arguments, nullptr), name, __FILE__, __LINE__);
 }
 

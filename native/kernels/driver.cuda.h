@@ -1,5 +1,6 @@
 // The CUDA driver API, opened at run time, and the one device: for the files that talk to it. All work of the process goes, in the order of
-// the calls, to one stream; a thread that records a Program sends its own to a stream of its own meanwhile.
+// the calls, to one stream; a thread that records a Program sends its own to a stream of its own meanwhile. What need not be waited for goes beside
+// it (Beside in beside.cuda.h).
 #pragma once
 #include <cuda.h>
 
@@ -14,7 +15,8 @@ namespace phx {
   X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuModuleLoadData) X(cuModuleGetFunction)                     \
   X(cuFuncSetAttribute) X(cuLaunchKernelEx) X(cuTensorMapEncodeTiled)                                           \
   X(cuMemAlloc) X(cuMemFree) X(cuMemGetInfo) X(cuMemsetD8Async) X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync)       \
-  X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize) X(cuStreamBeginCapture) X(cuStreamEndCapture)     \
+  X(cuStreamCreateWithPriority) X(cuStreamDestroy) X(cuStreamSynchronize) X(cuStreamWaitEvent)                  \
+  X(cuEventCreate) X(cuEventRecord) X(cuStreamBeginCapture) X(cuStreamEndCapture)                               \
   X(cuGraphInstantiate) X(cuGraphDestroy) X(cuGraphLaunch) X(cuGraphExecDestroy) X(cuGetErrorString)
 // clang-format on
 
@@ -38,6 +40,9 @@ const Driver& driver();
 CUstream current_stream();
 // Sends this thread's work there; null: to the device's one stream again.
 void use_stream(CUstream);
+// Of the work that goes on and of that beside it: what is on the way to a result is to be done first.
+enum class Priority { first, beside };
+CUstream create_stream(Priority);
 
 inline CUdeviceptr address(const void* pointer) { return CUdeviceptr(reinterpret_cast<uintptr_t>(pointer)); }
 

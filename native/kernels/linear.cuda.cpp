@@ -1,6 +1,7 @@
 // Launchers of linear.
 #include "linear.cuh"
 
+#include "beside.cuda.h"
 #include "check.h"
 #include "dispatch.cuda.h"
 #include "mma_product.cuda.h"
@@ -71,7 +72,9 @@ size_t weight_gradient(const Tensor& dy, const Tensor& x0, const Tensor& x1, Pro
 void linear_backward(Context& ctx, Grad dx0, Grad dx1, Tensor dw, Tensor db, Tensor dy, Tensor x0, Tensor x1, Tensor w) {
   int rows = int(dy.rows()), columns = x0.c + (x1 ? x1.c : 0);
   check_shape("linear_backward", "w", w, dy.c, 1, 1, columns);
+  Beside beside(puts_off(ctx));
   if (dx0 || dx1) input_gradient(dx0, dx1, dy, w, x0.c);
+  beside.start();
   ProductSize size{dy.c, db ? columns + 1 : columns, rows, int(range_size(size_t(rows)))};
   size_t weights = size_t(dy.c) * columns, biases = db ? size_t(dy.c) : 0;
   GradientParts parts{};

@@ -1,9 +1,11 @@
 // Launchers of the sums over rows, and the sums that are put off.
 #include "reduce.cuda.h"
 
+#include <exception>
 #include <memory>
 #include <vector>
 
+#include "beside.cuda.h"
 #include "device.h"
 #include "launch.cuda.h"
 #include "ops.h"
@@ -24,10 +26,8 @@ void row_sums(Tensor out, Tensor x, size_t rows) {
 
 // Sums that wait, and the memory of their parts: blocks that are used one after the other and kept, so that what a recorded program reads stays where it
 // is. At most kMostWaiting reals wait, which is less than the second-level cache of the large cards holds.
-class PendingSums {
+class WaitingSums {
  public:
-  bool put_off = false;
-
   real* room(size_t count) {
     count = (count + kUnit - 1) / kUnit * kUnit;
     if (waiting_ + count > kMostWaiting) make();
@@ -75,27 +75,47 @@ class PendingSums {
   }
 };
 
+// Those of the stream and those beside it, each in memory of its own: what one reads the other does not write.
+class PendingSums {
+ public:
+  bool put_off = false;
+  WaitingSums own, beside;
+  WaitingSums& here() { return Beside::on() ? beside : own; }
+};
+
 static PendingSums& pending(Context& ctx) {
   if (!ctx.pending_sums) ctx.pending_sums = std::make_shared<PendingSums>();
   return *ctx.pending_sums;
 }
 
 GradientParts gradient_parts(Context& ctx, size_t weights, size_t biases) {
-  real* place = pending(ctx).room(weights + biases);
+  real* place = pending(ctx).here().room(weights + biases);
   return {place, biases ? place + weights : nullptr};
 }
 void gradient_sum(Context& ctx, real* out, const real* parts, size_t rows, size_t columns) {
-  pending(ctx).add({out, parts, unsigned(rows), unsigned(columns), 0});
+  pending(ctx).here().add({out, parts, unsigned(rows), unsigned(columns), 0});
 }
 void end_gradient_sums(Context& ctx) {
-  if (!pending(ctx).put_off) pending(ctx).make();
+  if (!puts_off(ctx)) pending(ctx).own.make();
 }
+bool puts_off(Context& ctx) { return pending(ctx).put_off; }
 
 GradientSums::GradientSums(Context& ctx) : context_(ctx) { pending(ctx).put_off = true; }
 GradientSums::~GradientSums() {
-  pending(context_).forget();
-  pending(context_).put_off = false;
+  PendingSums& sums = pending(context_);
+  sums.own.forget(), sums.beside.forget();
+  sums.put_off = false;
+  try {
+    join_beside();
+  } catch (const std::exception&) {  // the device does not work any more, as the next call will say
+  }
 }
-void GradientSums::end() { pending(context_).make(); }
+void GradientSums::end() {
+  PendingSums& sums = pending(context_);
+  sums.own.make();
+  Beside beside(true);
+  beside.start();
+  sums.beside.make();
+}
 
 }  // namespace phx

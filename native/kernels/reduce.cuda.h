@@ -20,6 +20,9 @@ GradientParts gradient_parts(Context&, size_t weights, size_t biases);
 void gradient_sum(Context&, real* out, const real* parts, size_t rows, size_t columns);
 // At the end of an op: makes its sums, unless they are put off.
 void end_gradient_sums(Context&);
+// Whether sums are put off, and with them whatever else only they wait for: then an op may make the parts beside the stream (beside.cuda.h), where they
+// are apart from the others'.
+bool puts_off(Context&);
 
 // Ranges that a sum over `count` products is cut into: enough of them to fill a GPU where the result is small, never more than 32.
 inline int sum_ranges(size_t count) { return int(std::clamp<size_t>(count / 1024, 1, 32)); }

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <fstream>
 #include <iterator>
 #include <mutex>
@@ -41,12 +42,17 @@ struct Capture {
 };
 struct CUstream_st {
   std::shared_ptr<Capture> capture;
-  bool forked = false;  // joined a capture of another stream and has not been waited for since its last work
+  bool postponed = false;  // its work waits until something waits for it (config().late_streams)
+  std::deque<Work> waiting;
+  uint64_t submitted = 0;  // that waits or has waited
+  bool forked = false;     // joined a capture of another stream and has not been waited for since its last work
 };
 struct CUevent_st {
   std::chrono::steady_clock::time_point time;
   bool recorded = false, timed = true;
-  CUstream stream = nullptr;  // that recorded it into a capture
+  CUstream stream = nullptr;     // that recorded it into a capture
+  CUstream postponed = nullptr;  // that recorded it, if its work waits, and how much of that was in front of it
+  uint64_t in_front = 0;
   std::shared_ptr<Capture> capture;
 };
 
@@ -88,16 +94,32 @@ static std::string hex(uint64_t value) {
   snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
   return text;
 }
-// Runs the work now, or records it where the stream is captured.
+// Runs the work of a stream, or records it where the stream is captured.
+static CUresult run_or_record(CUstream s, Work work) {
+  if (!s->capture) return work();
+  s->forked = s->capture->origin != s;
+  s->capture->graph->nodes.push_back(std::move(work));
+  return CUDA_SUCCESS;
+}
+// The first so many works that were ever postponed are done.
+static CUresult catch_up(CUstream s, uint64_t count) {
+  while (s->submitted - s->waiting.size() < count) {
+    Work work = std::move(s->waiting.front());
+    s->waiting.pop_front();
+    if (CUresult r = run_or_record(s, std::move(work))) return r;
+  }
+  return CUDA_SUCCESS;
+}
+// Runs the work now, records it, or puts it off.
 static CUresult submit(CUstream s, Work work) {
   if (is_default(s)) {
     if (open_captures) return failed(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "work on the default stream while another stream is captured");
     return work();
   }
   if (!streams.count(s)) return failed(CUDA_ERROR_INVALID_HANDLE, "not a stream");
-  if (!s->capture) return work();
-  s->forked = s->capture->origin != s;
-  s->capture->graph->nodes.push_back(std::move(work));
+  if (!s->postponed) return run_or_record(s, std::move(work));
+  s->submitted++;
+  s->waiting.push_back(std::move(work));
   return CUDA_SUCCESS;
 }
 static void count_capture(CUstreamCaptureMode mode, int change) {
@@ -583,15 +605,16 @@ API cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function, void** parame
 
 // ---- streams and events
 
-static CUresult create_stream(CUstream* s) {
+static CUresult create_stream(CUstream* s, bool postponed = false) {
   return guarded([&] {
     *s = new CUstream_st;
+    (*s)->postponed = postponed;
     streams.insert(*s);
     return CUDA_SUCCESS;
   });
 }
 API cuStreamCreate(CUstream* s, unsigned) { return create_stream(s); }
-API cuStreamCreateWithPriority(CUstream* s, unsigned, int) { return create_stream(s); }
+API cuStreamCreateWithPriority(CUstream* s, unsigned, int priority) { return create_stream(s, config().late_streams && priority >= 0); }
 static CUresult known_stream(CUstream s) {
   return is_default(s) || streams.count(s) ? CUDA_SUCCESS : failed(CUDA_ERROR_INVALID_HANDLE, "not a stream");
 }
@@ -599,7 +622,7 @@ static CUresult stream_idle(CUstream s) {
   return guarded([&] {
     if (CUresult r = known_stream(s)) return r;
     if (!is_default(s) && s->capture) return failed(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "the stream is captured");
-    return CUDA_SUCCESS;
+    return is_default(s) ? CUDA_SUCCESS : catch_up(s, s->submitted);
   });
 }
 API cuStreamSynchronize(CUstream s) { return stream_idle(s); }
@@ -626,6 +649,8 @@ API cuEventRecord(CUevent event, CUstream s) {
     if (CUresult r = known_stream(s)) return r;
     event->capture = is_default(s) ? nullptr : s->capture;
     event->stream = event->capture ? s : nullptr;
+    event->postponed = !is_default(s) && s->postponed ? s : nullptr;
+    event->in_front = event->postponed ? s->submitted : 0;
     event->recorded = !event->capture;
     event->time = std::chrono::steady_clock::now();
     return CUDA_SUCCESS;
@@ -651,6 +676,8 @@ API cuEventElapsedTime(float* ms, CUevent start, CUevent end) { return elapsed(m
 API cuStreamWaitEvent(CUstream s, CUevent event, unsigned) {
   return guarded([&] {
     if (CUresult r = known_stream(s)) return r;
+    if (event->postponed && event->postponed != s && streams.count(event->postponed))
+      if (CUresult r = catch_up(event->postponed, event->in_front)) return r;
     const std::shared_ptr<Capture> here = is_default(s) ? nullptr : s->capture;
     if (here == event->capture || (here && !event->recorded && !event->capture)) {
       if (event->stream && streams.count(event->stream)) event->stream->forked = false;
@@ -687,6 +714,8 @@ API cuStreamEndCapture(CUstream s, CUgraph* graph) {
     for (CUstream other : streams) {
       if (other->capture != capture) continue;
       unjoined = unjoined || other->forked;
+      unjoined = unjoined || !other->waiting.empty();
+      other->waiting.clear();
       other->capture = nullptr;
       other->forked = false;
     }

@@ -57,6 +57,7 @@ struct Config {
   bool quiet = false;            // PHOENIX_SIMT_QUIET=1: reports only through error strings
   uint64_t heap_mib = 1024;      // PHOENIX_SIMT_HEAP_MIB: device memory
   int major = 9;                 // PHOENIX_SIMT_CAPABILITY=8.0|9.0
+  bool late_streams = true;      // PHOENIX_SIMT_STREAMS=early: work of streams of low priority is not put off until something waits for it
   std::string launches;          // PHOENIX_SIMT_LAUNCHES=FILE: launches are checked and listed there, and not run
   uint32_t shared_max = 232448;  // bytes per block: 227 KiB at 9.0, 163 KiB at 8.0 (CUDA C++ programming guide, compute capabilities)
 };

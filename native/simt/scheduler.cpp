@@ -36,6 +36,7 @@ static Config read_config() {
   }
   c.launches = text("PHOENIX_SIMT_LAUNCHES");
   c.checks = text("PHOENIX_SIMT_CHECK") != "0" && c.launches.empty();
+  c.late_streams = text("PHOENIX_SIMT_STREAMS") != "early";
   c.quiet = text("PHOENIX_SIMT_QUIET") == "1";
   if (uint64_t mib = strtoull(text("PHOENIX_SIMT_HEAP_MIB").c_str(), nullptr, 10)) c.heap_mib = std::min<uint64_t>(mib, 1 << 16);
   if (text("PHOENIX_SIMT_CAPABILITY") == "8.0") {

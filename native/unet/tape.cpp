@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "../kernels/check.h"
+#include "../kernels/device.h"
 
 namespace phx {
 
@@ -69,14 +70,16 @@ void Tape::run(const std::function<void()>& work) {
   work();
 }
 
-void Tape::record(std::function<void()> backward) {
-  if (recording()) recorded_.push_back(std::move(backward));
+void Tape::record(std::function<void()> backward, bool lasting) {
+  if (recording()) recorded_.push_back({std::move(backward), lasting});
 }
 
 void Tape::backward() {
+  Recorded last{};  // a lasting one's Vars live until the next one has run
   GradientSums sums(context_);
   while (!recorded_.empty()) {
-    recorded_.back()();
+    recorded_.back().backward();
+    if (recorded_.back().lasting && !device_is_host) last = std::move(recorded_.back());
     recorded_.pop_back();  // lets go of the Vars it held
   }
   run([&] { sums.end(); });
@@ -91,14 +94,16 @@ Var Tape::conv2d(Var x, Parameter w, Parameter b, Conv2d a, const Added& to) {
     if (to.shortcut0) shortcut = {to.shortcut0->tensor, tensor_of(to.shortcut1), matrix_weight(to.shortcut_w), weight(to.shortcut_b)};
     conv2d_forward(context_, y->tensor, in, slice(tensor_of(to.temb)), tensor_of(to.residual), shortcut, matrix_weight(w), weight(b), a);
   });
-  record([=, this] {
-    Grad dx = x->gradient_in();
-    // Each convolution has columns of its own in the shared embedding, so the slice is written once.
-    Tensor dtemb = to.temb ? slice(to.temb->gradient_in().t) : Tensor{};
-    run([&] { conv2d_backward(context_, dx, dtemb, gradient(w), gradient(b), y->gradient(), x->tensor, matrix_weight(w), a); });
-    if (to.shortcut0) linear_gradients(*y, to.shortcut0, to.shortcut1, to.shortcut_w, to.shortcut_b);
-    if (to.residual) to.residual->add_gradient(context_, *y, !arena_.dry());
-  });
+  record(
+      [=, this] {
+        Grad dx = x->gradient_in();
+        // Each convolution has columns of its own in the shared embedding, so the slice is written once.
+        Tensor dtemb = to.temb ? slice(to.temb->gradient_in().t) : Tensor{};
+        run([&] { conv2d_backward(context_, dx, dtemb, gradient(w), gradient(b), y->gradient(), x->tensor, matrix_weight(w), a); });
+        if (to.shortcut0) linear_gradients(*y, to.shortcut0, to.shortcut1, to.shortcut_w, to.shortcut_b);
+        if (to.residual) to.residual->add_gradient(context_, *y, !arena_.dry());
+      },
+      true);
   return y;
 }
 
@@ -111,10 +116,12 @@ Var Tape::linear(Var x0, Var x1, Parameter w, Parameter b, Var residual) {
   const Tensor& in = x0->tensor;
   Var y = output(in.n, in.h, in.w, w.n);
   run([&] { linear_forward(context_, y->tensor, in, tensor_of(x1), tensor_of(residual), matrix_weight(w), weight(b)); });
-  record([=, this] {
-    linear_gradients(*y, x0, x1, w, b);
-    if (residual) residual->add_gradient(context_, *y, !arena_.dry());
-  });
+  record(
+      [=, this] {
+        linear_gradients(*y, x0, x1, w, b);
+        if (residual) residual->add_gradient(context_, *y, !arena_.dry());
+      },
+      true);
   return y;
 }
 

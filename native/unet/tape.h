@@ -95,7 +95,7 @@ class Tape {
   Tensor matrix_weight(Parameter p) const;
   Tensor gradient(Parameter p) const;
   void linear_gradients(const Value& y, const Var& x0, const Var& x1, Parameter w, Parameter b);
-  void record(std::function<void()> backward);
+  void record(std::function<void()> backward, bool lasting = false);
 
   Context& context_;
   Arena& arena_;
@@ -103,7 +103,12 @@ class Tape {
   real* gradients_;
   const std::atomic<bool>* stop_;
   const Tensor rounded_;
-  std::vector<std::function<void()>> recorded_;
+  // lasting: a device may still work on what the closure holds when the next one runs.
+  struct Recorded {
+    std::function<void()> backward;
+    bool lasting;
+  };
+  std::vector<Recorded> recorded_;
 };
 
 }  // namespace phx

@@ -119,12 +119,59 @@ static void test_graphs(CUmodule module) {
   for (CUevent event : {fork, join, start, end}) succeeded(cuEventDestroy(event), "destroy");
   for (CUstream stream : {a, b}) succeeded(cuStreamDestroy(stream), "destroy");
 }
+// Work of a stream of low priority is done when it is waited for, so that who does not wait reads what was there before.
+static void test_late_streams(CUmodule module) {
+  CUfunction f = function(module, "increment");
+  CUstream a, b;
+  CUevent fork, join;
+  succeeded(cuStreamCreate(&a, CU_STREAM_NON_BLOCKING), "stream");
+  succeeded(cuStreamCreateWithPriority(&b, CU_STREAM_NON_BLOCKING, 0), "stream");
+  succeeded(cuEventCreate(&fork, CU_EVENT_DISABLE_TIMING), "event");
+  succeeded(cuEventCreate(&join, CU_EVENT_DISABLE_TIMING), "event");
+  Buffer x(Ints(32, 0)), too_soon(Ints(32, 0)), in_time(Ints(32, 0));
+  auto work = [&] {
+    succeeded(cuEventRecord(fork, a), "fork");
+    succeeded(cuStreamWaitEvent(b, fork, 0), "fork");
+    succeeded(run(f, 1, 32, 0, b, x.pointer), "launch beside");
+    succeeded(cuEventRecord(join, b), "join");
+    succeeded(cuMemcpyDtoDAsync(too_soon.pointer, x.pointer, 128, a), "copy without waiting");
+    succeeded(cuStreamWaitEvent(a, join, 0), "join");
+    succeeded(cuMemcpyDtoDAsync(in_time.pointer, x.pointer, 128, a), "copy after waiting");
+  };
+  auto step = [&] {  // what the kernel adds
+    CUdeviceptr at = 0;
+    size_t bytes = 0;
+    int value = 0;
+    succeeded(cuModuleGetGlobal(&at, &bytes, module, "step"), "step");
+    succeeded(cuMemcpyDtoH(&value, at, 4), "step");
+    return value;
+  }();
+  work();
+  check(too_soon.read<int>() == Ints(32, 0) && in_time.read<int>() == Ints(32, step), "late work");
+  CUgraph graph;
+  CUgraphExec executable;
+  succeeded(cuStreamBeginCapture(a, CU_STREAM_CAPTURE_MODE_GLOBAL), "capture");
+  work();
+  succeeded(cuStreamEndCapture(a, &graph), "end of capture");
+  succeeded(cuGraphInstantiate(&executable, graph, 0), "instantiate");
+  succeeded(cuGraphLaunch(executable, a), "replay");
+  check(too_soon.read<int>() == Ints(32, step) && in_time.read<int>() == Ints(32, 2 * step), "late work, replayed");
+  succeeded(run(f, 1, 32, 0, b, x.pointer), "launch");
+  check(x.read<int>() == Ints(32, 2 * step), "nobody has waited");
+  succeeded(cuStreamSynchronize(b), "synchronise");
+  check(x.read<int>() == Ints(32, 3 * step), "the host has waited");
+  succeeded(cuGraphExecDestroy(executable), "destroy");
+  succeeded(cuGraphDestroy(graph), "destroy");
+  for (CUevent event : {fork, join}) succeeded(cuEventDestroy(event), "destroy");
+  for (CUstream stream : {a, b}) succeeded(cuStreamDestroy(stream), "destroy");
+}
 void test_driver() {
   test_memory();
   CUmodule module = load_text(increment);
   if (!module) return;
   test_launches(module);
   test_graphs(module);
+  test_late_streams(module);
   void* found = nullptr;
   CUdriverProcAddressQueryResult status;
   check(cuGetProcAddress("cuMemAlloc", &found, 13000, 0, &status) == CUDA_SUCCESS && found == reinterpret_cast<void*>(&cuMemAlloc),

@@ -141,8 +141,16 @@ export function filtered<Base>(base: Strategy<Base>, options: FilterOptions): St
       const left = reports.filter(({ client }) => !(client in out));
       const weighed = base.weigh(left.length > 0 ? left : reports, state.base, profiles, reference);
       const weightOf = new Map(weighed.weights.map(({ client, weight }) => [client, weight]));
+      const scores = reports.flatMap(({ quality }) => quality ?? []);
+      const blind = options.statistic === 'precision' && scores.length > 0 && scores.every((score) => score === 0);
       return {
         ...weighed,
+        ...(blind && {
+          notes: [
+            ...(weighed.notes ?? []),
+            'the filter tells nobody apart: precision is 0 for every client (more held-out images, or another --filter-by)',
+          ],
+        }),
         weights: reports.map(({ client }) => ({ client, weight: weightOf.get(client) ?? 0 })),
         state: { out, base: weighed.state },
         decisions: [...(weighed.decisions ?? []), ...decisions],

@@ -54,6 +54,10 @@ void check_conv(const char* op, const Tensor& y, const Tensor& x, const Tensor& 
 
 void conv2d_forward(Context& ctx, Tensor y, Tensor x, Tensor temb, Tensor residual, Shortcut shortcut, Tensor w, Tensor b, Conv2d a) {
   check_conv("conv2d_forward", y, x, w, a);
+  if (shortcut.x0) {
+    check_shape("conv2d_forward", "skip_w", shortcut.w, y.c, 1, 1, shortcut.x0.c + (shortcut.x1 ? shortcut.x1.c : 0));
+    check(shortcut.x0.rows() == y.rows(), "conv2d_forward", "as many rows in skip0 as in y");
+  }
   auto family_now = [&] { return family_of({Pass::forward, y, x, {}, w, temb, residual, a}); };
   if (shortcut.x0 && !adds(family_now(), shortcut, a)) {
     linear_forward(ctx, y, shortcut.x0, shortcut.x1, residual, shortcut.w, shortcut.b);

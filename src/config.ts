@@ -351,6 +351,13 @@ const table = [
     help: 'clients that quarantine always leaves in',
   }),
   option({
+    key: 'filterGuard',
+    commands: ['federate'],
+    kind: flag,
+    default: true,
+    help: 'quarantine leaves nobody out without whom fewer bins are covered; not so where the images themselves may be spoilt',
+  }),
+  option({
     key: 'driftTarget',
     commands: ['federate'],
     kind: above0(1),

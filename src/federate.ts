@@ -235,8 +235,8 @@ function strategyOf(settings: Settings<'federate'>): Strategy {
   const { strategy, hostile, diversityTarget: target, diversityPull: pull, filter } = settings;
   const base = typeof strategy === 'string' ? strategies[strategy as keyof typeof strategies]({ hostile, target, pull }) : strategy;
   if (filter === 'none') return base;
-  const { filterBy: statistic, filterThreshold: threshold, filterCohort: cohort } = settings;
-  return filtered(base, { kind: filter, statistic, threshold, cohort }) as Strategy;
+  const { filterBy: statistic, filterThreshold: threshold, filterCohort: cohort, filterGuard: guard } = settings;
+  return filtered(base, { kind: filter, statistic, threshold, cohort, guard }) as Strategy;
 }
 
 /**

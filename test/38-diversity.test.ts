@@ -250,6 +250,15 @@ test('filter: the coverage guard keeps a client with bins of its own, and lets i
   t.regex(first!.reason, /do not cover 1 of its bins/);
   t.like(second, { client: 'b', action: 'quarantine', value: 0.1, limit: 0.5, statistic: 'precision' });
   t.deepEqual([...coveredBins(['a', 'c'], profiles)].sort(), [0, 1, 2]);
+  // Without the guard it goes by its score, and no histogram is asked for.
+  t.deepEqual(
+    decide(scored({ a: 0.9, b: 0.8, c: 0 }), {}, profilesOf({ a: {}, b: {}, c: { quality: 0 } }), quarantine({ guard: false })).map(
+      ({ client, action }) => [client, action],
+    ),
+    [['c', 'quarantine']],
+  );
+  t.true(filtered(strategies.fedavg(), quarantine()).needs!.histogram);
+  t.falsy(filtered(strategies.fedavg(), quarantine({ guard: false })).needs!.histogram);
   // The paper's way asks for neither.
   t.deepEqual(
     decide(scored({ a: 0.9, b: 0.1, c: 0 }), {}, profiles, quarantine({ kind: 'disconnect' })).map(({ client, action }) => [

@@ -12,6 +12,7 @@ import { PhoenixError, type PhoenixErrorCode } from '../src/errors.ts';
 import type { RunEvents, StepEvent } from '../src/events.ts';
 import { federate } from '../src/federate.ts';
 import type { Report, Strategy } from '../src/fl/types.ts';
+import { rng } from '../src/rng.ts';
 import { openRun } from '../src/run/folder.ts';
 import { sample } from '../src/sample.ts';
 import { train } from '../src/train.ts';
@@ -185,6 +186,35 @@ for (const [name, options] of Object.entries(methods)) {
     t.deepEqual(killed!.state, uninterrupted!.state);
   });
 }
+
+test('a site whose images are noise is left out by its loss, once no guard keeps it for the bins that nobody else has', async (t) => {
+  const data = await temporary(t);
+  const random = rng(0, 'stripes and noise');
+  const record = (site: number) => {
+    const phase = random.int(8);
+    const stripes = (i: number) => (Math.floor(((i % 16) + phase) / 4) % 2 === 0 ? 60 : 200);
+    return Buffer.from([site, 0, ...Array.from({ length: 256 }, (_, i) => (site === 3 ? random.int(256) : stripes(i)))]);
+  };
+  const records = Buffer.concat([0, 1, 2, 3].flatMap((site) => Array.from({ length: 60 }, () => record(site))));
+  await writeFile(
+    join(data, 'meta.json'),
+    JSON.stringify({ sites: ['a', 'b', 'c', 'broken'], classes: ['one'], record: 'site, class, 16x16 gray' }),
+  );
+  for (const part of ['train', 'test']) await writeFile(join(data, `x_${part}.bin`), records);
+  const model = { preset: 'tiny', batch: 16, lr: 0.004, prediction: 'v', schedule: 'cosine' } as const;
+  const filter = { filter: 'quarantine', filterBy: 'loss', filterThreshold: '1.5x', filterGuard: false, probeEvery: 2 } as const;
+  const { records: rounds } = await federate({
+    ...{ data, partition: 'site', rounds: 3, localImages: 160, out: join(data, 'run') },
+    ...model,
+    ...filter,
+  });
+  const decisions = rounds.flatMap((round) => round.decisions ?? []);
+  t.deepEqual(
+    decisions.map(({ client, action, statistic }) => [client, action, statistic]),
+    [['broken', 'quarantine', 'loss']],
+  );
+  t.is(rounds.at(-1)!.clients.find(({ client }) => client === 'broken')!.weight, 0);
+});
 
 test('a run that is done stays as it is, and more rounds go on from it', async (t) => {
   const dir = join(await temporary(t), 'run');

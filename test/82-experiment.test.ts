@@ -66,6 +66,13 @@ test('every preset, arm and partition that is known is a valid grid', (t) => {
   );
 });
 
+test('the grids among the examples are valid', async (t) => {
+  const folder = new URL('../examples/', import.meta.url);
+  const names = (await readdir(folder)).filter((name) => name.endsWith('.json'));
+  t.true(names.length > 0);
+  for (const name of names) t.true(expandGrid(parseGrid(JSON.parse(await readFile(new URL(name, folder), 'utf8')), name)).length > 0);
+});
+
 test('a grid that does not fit is refused, and the error names what is wrong', (t) => {
   const refused = (change: object, message: RegExp) =>
     t.throws(() => parseGrid({ ...small, ...change }, 'grid'), { instanceOf: PhoenixError, message });

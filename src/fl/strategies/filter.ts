@@ -2,7 +2,7 @@
  * Threshold filtering, the second half of Phoenix's personalization strategy (Stanley Jothiraj & Mashhadi 2023): clients whose models score poorly are left
  * out. Which statistic and threshold the paper used is not known; ours are options. `disconnect` is as in the paper: for good, whoever it is.
  * `quarantine` is ours: a client sits out until it scores well again, a cohort always stays, and nobody is left out without whom the cohort would cover fewer
- * bins, since a client with rare images is different, not poor.
+ * bins, since a client with rare images is different, not poor; this guard can be left out, for it cannot tell rare images from spoilt ones.
  */
 import { PhoenixError } from '../../errors.ts';
 import type { ClientId, Decision, Profiles, Report, Statistic, Strategy } from '../types.ts';
@@ -16,6 +16,8 @@ export type FilterOptions = {
   threshold: string;
   /** Clients that quarantine always leaves in. @default half of those known, rounded up */
   cohort?: number;
+  /** Whether quarantine leaves in who covers bins that nobody else does. @default true */
+  guard?: boolean;
 };
 
 /** Who sits out, since which round. */
@@ -65,6 +67,7 @@ export function coveredBins(clients: ClientId[], profiles: Profiles): Set<number
  */
 export function decide(reports: Report[], state: FilterState, profiles: Profiles, options: FilterOptions): Decision[] {
   const { kind, statistic } = options;
+  const guarded = kind === 'quarantine' && (options.guard ?? true);
   const threshold = parseThreshold(options.threshold);
   const scored = reports.flatMap(({ client, quality }) => (quality === undefined ? [] : [{ client, value: quality }]));
   const known = Object.keys(profiles).sort();
@@ -99,10 +102,9 @@ export function decide(reports: Report[], state: FilterState, profiles: Profiles
     const fits = cohort.length - equals.length >= least;
     for (const { client } of equals) {
       const others = cohort.filter((other) => other !== client);
-      const lost = kind === 'disconnect' ? 0 : coveredBins(cohort, profiles).size - coveredBins(others, profiles).size;
+      const lost = guarded ? coveredBins(cohort, profiles).size - coveredBins(others, profiles).size : 0;
       if (!fits) decisions.push(decision(client, value, 'keep', `fewer than ${least} would be left`));
-      else if (kind === 'quarantine' && !profiles[client]?.histogram)
-        decisions.push(decision(client, value, 'keep', 'its bins are not known yet'));
+      else if (guarded && !profiles[client]?.histogram) decisions.push(decision(client, value, 'keep', 'its bins are not known yet'));
       else if (lost > 0) decisions.push(decision(client, value, 'keep', `the others do not cover ${lost} of its bins`));
       else {
         decisions.push(
@@ -126,7 +128,11 @@ export function filtered<Base>(base: Strategy<Base>, options: FilterOptions): St
   const { combine } = base;
   return {
     name: base.name,
-    needs: { ...base.needs, statistic: options.statistic, histogram: options.kind === 'quarantine' || base.needs?.histogram },
+    needs: {
+      ...base.needs,
+      statistic: options.statistic,
+      histogram: (options.kind === 'quarantine' && (options.guard ?? true)) || base.needs?.histogram,
+    },
     init: () => ({ out: {}, base: base.init() }),
     absent: ({ out }) => Object.fromEntries(Object.keys(out).map((client) => [client, options.kind])),
     ...(base.fit && { fit: (fit, client, state) => base.fit!(fit, client, state.base) }),

@@ -89,6 +89,7 @@ std::atomic<size_t> replayed = 0;
 class Recording {
  public:
   explicit Recording(const Driver& d) : d_(d) {
+    make_second_stream();
     stream_ = create_stream(Priority::first);
     use_stream(stream_);
     PHOENIX_CALL(d_, cuStreamBeginCapture, stream_, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);

@@ -196,16 +196,19 @@ bool beside_wanted() {
 
 bool Beside::on() { return second.instead; }
 
+void make_second_stream() {
+  if (second.stream) return;
+  const Driver& d = driver();
+  PHOENIX_CALL(d, cuEventCreate, &second.begun, CU_EVENT_DISABLE_TIMING);
+  PHOENIX_CALL(d, cuEventCreate, &second.done, CU_EVENT_DISABLE_TIMING);
+  second.stream = create_stream(Priority::beside);
+}
+
 Beside::Beside(bool wanted) : wanted_(wanted && beside_wanted() && !on()) {
   if (!wanted_) return;
   join_beside();
-  const Driver& d = driver();
-  if (!second.stream) {
-    second.stream = create_stream(Priority::beside);
-    PHOENIX_CALL(d, cuEventCreate, &second.begun, CU_EVENT_DISABLE_TIMING);
-    PHOENIX_CALL(d, cuEventCreate, &second.done, CU_EVENT_DISABLE_TIMING);
-  }
-  PHOENIX_CALL(d, cuEventRecord, second.begun, current_stream());
+  make_second_stream();
+  PHOENIX_CALL(driver(), cuEventRecord, second.begun, current_stream());
 }
 
 void Beside::start() {

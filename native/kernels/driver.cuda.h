@@ -43,6 +43,8 @@ void use_stream(CUstream);
 // Of the work that goes on and of that beside it: what is on the way to a result is to be done first.
 enum class Priority { first, beside };
 CUstream create_stream(Priority);
+// Makes this thread's second stream, if it has none: before a recording, during which nothing should be made.
+void make_second_stream();
 
 inline CUdeviceptr address(const void* pointer) { return CUdeviceptr(reinterpret_cast<uintptr_t>(pointer)); }
 

@@ -43,9 +43,8 @@ const smoke = {
 };
 
 /**
- * For two CPU cores: 25 trainings of 409,600 images and 30 scored cells, about 115 minutes in all by these measurements of a processor's second with
- * AVX-512: 926 images trained on, 141 drawn in 25 steps; 5 s for the metrics of 2,000 samples; two idle cores give 1.83 s of it a second. Thereof are
- * trainings 89 %, drawing 6 %, probes of clients 3 %. The limit is 150 minutes.
+ * For two CPU cores with AVX-512: 25 trainings of 409,600 images and 34 scored cells, about two hours (docs/experiments.md). Thereof are trainings 89 %,
+ * drawing 6 %, probes of clients 3 %. The limit is 150 minutes.
  */
 const fashion = {
   name: 'fashion',

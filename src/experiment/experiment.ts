@@ -12,13 +12,13 @@ import type { MessageEvent } from '../events.ts';
 import { prepare } from '../prepare.ts';
 import { io } from '../run/folder.ts';
 import { clockOf, runTraining } from './cells.ts';
-import { createScorer, explainScorer, scoredByOf } from './features.ts';
+import { createScorer, explainScorer, type ScoredBy, scoredByOf } from './features.ts';
 import { type Cell, expandGrid, type Grid, parseGrid, trainOptions } from './grid.ts';
 import type { Lab } from './models.ts';
 import { type Plan, planOf, workTable } from './plan.ts';
 import { experimentPresets } from './presets.ts';
 import { writeExperimentReport } from './report.ts';
-import { type CellScore, lockFolder, noteBasis, readScore, readScoredBy } from './store.ts';
+import { type CellScore, lockFolder, noteBasis, readScore } from './store.ts';
 
 export type ExperimentEvents = {
   onPlan?(plan: Plan): void;
@@ -64,7 +64,7 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
   const unlock = await lockFolder(dir);
   try {
     const basis = { grid, data: { name: dataset.name, fingerprint: dataset.fingerprint } };
-    await noteBasis(dir, basis);
+    let { scorer: scoredBy } = await noteBasis(dir, basis);
     const lab: Lab = {
       grid,
       dataset,
@@ -85,15 +85,11 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
     if (settings.plan) return { dir, cells: cells.length, done: plan.done };
 
     const left = cells.filter((cell) => !isDone(cell));
-    let scoredBy = await readScoredBy(dir);
-    const tell = () => {
-      if (!scoredBy) return;
-      const [text, warning] = explainScorer(scoredBy);
-      onMessage?.({ level: 'info', text: text! });
-      if (warning) onMessage?.({ level: 'warning', text: warning });
+    const tell = (scorer: ScoredBy) => {
+      for (const [i, text] of explainScorer(scorer).entries()) onMessage?.({ level: i === 0 ? 'info' : 'warning', text });
     };
-    if (left.length === 0) tell();
-    else {
+    if (left.length === 0 && scoredBy) tell(scoredBy);
+    if (left.length > 0) {
       const label = (what: string, done: number) => onProgress?.({ label: what, done, total: 1 });
       const features = settings.features ?? grid.score.features;
       const { size, score } = grid;
@@ -111,7 +107,7 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
       });
       scoredBy = scoredByOf(scorer);
       await noteBasis(dir, { ...basis, scorer: scoredBy });
-      tell();
+      tell(scoredBy);
 
       const clock = clockOf(plan.rates, plan.secondsLeft, onProgress);
       for (const training of new Set(left.map((cell) => cell.training))) {

@@ -3,8 +3,8 @@ import { describeDecision } from '../fl/strategies/filter.ts';
 import { lineChart, responsive, type Series, tones } from '../report/charts.ts';
 import { html, type Markup, STYLE } from '../report/markup.ts';
 import { byteUnit, formatCount, formatNumber } from '../units.ts';
-import { BASELINE, TUNED } from './grid.ts';
-import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, inColumns, NOTES, percent } from './present.ts';
+import { TUNED } from './grid.ts';
+import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, inColumns, NOTES, percent, recallOf } from './present.ts';
 import { type Curve, kindOf, type PartitionResult, type Row } from './results.ts';
 
 /** Metrics of which less is better, and more; the best arm of a column is marked. */
@@ -98,23 +98,23 @@ ${charts.map(({ metric, own }) => {
     'thousand images',
     series(({ images }) => images / 1000),
   );
+  const sending = own.filter(({ points }) => points.some(({ bytes }) => bytes > 0));
   const overRounds = chart(
     `${metric} over rounds`,
     'rounds',
-    series(
-      ({ round }) => round,
-      own.filter(({ partition: divided }) => divided !== undefined),
-    ),
+    series(({ round }) => round, sending),
   );
-  const sending = own.filter(({ points }) => points.some(({ bytes }) => bytes > 0));
   const overBytes = chart(
     `${metric} over bytes`,
     unit.name,
     series(({ bytes }) => bytes / unit.factor, sending),
   );
   return html`<h3>${metric} over images trained on</h3>${responsive(overImages(760, 320), overImages(380, 260))}
-${sending.length > 0 && html`<h3>${metric} over rounds</h3>${responsive(overRounds(760, 320), overRounds(380, 260))}`}
-${sending.length > 0 && html`<h3>${metric} over bytes sent</h3>${responsive(overBytes(760, 320), overBytes(380, 260))}`}`;
+${
+  sending.length > 0 &&
+  html`<h3>${metric} over rounds</h3>${responsive(overRounds(760, 320), overRounds(380, 260))}
+<h3>${metric} over bytes sent</h3>${responsive(overBytes(760, 320), overBytes(380, 260))}`
+}`;
 })}</section>`;
 }
 
@@ -143,8 +143,8 @@ function classSection({ scores, classNames }: ExperimentReport): Markup | undefi
 
 function filterSection({ filtering }: ExperimentReport): Markup | undefined {
   if (filtering.length === 0) return undefined;
-  return html`<section><h2>Who was filtered</h2><ul class="events">${filtering.map(({ cell, decisions, alone, recall }) => [
-    html`<li><b>${cell}</b>${recall.metric} ${formatNumber(recall.own)}${recall.baseline !== undefined && `, ${BASELINE} ${formatNumber(recall.baseline)}${alone ? '' : ' (the arm adds more than a filter)'}`}${decisions.length === 0 && '; nobody was filtered'}</li>`,
+  return html`<section><h2>Who was filtered</h2><ul class="events">${filtering.map(({ cell, decisions, ...more }) => [
+    html`<li><b>${cell}</b>${recallOf(more)}${decisions.length === 0 && '; nobody was filtered'}</li>`,
     ...decisions.map((decision) => html`<li>round ${decision.round}: ${describeDecision(decision)}</li>`),
   ])}</ul></section>`;
 }

@@ -1,7 +1,7 @@
 /** How the results of an experiment are said, on the page and in Markdown. */
 import { formatBytes, formatNumber } from '../units.ts';
 import { BASELINE, CEILING, isMixture, TUNED } from './grid.ts';
-import { type curvesOf, type Figure, type filteringOf, kindOf, type PartitionResult, type Row } from './results.ts';
+import { type curvesOf, type Figure, type Filtering, kindOf, type PartitionResult, type Row } from './results.ts';
 import type { CellScore } from './store.ts';
 
 /** What every form of the report says. */
@@ -15,7 +15,7 @@ export type ExperimentReport = {
   /** Metric names in the order of the columns. */
   metrics: string[];
   curves: ReturnType<typeof curvesOf>[];
-  filtering: ReturnType<typeof filteringOf>;
+  filtering: Filtering[];
   scores: CellScore[];
   pictures: { cell: string; png: Uint8Array }[];
 };
@@ -48,6 +48,13 @@ export const besideTunedOf = ({ besideTuned = {} }: Row): string =>
 
 export const bytesOf = ({ bytes, bytesShare, arm }: Row): string =>
   arm.train === 'federated' ? `${formatBytes(bytes.mean)}${bytesShare === undefined ? '' : ` (${percent(bytesShare)})`}` : '0';
+
+/** Recall of an arm with a filter, beside the baseline's. */
+export const recallOf = ({ alone, recall }: Pick<Filtering, 'alone' | 'recall'>): string => {
+  const own = `${recall.metric} ${formatNumber(recall.own)}`;
+  if (recall.baseline === undefined) return own;
+  return `${own}, ${BASELINE} ${formatNumber(recall.baseline)}${alone ? '' : ' (the arm adds more than a filter)'}`;
+};
 
 export const NOTES = [
   'Intervals are 95 % t-intervals of the mean over seeds, with the number of seeds in brackets; a figure without one is of a single seed.',

@@ -6,10 +6,10 @@ import { describeDecision } from '../fl/strategies/filter.ts';
 import type { Prepared } from '../prepare.ts';
 import { formatCount, formatNumber } from '../units.ts';
 import { explainScorer, type ScoredBy } from './features.ts';
-import { BASELINE, type Cell, type Grid, settingsOf, TUNED } from './grid.ts';
+import { type Cell, type Grid, settingsOf, TUNED } from './grid.ts';
 import { renderExperiment } from './page.ts';
 import type { WorkOf } from './plan.ts';
-import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, inColumns, NOTES, percent } from './present.ts';
+import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, inColumns, NOTES, percent, recallOf } from './present.ts';
 import { curvesOf, filteringOf, kindOf, type Row, resultsOf } from './results.ts';
 import { type CellScore, writeWhole } from './store.ts';
 
@@ -48,7 +48,10 @@ export async function writeExperimentReport(input: ReportInput): Promise<{ repor
   const { steps, scheduler, samples } = grid.score;
   const publics = grid.arms
     .filter((arm) => arm.train === 'federated' && results.some(({ rows }) => rows.some((row) => row.arm === arm)))
-    .filter((arm) => settingsOf(arm).shareBeta > 0 && settingsOf(arm).shareSource === 'real')
+    .filter((arm) => {
+      const { shareBeta, shareSource } = settingsOf(arm);
+      return shareBeta > 0 && shareSource === 'real';
+    })
     .map((arm) => arm.name);
   const report: ExperimentReport = {
     name: grid.name,
@@ -128,14 +131,8 @@ function renderMarkdown(report: ExperimentReport): string {
   lines.push(...NOTES.map((note) => `- ${note}`), '');
   if (filtering.length > 0) {
     lines.push('## Who was filtered', '');
-    for (const { cell, decisions, alone, recall } of filtering) {
-      const beside =
-        recall.baseline === undefined
-          ? ''
-          : `, ${BASELINE} ${formatNumber(recall.baseline)}${alone ? '' : ' (the arm adds more than a filter)'}`;
-      lines.push(
-        `- **${cell}**: ${recall.metric} ${formatNumber(recall.own)}${beside}. ${decisions.length === 0 ? 'Nobody was filtered.' : ''}`,
-      );
+    for (const { cell, decisions, ...more } of filtering) {
+      lines.push(`- **${cell}**: ${recallOf(more)}. ${decisions.length === 0 ? 'Nobody was filtered.' : ''}`);
       for (const decision of decisions) lines.push(`  - round ${decision.round}: ${describeDecision(decision)}`);
     }
     lines.push('');

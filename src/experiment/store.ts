@@ -13,10 +13,10 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
-import { statistics } from '../fl/probe.ts';
+import { decisionFields } from '../report/log.ts';
 import { io } from '../run/folder.ts';
 import { takeLock } from '../run/lock.ts';
-import { type ScoredBy, scoredBySchema } from './features.ts';
+import { scoredBySchema } from './features.ts';
 
 const standing = { round: z.int().min(0), images: z.number().min(0), bytesUp: z.number().min(0), bytesDown: z.number().min(0) };
 const metrics = z.record(z.string(), z.number());
@@ -52,17 +52,7 @@ const scoreSchema = z.strictObject({
         }),
       ),
       /** What the filter decided, with its figures. */
-      decisions: z.array(
-        z.strictObject({
-          round: z.int(),
-          client: z.string(),
-          action: z.enum(['quarantine', 'disconnect', 'readmit', 'keep']),
-          statistic: z.enum(statistics),
-          value: z.number(),
-          limit: z.number(),
-          reason: z.string(),
-        }),
-      ),
+      decisions: z.array(z.strictObject({ round: z.int(), ...decisionFields })),
     })
     .optional(),
 });
@@ -74,10 +64,6 @@ const basisSchema = z.looseObject({
   grid: z.record(z.string(), z.unknown()),
   scorer: scoredBySchema.optional(),
 });
-const basisPath = (dir: string) => join(dir, 'experiment.json');
-
-/** What samples are scored by; undefined before that is known. @throws PhoenixError ERR_PHOENIX_RUN for a damaged file */
-export const readScoredBy = async (dir: string): Promise<ScoredBy | undefined> => (await readJson(basisPath(dir), basisSchema))?.scorer;
 
 /** Writes a file whole, or not at all. @throws PhoenixError ERR_PHOENIX_IO */
 export async function writeWhole(path: string, content: string | Uint8Array): Promise<void> {
@@ -135,10 +121,11 @@ export const lockFolder = (dir: string): Promise<() => Promise<void>> =>
 /**
  * Notes what the experiment in a folder is, or checks that it is this one, as far as is known of it by now. The grid may have grown: by arms and
  * partitions, and in what is run of it.
+ * @returns all that is noted by now
  * @throws PhoenixError ERR_PHOENIX_RUN for an experiment that differs, naming where; ERR_PHOENIX_IO
  */
-export async function noteBasis(dir: string, basis: { grid: object } & Record<string, unknown>): Promise<void> {
-  const path = basisPath(dir);
+export async function noteBasis(dir: string, basis: { grid: object } & Record<string, unknown>): Promise<z.infer<typeof basisSchema>> {
+  const path = join(dir, 'experiment.json');
   const now = JSON.parse(JSON.stringify({ schema: 1, ...basis })) as z.infer<typeof basisSchema>;
   const before = await readJson(path, basisSchema);
   if (before) {
@@ -157,7 +144,9 @@ export async function noteBasis(dir: string, basis: { grid: object } & Record<st
         `${dir} holds an experiment that differs in ${differing.join(', ')}: its cells could not be compared. Choose another folder (--out).`,
       );
   }
-  await writeWhole(path, `${JSON.stringify({ ...before, ...now }, null, 1)}\n`);
+  const noted = { ...before, ...now };
+  await writeWhole(path, `${JSON.stringify(noted, null, 1)}\n`);
+  return noted;
 }
 
 /** Whether a field of a grid is what it was; of arms and partitions, which are lists, whether all that were there are still there, unchanged. */

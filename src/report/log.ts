@@ -4,6 +4,15 @@ import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
 import { statistics } from '../fl/probe.ts';
 
+/** A filter's decision; see Decision in fl/types.ts. */
+export const decisionFields = {
+  client: z.string(),
+  action: z.enum(['quarantine', 'disconnect', 'readmit', 'keep']),
+  statistic: z.enum(statistics),
+  value: z.number(),
+  limit: z.number(),
+  reason: z.string(),
+};
 const loggedClient = z.looseObject({
   client: z.string(),
   weight: z.number().optional(),
@@ -23,18 +32,7 @@ const loggedRound = z.looseObject({
   clients: z.array(loggedClient).default([]),
   failures: z.array(z.looseObject({ client: z.string(), stage: z.string(), reason: z.string() })).default([]),
   notes: z.array(z.string()).default([]),
-  decisions: z
-    .array(
-      z.looseObject({
-        client: z.string(),
-        action: z.enum(['quarantine', 'disconnect', 'readmit', 'keep']),
-        statistic: z.enum(statistics),
-        value: z.number(),
-        limit: z.number(),
-        reason: z.string(),
-      }),
-    )
-    .default([]),
+  decisions: z.array(z.looseObject(decisionFields)).default([]),
   coherence: z.number().optional(),
   work: z.number().optional(),
 });

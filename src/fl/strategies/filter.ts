@@ -20,6 +20,8 @@ export type FilterOptions = {
   guard?: boolean;
 };
 
+const isGuarded = ({ kind, guard = true }: FilterOptions) => kind === 'quarantine' && guard;
+
 /** Who sits out, since which round. */
 export type FilterState = Record<ClientId, number>;
 
@@ -67,7 +69,7 @@ export function coveredBins(clients: ClientId[], profiles: Profiles): Set<number
  */
 export function decide(reports: Report[], state: FilterState, profiles: Profiles, options: FilterOptions): Decision[] {
   const { kind, statistic } = options;
-  const guarded = kind === 'quarantine' && (options.guard ?? true);
+  const guarded = isGuarded(options);
   const threshold = parseThreshold(options.threshold);
   const scored = reports.flatMap(({ client, quality }) => (quality === undefined ? [] : [{ client, value: quality }]));
   const known = Object.keys(profiles).sort();
@@ -131,7 +133,7 @@ export function filtered<Base>(base: Strategy<Base>, options: FilterOptions): St
     needs: {
       ...base.needs,
       statistic: options.statistic,
-      histogram: (options.kind === 'quarantine' && (options.guard ?? true)) || base.needs?.histogram,
+      histogram: isGuarded(options) || base.needs?.histogram,
     },
     init: () => ({ out: {}, base: base.init() }),
     absent: ({ out }) => Object.fromEntries(Object.keys(out).map((client) => [client, options.kind])),

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <string_view>
 
 #include "conv2d.cuh"
 #include "wgmma_plan.h"
@@ -31,6 +32,7 @@ bool suits_wgmma(const Product& p) {
   if (!whole_phases(p)) return false;
   bool to_x = p.pass == Pass::input_gradient;
   const Tensor& out = to_x ? p.x0 : p.y;
+  if (halo_allowed() && p.pass != Pass::weight_gradient && reads_neighbours(*p.window) && cover_patches(out.n, out.h, out.w)) return true;
   auto [stride, pad, upsample] = *p.window;
   int phases = to_x ? stride : upsample, step = to_x ? upsample : stride;
   auto tiles = cover_pixels(out.n, out.h / phases, out.w / phases, tile);
@@ -79,6 +81,11 @@ bool adds(Family family, const Shortcut& s, Conv2d a) {
 int forced_mma_tile() {
   const char* forced = std::getenv("PHOENIX_MMA_TILE");
   return !forced || !*forced ? 0 : std::atoi(forced) == 128 ? 128 : 64;
+}
+
+bool halo_allowed() {
+  const char* given = std::getenv("PHOENIX_CUDA_HALO");
+  return !given || std::string_view(given) != "0";
 }
 
 Blocks grid(ProductSize size) {

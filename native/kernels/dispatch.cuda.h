@@ -38,6 +38,9 @@ bool adds(Family, const Shortcut&, Conv2d);
 // The side of the tiles that PHOENIX_MMA_TILE asks for, 64 or 128; 0: by the shapes.
 int forced_mma_tile();
 
+// Whether Hopper's convolutions may read a pixel's neighbours from one copy (wgmma_halo.cu); PHOENIX_CUDA_HALO=0 forbids it.
+bool halo_allowed();
+
 // Blocks of a generic product.
 Blocks grid(ProductSize size);
 

@@ -91,6 +91,15 @@ __device__ inline void load_box(uint32_t shared, const TensorMap* map, uint32_t 
       "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
       : "memory");
 }
+__device__ inline void multicast_box(uint32_t shared, const TensorMap* map, uint32_t barrier, uint16_t mask, int c0, int c1, int c2,
+                                     int c3) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%4, %5, %6, %7}], "
+      "[%2], "
+      "%3;" ::"r"(shared),
+      "l"(map), "r"(barrier), "h"(mask), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+      : "memory");
+}
 __device__ inline void load_box(uint32_t shared, const TensorMap* map, uint32_t barrier, int c0, int c1, int c2, int c3, int c4) {
   asm volatile(
       "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(
@@ -133,10 +142,11 @@ __device__ inline void products_wait() {
 #define PHOENIX_D3 "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define PHOENIX_F8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define PHOENIX_F32(i) PHOENIX_F8(i), PHOENIX_F8(i + 8), PHOENIX_F8(i + 16), PHOENIX_F8(i + 24)
-// Operands after the accumulators: a, b, accumulate, and whether a and b are MN-major.
-#define PHOENIX_WGMMA(shape, registers, a, b, p, ta, tb)                                                       \
+#define PHOENIX_A "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+// Operands after the accumulators: a, b, accumulate, and which of a and b are MN-major, where they come from shared memory.
+#define PHOENIX_WGMMA(shape, registers, a, b, p, mn_major)                                                     \
   "{\n.reg .pred p;\nsetp.ne.b32 p, " p ", 0;\nwgmma.mma_async.sync.aligned." shape ".f32.bf16.bf16 {" registers "}, " a ", " b \
-  ", p, 1, 1, " ta ", " tb ";\n}"
+  ", p, 1, 1, " mn_major ";\n}"
 // clang-format on
 
 // A small operand of eight n and 16 k, without swizzle: two blocks of 8 rows of 8 k, side by side.
@@ -148,27 +158,55 @@ __device__ inline uint64_t small_operand(uint32_t shared) {
 // accumulate 0: D is overwritten.
 template <bool MnMajorA, bool MnMajorB>
 __device__ inline void multiply(float (&d)[4], uint64_t a, uint64_t b, int accumulate) {
-  asm volatile(PHOENIX_WGMMA("m64n8k16", "%0,%1,%2,%3", "%4", "%5", "%6", "%7", "%8")
+  asm volatile(PHOENIX_WGMMA("m64n8k16", "%0,%1,%2,%3", "%4", "%5", "%6", "%7, %8")
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "l"(a), "l"(b), "r"(accumulate), "n"(int(MnMajorA)), "n"(int(MnMajorB)));
 }
 template <bool MnMajorA, bool MnMajorB>
 __device__ inline void multiply(float (&d)[32], uint64_t a, uint64_t b, int accumulate) {
-  asm volatile(PHOENIX_WGMMA("m64n64k16", PHOENIX_D0, "%32", "%33", "%34", "%35", "%36")
+  asm volatile(PHOENIX_WGMMA("m64n64k16", PHOENIX_D0, "%32", "%33", "%34", "%35, %36")
                : PHOENIX_F32(0)
                : "l"(a), "l"(b), "r"(accumulate), "n"(int(MnMajorA)), "n"(int(MnMajorB)));
 }
 template <bool MnMajorA, bool MnMajorB>
 __device__ inline void multiply(float (&d)[64], uint64_t a, uint64_t b, int accumulate) {
-  asm volatile(PHOENIX_WGMMA("m64n128k16", PHOENIX_D0 "," PHOENIX_D1, "%64", "%65", "%66", "%67", "%68")
+  asm volatile(PHOENIX_WGMMA("m64n128k16", PHOENIX_D0 "," PHOENIX_D1, "%64", "%65", "%66", "%67, %68")
                : PHOENIX_F32(0), PHOENIX_F32(32)
                : "l"(a), "l"(b), "r"(accumulate), "n"(int(MnMajorA)), "n"(int(MnMajorB)));
 }
 template <bool MnMajorA, bool MnMajorB>
+__device__ inline void multiply(float (&d)[96], uint64_t a, uint64_t b, int accumulate) {
+  asm volatile(PHOENIX_WGMMA("m64n192k16", PHOENIX_D0 "," PHOENIX_D1 "," PHOENIX_D2, "%96", "%97", "%98", "%99, %100")
+               : PHOENIX_F32(0), PHOENIX_F32(32), PHOENIX_F32(64)
+               : "l"(a), "l"(b), "r"(accumulate), "n"(int(MnMajorA)), "n"(int(MnMajorB)));
+}
+template <bool MnMajorA, bool MnMajorB>
 __device__ inline void multiply(float (&d)[128], uint64_t a, uint64_t b, int accumulate) {
-  asm volatile(PHOENIX_WGMMA("m64n256k16", PHOENIX_D0 "," PHOENIX_D1 "," PHOENIX_D2 "," PHOENIX_D3, "%128", "%129", "%130", "%131", "%132")
+  asm volatile(PHOENIX_WGMMA("m64n256k16", PHOENIX_D0 "," PHOENIX_D1 "," PHOENIX_D2 "," PHOENIX_D3, "%128", "%129", "%130", "%131, %132")
                : PHOENIX_F32(0), PHOENIX_F32(32), PHOENIX_F32(64), PHOENIX_F32(96)
                : "l"(a), "l"(b), "r"(accumulate), "n"(int(MnMajorA)), "n"(int(MnMajorB)));
+}
+
+// A from registers: what lane l of warp w holds is its part of the 16 x 16 block of rows from 16·w on, as load_blocks (sm80.cuh) gives it. They must be
+// left alone until the products have been waited for.
+template <bool MnMajorB>
+__device__ inline void multiply(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+  asm volatile(PHOENIX_WGMMA("m64n64k16", PHOENIX_D0, "{%32,%33,%34,%35}", "%36", "%37", "%38")
+               : PHOENIX_F32(0)
+               : PHOENIX_A, "l"(b), "r"(accumulate), "n"(int(MnMajorB)));
+}
+template <bool MnMajorB>
+__device__ inline void multiply(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+  asm volatile(PHOENIX_WGMMA("m64n128k16", PHOENIX_D0 "," PHOENIX_D1, "{%64,%65,%66,%67}", "%68", "%69", "%70")
+               : PHOENIX_F32(0), PHOENIX_F32(32)
+               : PHOENIX_A, "l"(b), "r"(accumulate), "n"(int(MnMajorB)));
+}
+template <bool MnMajorB>
+__device__ inline void multiply(float (&d)[128], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+  asm volatile(
+      PHOENIX_WGMMA("m64n256k16", PHOENIX_D0 "," PHOENIX_D1 "," PHOENIX_D2 "," PHOENIX_D3, "{%128,%129,%130,%131}", "%132", "%133", "%134")
+      : PHOENIX_F32(0), PHOENIX_F32(32), PHOENIX_F32(64), PHOENIX_F32(96)
+      : PHOENIX_A, "l"(b), "r"(accumulate), "n"(int(MnMajorB)));
 }
 
 }  // namespace phx::sm90

@@ -37,6 +37,17 @@ inline std::optional<PixelTiles> cover_pixels(int n, int h, int w, int pixels) {
   return PixelTiles{{rows / h, h, w}, 1, 1, tiles_of(n, rows / h)};
 }
 
+// Whether a convolution, and its inputs' gradient, reads a pixel and the eight around it.
+inline bool reads_neighbours(Conv2d a) { return a.stride == 1 && a.pad == 1 && a.upsample == 1; }
+// Tiles of two patches, side by side or of two images; none if the image is not made of such.
+inline std::optional<PixelTiles> cover_patches(int n, int h, int w) {
+  if (h % kPatch) return {};
+  if (w % (2 * kPatch) == 0)
+    return PixelTiles{{1, kPatch, 2 * kPatch}, w / (2 * kPatch), h / kPatch, n * (h / kPatch) * (w / (2 * kPatch))};
+  if (w != kPatch) return {};
+  return PixelTiles{{2, kPatch, kPatch}, 1, h / kPatch, tiles_of(n, 2) * (h / kPatch)};
+}
+
 inline TensorMap map_of_pixels(const Tensor& t, PixelBox box, int stride) {
   uint64_t pixel = uint64_t(t.ld) * 2;
   TensorMapShape s;
@@ -71,6 +82,18 @@ inline TensorMap map_of_results(const Tensor& t, PixelBox box, int phases) {
   return tensor_map(t.data, s);
 }
 
+// The same of a patch of results: (N, H, W, 1, C).
+inline TensorMap map_of_patch(const Tensor& t) {
+  uint64_t pixel = uint64_t(t.ld) * 2;
+  TensorMapShape s;
+  s.rank = 5;
+  set(s.sizes, t.c, 1, t.w, t.h, t.n);
+  set(s.distances, pixel, pixel, pixel * t.w, pixel * t.w * t.h);
+  set(s.box, 64, 1, kPatch, kPatch, 1);
+  s.swizzle = 128;
+  return tensor_map(t.data, s);
+}
+
 // Columns of a tile, 64, 128 or 256: the fewest waves of tiles, each at its price. A wide tile reads less for the same sums. columns: of one or two
 // tensors of results, 0 where there is no second.
 inline int wgmma_columns(int pixel_tiles, int columns0, int columns1) {
@@ -99,11 +122,13 @@ struct WgmmaPlan {
   Parameters parameters;
   int columns, tiles;
   bool pairs = false;  // blocks work two by two and share the weights
+  bool halo = false;   // wgmma_halo.cu
 };
 // How to cut, where it is not left to the table.
 struct Tiling {
-  int columns = 0;  // 64, 128, 256
-  int pairs = -1;   // 0, 1
+  int columns = 0;   // 64, 128, 256, in weights' gradients also 192
+  int pairs = -1;    // 0, 1
+  bool halo = true;  // where it can be had
 };
 
 // out = in0|in1 · weights (taps as given) + the same of the shortcut, one tap + biases + temb + residual. In the inputs' gradient in0 is dy and out are dx0
@@ -120,14 +145,21 @@ struct WgmmaForwardArguments {
   bool input_gradient = false;
   Tensor temb;
   int stride = 1, phases = 1;  // out's pixels of a phase are every `phases`-th
+  bool halo = false;           // whether the taps are the nine around a pixel, and may be read from one copy of it and its neighbours
   Tiling tiling;
   int taps = 0, first_tap[5] = {};
   Tap tap[kMostTaps] = {};
 };
 inline WgmmaPlan<WgmmaForward> plan_wgmma(const WgmmaForwardArguments& a) {
   const Tensor &out0 = a.out[0].to, &out1 = a.out[1].to;
-  const PixelTiles pixels = cover_pixels(out0.n, out0.h / a.phases, out0.w / a.phases, kWgmmaRows).value();
   WgmmaPlan<WgmmaForward> plan{};
+  std::optional<PixelTiles> patches;
+  if (a.halo) patches = cover_patches(out0.n, out0.h, out0.w);
+  plan.halo = bool(patches);
+  const PixelTiles pixels = patches ? *patches : cover_pixels(out0.n, out0.h / a.phases, out0.w / a.phases, kWgmmaRows).value();
+  PixelBox read = pixels.box;
+  if (plan.halo) read.h += 2, read.w += 2;
+  auto map_of_output = [&](const Tensor& t) { return plan.halo ? map_of_patch(t) : map_of_results(t, pixels.box, a.phases); };
   WgmmaForward& f = plan.parameters;
   int phases = a.phases * a.phases;
   plan.columns = a.tiling.columns ? a.tiling.columns : wgmma_columns(pixels.count * phases, out0.c, out1.c);
@@ -137,8 +169,8 @@ inline WgmmaPlan<WgmmaForward> plan_wgmma(const WgmmaForwardArguments& a) {
   plan.pairs = plan.columns > 64 && (a.tiling.pairs < 0 ? many : a.tiling.pairs == 1);
   auto operands = [&](const WgmmaForwardArguments::Operands& from) {
     WgmmaOperands to{};
-    to.in[0] = map_of_pixels(from.in0, pixels.box, a.stride);
-    to.in[1] = from.in1 ? map_of_pixels(from.in1, pixels.box, a.stride) : to.in[0];
+    to.in[0] = map_of_pixels(from.in0, read, a.stride);
+    to.in[1] = from.in1 ? map_of_pixels(from.in1, read, a.stride) : to.in[0];
     to.weights = map_of_weights(from.weights, a.input_gradient ? 64 : plan.pairs ? plan.columns / 2 : plan.columns);
     to.steps0 = tiles_of(from.in0.c, kWgmmaDepth);
     to.steps = to.steps0 + tiles_of(from.in1.c, kWgmmaDepth);
@@ -151,8 +183,8 @@ inline WgmmaPlan<WgmmaForward> plan_wgmma(const WgmmaForwardArguments& a) {
   for (int i = 0; i < 2; i++) {
     const auto& [to, residual] = a.out[i];
     if (!to) continue;
-    f.out[i].to = map_of_results(to, pixels.box, a.phases);
-    f.out[i].residual = residual ? map_of_results(residual, pixels.box, a.phases) : f.out[i].to;
+    f.out[i].to = map_of_output(to);
+    f.out[i].residual = residual ? map_of_output(residual) : f.out[i].to;
     f.out[i].columns = to.c;
     f.out[i].tiles = tiles_of(to.c, plan.columns);
     f.out[i].has_residual = bool(residual);
@@ -201,6 +233,7 @@ struct WgmmaWeightGradientArguments {
   Tensor dy, x0, x1;
   int taps = 1;  // 9 of `window`, 16 of folded weights
   Conv2d window;
+  Tiling tiling;
 };
 inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArguments& a) {
   int up = a.window.upsample;
@@ -208,20 +241,43 @@ inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArgume
   WgmmaPlan<WgmmaWeightGradient> plan{};
   WgmmaWeightGradient& g = plan.parameters;
   g.pixels = pixels;
-  g.rows = a.dy.c;
-  g.row_tiles = tiles_of(a.dy.c, kWgmmaRows);
-  int widest = std::max(a.x0.c, a.x1.c);
-  plan.columns = widest > 128 ? 256 : widest > 64 ? 128 : 64;
+  g.stride = a.window.stride;
+  g.upsample = up;
+  g.phases = up * up;
+  g.taps = a.taps / g.phases;
+  for (int t = 0; t < a.taps; t++) {
+    int phase = t / g.taps, p = phase / 2 * 2 + t % g.taps / 2, q = phase % 2 * 2 + t % 2;  // the folded sums
+    g.tap[t] = a.taps == 1 ? Tap{}
+               : up == 2   ? tap_at(folded_pixel(p), folded_pixel(q), kFolded * p + q)
+                           : tap_at(t / 3 - a.window.pad, t % 3 - a.window.pad, t);
+  }
   g.dy = map_of_pixels(a.dy, pixels.box, up);
   g.x[0] = map_of_pixels(a.x0, pixels.box, a.window.stride);
   g.x[1] = a.x1 ? map_of_pixels(a.x1, pixels.box, a.window.stride) : g.x[0];
-  for (int i = 0; i < 2; i++) {
-    g.columns[i] = i ? a.x1.c : a.x0.c;
-    g.column_tiles[i] = tiles_of(g.columns[i], plan.columns);
-  }
-  // Ranges of pixels: the fewest steps in a row, a tile's end counted as 12 and each range's sums as a quarter.
-  int tiles = g.row_tiles * a.taps * (g.column_tiles[0] + g.column_tiles[1]), steps = pixels.count;
+  set(g.columns, a.x0.c, a.x1.c);
+  set(g.blocks, tiles_of(a.x0.c, 64), tiles_of(a.x1.c, 64));
+  g.rows = a.dy.c;
+  g.row_tiles = tiles_of(a.dy.c, kWgmmaRows);
+  // Columns of a tile: the least price of a phase. A wide tile reads less for the same sums.
+  struct Price {
+    int columns;
+    double tile;
+  };
+  constexpr Price prices[] = {{256, 1.8}, {192, 1.4}, {128, 1.0}, {64, 0.6}};
+  int blocks = g.taps * (g.blocks[0] + g.blocks[1]);
   double least = 1e30;
+  for (Price p : prices) {
+    double price = tiles_of(blocks, p.columns / 64) * p.tile;
+    if (a.tiling.columns ? p.columns != a.tiling.columns : price >= least) continue;
+    least = price;
+    plan.columns = p.columns;
+  }
+  g.column_tiles = tiles_of(blocks, plan.columns / 64);
+  g.pair_rows = g.row_tiles % 2 == 0;
+  plan.pairs = plan.columns > 64 && a.tiling.pairs && (g.pair_rows || g.column_tiles % 2 == 0);
+  // Ranges of pixels: the fewest steps in a row, a tile's end counted as 12 and each range's sums as a quarter.
+  int tiles = g.row_tiles * g.column_tiles * g.phases, steps = pixels.count;
+  least = 1e30;
   for (int ranges = 1; ranges <= std::min(steps, 64); ranges++) {
     int per_range = tiles_of(steps, ranges);
     double price = double(tiles_of(tiles * ranges, kPlannedMultiprocessors)) * (per_range + 12) + 0.25 * ranges;
@@ -231,13 +287,6 @@ inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArgume
   }
   g.steps = steps;
   g.ranges = tiles_of(steps, g.steps_per_range);
-  g.stride = a.window.stride;
-  g.upsample = up;
-  g.taps = a.taps;
-  for (int t = 0; t < a.taps; t++)
-    g.tap[t] = a.taps == 1 ? Tap{}
-               : up == 2   ? tap_at(folded_pixel(t / kFolded), folded_pixel(t % kFolded), t)
-                           : tap_at(t / 3 - a.window.pad, t % 3 - a.window.pad, t);
   plan.tiles = tiles * g.ranges;
   return plan;
 }
@@ -257,17 +306,17 @@ inline WgmmaPlan<WgmmaForward> plan_conv2d_forward(Tensor y, Tensor x, Tensor te
                                                    Conv2d window, Tiling tiling = {}) {
   WgmmaForwardArguments a;
   a.window = {x, {}, w, b}, a.shortcut = {s.x0, s.x1, s.w, s.b}, a.out[0] = {y, residual}, a.temb = temb, a.tiling = tiling;
-  a.stride = window.stride, a.phases = window.upsample;
+  a.stride = window.stride, a.phases = window.upsample, a.halo = tiling.halo && reads_neighbours(window);
   return plan_phases(a, [&](auto& a, int h, int w) { add_forward_taps(a, window, h, w); });
 }
 inline WgmmaPlan<WgmmaForward> plan_conv2d_input_gradient(Grad dx, Tensor dy, Tensor w, Conv2d window, Tiling tiling = {}) {
   WgmmaForwardArguments a;
   a.window = {dy, {}, w, {}}, a.out[0] = {dx.t, dx.accumulate ? dx.t : Tensor{}}, a.input_gradient = true, a.tiling = tiling;
-  a.stride = window.upsample, a.phases = window.stride;
+  a.stride = window.upsample, a.phases = window.stride, a.halo = tiling.halo && reads_neighbours(window);
   return plan_phases(a, [&](auto& a, int h, int w) { add_input_gradient_taps(a, window, h, w); });
 }
-inline WgmmaPlan<WgmmaWeightGradient> plan_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d window) {
-  return plan_wgmma({dy, x, {}, window.upsample == 2 ? kFolded * kFolded : 9, window});
+inline WgmmaPlan<WgmmaWeightGradient> plan_conv2d_weight_gradient(Tensor dy, Tensor x, Conv2d window, Tiling tiling = {}) {
+  return plan_wgmma({dy, x, {}, window.upsample == 2 ? kFolded * kFolded : 9, window, tiling});
 }
 inline WgmmaPlan<WgmmaForward> plan_linear_forward(Tensor y, Tensor x0, Tensor x1, Tensor residual, Tensor w, Tensor b) {
   WgmmaForwardArguments a;
@@ -284,7 +333,7 @@ inline WgmmaPlan<WgmmaForward> plan_linear_input_gradient(Grad dx0, Grad dx1, Te
   return plan_phases(a, [](auto& a, int, int) { a.taps = 1; });
 }
 inline WgmmaPlan<WgmmaWeightGradient> plan_linear_weight_gradient(Tensor dy, Tensor x0, Tensor x1) {
-  return plan_wgmma({as_line(dy), as_line(x0), as_line(x1), 1, {}});
+  return plan_wgmma({as_line(dy), as_line(x0), as_line(x1), 1, {}, {}});
 }
 
 }  // namespace phx

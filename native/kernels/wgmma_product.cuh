@@ -11,10 +11,19 @@ constexpr int kWgmmaRows = 128;         // of a tile: pixels, or output channels
 constexpr int kWgmmaDepth = 64;         // channels (or pixels) of a step: a row of 128 bytes
 constexpr int kWgmmaThreads = 3 * 128;  // a warpgroup that copies and two that multiply
 // Shared memory: stages of A (rows x depth) and B (columns x depth), then the results' tile in bf16, then barriers and, in the weights' gradient, ones.
-constexpr int wgmma_stages(int columns, bool staged_results) { return columns == 256 ? (staged_results ? 3 : 4) : 4; }
+constexpr int wgmma_stages(int columns, bool staged_results) {
+  return staged_results ? (columns == 256 ? 3 : 4) : 200 * 1024 / ((kWgmmaRows + columns) * kWgmmaDepth * 2);
+}
 constexpr int wgmma_shared_bytes(int columns, bool staged_results) {
   return wgmma_stages(columns, staged_results) * (kWgmmaRows + columns) * kWgmmaDepth * 2 +
          (staged_results ? kWgmmaRows * columns * 2 : 256) + 256;
+}
+// With a halo (wgmma_halo.cu): stages of pixels with those around them, at most 2 x 10 x 10 of 64 channels, stages of weights (columns x depth), results, barriers.
+constexpr int kPatch = 8;  // a side of the pixels of half a tile
+constexpr int kHaloStages = 2, kHaloBytes = 2 * 10 * 10 * kWgmmaDepth * 2;
+constexpr int wgmma_halo_stages(int columns) { return columns == 256 ? 3 : 6; }
+constexpr int wgmma_halo_shared_bytes(int columns) {
+  return kHaloStages * kHaloBytes + wgmma_halo_stages(columns) * columns * kWgmmaDepth * 2 + kWgmmaRows * columns * 2 + 256;
 }
 
 // Pixels that one copy takes: images x rows x columns, the pixels of a tile.
@@ -66,9 +75,12 @@ struct WgmmaWeightGradient {
   GradientParts parts;
   PixelTiles pixels;  // of a phase of dy, boxes of kWgmmaDepth pixels
   int steps, steps_per_range, ranges;
-  int rows, row_tiles, columns[2], column_tiles[2];  // columns of each x
-  int stride, upsample, taps;
-  Tap tap[kMostTaps];
+  int rows, row_tiles;
+  int columns[2], blocks[2];           // channels of each x, and blocks of 64 of them
+  int column_tiles;                    // of the blocks of a phase, those of a tap side by side
+  int stride, upsample, phases, taps;  // taps of a phase
+  int pair_rows;                       // of pairs: two tiles of rows, else two of columns
+  Tap tap[kMostTaps];                  // phase by phase
 };
 
 }  // namespace phx

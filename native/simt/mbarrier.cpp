@@ -53,8 +53,8 @@ void mbarrier_init(uint64_t* address, uint32_t count, Loc loc) {
   if (!count || count >= 1u << 20) fatal("mbarrier.init at %s: count %u, expected 1 to 2^20 - 1", to_string(loc).c_str(), count);
   for (const Barrier& b : barriers)
     if (b.address == address) fatal("mbarrier.init at %s on a live mbarrier", to_string(loc).c_str());
-  if (barriers.size() >= kWarpgroupAgent)
-    fatal("mbarrier.init at %s: the emulator holds at most %u a block", to_string(loc).c_str(), kWarpgroupAgent);
+  if (barriers.size() >= kMostBarriers)
+    fatal("mbarrier.init at %s: the emulator holds at most %u a cluster", to_string(loc).c_str(), kMostBarriers);
   barriers.push_back({address, count, count, 0, 0, {}, {}, {}, self->index, false});
 }
 void mbarrier_announce() {

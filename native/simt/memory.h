@@ -32,9 +32,10 @@ inline unsigned char* shared_window() { return shared_base + size_t(self->block)
 
 // ---- the checker
 enum class Access { Read, Write, AtomicRead, AtomicWrite };
-using Clock = std::vector<uint32_t>;  // per thread, then per agent
-constexpr uint32_t kAgents = 64;      // asynchronous engines: a slot per mbarrier, then per warpgroup, then for TMA stores, by storing warp
-constexpr uint32_t kWarpgroupAgent = kAgents / 2, kStoreAgent = kWarpgroupAgent + kMaxThreads / 128, kStoreAgents = kAgents - kStoreAgent;
+using Clock = std::vector<uint32_t>;    // per thread, then per agent
+constexpr uint32_t kMostBarriers = 48;  // of a cluster
+constexpr uint32_t kAgents = 80;  // asynchronous engines: a slot per mbarrier, then per warpgroup, then for TMA stores, by storing warp
+constexpr uint32_t kWarpgroupAgent = kMostBarriers, kStoreAgent = kWarpgroupAgent + kMaxThreads / 128, kStoreAgents = kAgents - kStoreAgent;
 
 void checker_launch(const void* parameters, size_t bytes);  // the kernel's parameters may be read
 void checker_grid();

@@ -45,8 +45,10 @@ int main(int count, char** arguments) {
     void (*test)(CUmodule);
     int capability;
   };
-  const Part parts[] = {
-      {"ampere_vectors", test_ampere_vectors, 8}, {"hopper_vectors", test_hopper_vectors, 9}, {"wgmma_product", test_wgmma_products, 9}};
+  const Part parts[] = {{"ampere_vectors", test_ampere_vectors, 8},
+                        {"hopper_vectors", test_hopper_vectors, 9},
+                        {"wgmma_product", test_wgmma_products, 9},
+                        {"wgmma_halo", test_wgmma_halo, 9}};
   for (auto [name, test, capability] : parts) {
     if (major < capability) continue;
     std::ifstream file(std::string(arguments[1]) + "/" + name + ".ptx");

@@ -31,18 +31,6 @@ extern "C" __global__ void __launch_bounds__(128) store_box_kernel(const __grid_
   wait_stores();
 }
 
-__device__ void multiply_registers(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int accumulate, bool mn_major) {
-#define PHOENIX_RS(transposed)                                                                                               \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" PHOENIX_D0 \
-               "}, {%32, %33, %34, %35}, %36, p, 1, 1, " transposed ";\n}"                                                   \
-               : PHOENIX_F32(0)                                                                                              \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate))
-  if (mn_major)
-    PHOENIX_RS("1");
-  else
-    PHOENIX_RS("0");
-}
-
 // Images of A and B to shared memory, four products of 16 k, then the accumulators as the threads hold them.
 template <bool MnMajorA, bool MnMajorB, bool Registers>
 __device__ void product(const Product& p) {
@@ -63,7 +51,7 @@ __device__ void product(const Product& p) {
   for (int step = 0; step < 4; step++) {
     uint64_t b = p.b_descriptor | (b_base + p.b_start[step]) >> 4;
     if constexpr (Registers)
-      multiply_registers(d, a[step], b, step, MnMajorB);
+      multiply<MnMajorB>(d, a[step], b, step);
     else
       multiply<MnMajorA, MnMajorB>(d, p.a_descriptor | (a_base + p.a_start[step]) >> 4, b, step);
   }

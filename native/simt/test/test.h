@@ -78,3 +78,4 @@ void compare(const std::string& name, const std::vector<T>& got, const std::vect
 void test_ampere_vectors(CUmodule module);
 void test_hopper_vectors(CUmodule module);
 void test_wgmma_products(CUmodule module);
+void test_wgmma_halo(CUmodule module);

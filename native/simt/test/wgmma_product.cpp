@@ -1,4 +1,4 @@
-// The products of native/kernels/wgmma_product.cu against plain loops, on whole numbers: sums are exact, so bits must be equal.
+// The products of native/kernels/wgmma_product.cu and wgmma_halo.cu against plain loops, on whole numbers: sums are exact, so bits must be equal.
 #include "../../kernels/wgmma_plan.h"
 
 #include <algorithm>
@@ -76,9 +76,10 @@ struct Floats {
 // Starts what a plan holds, on three blocks, so that a block takes several tiles.
 template <class Plan>
 bool start(CUmodule module, const std::string& kernel, const Plan& plan, bool staged, const std::string& what) {
-  CUfunction f =
-      function(module, ("wgmma_" + kernel + "_" + std::to_string(plan.columns) + (plan.pairs ? "_pair" : "") + "_kernel").c_str());
-  const int shared = wgmma_shared_bytes(plan.columns, staged);
+  CUfunction f = function(module, ("wgmma_" + kernel + "_" + std::to_string(plan.columns) + (plan.halo ? "_halo" : "") +
+                                   (plan.pairs ? "_pair" : "") + "_kernel")
+                                      .c_str());
+  const int shared = plan.halo ? wgmma_halo_shared_bytes(plan.columns) : wgmma_shared_bytes(plan.columns, staged);
   succeeded(cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared), "shared memory");
   const unsigned cluster = plan.pairs ? 2 : 1, blocks = unsigned(std::min(plan.tiles, plan.pairs ? 4 : 3));
   return succeeded(run_with(in_clusters(cluster), f, blocks, kWgmmaThreads, unsigned(shared), plan.parameters), what);
@@ -232,7 +233,7 @@ void weight_gradient(CUmodule module, const Case& c) {
         });
   const std::string name = name_of("gradient of the weights of", c);
   const int taps = c.window.upsample == 2 ? 16 : 9;
-  const auto plan = plan_conv2d_weight_gradient(dy.view(), x.view(), c.window);
+  const auto plan = plan_conv2d_weight_gradient(dy.view(), x.view(), c.window, c.tiling);
   auto [got, biases] = weight_gradient_of(module, plan, dy, taps * c.c, taps == 16 ? 4 : 1, name);
   if (taps == 16) {
     const std::vector<double> folded = std::move(got);
@@ -291,33 +292,66 @@ void linear(CUmodule module, int rows, int c0, int c1, int k) {
   inputs({}, dx1.view());
 }
 
+const Conv2d plain{}, strided{2, 0, 1}, strided_padded{2, 1, 1}, enlarged{1, 1, 2};
+
 }  // namespace
 
 void test_wgmma_products(CUmodule module) {
-  const Conv2d plain{}, half{2, 0, 1}, half_padded{2, 1, 1}, twice{1, 1, 2};
   const Case cases[] = {
       {2, 8, 8, 64, 64, plain, true, true},
       {3, 4, 4, 24, 40, plain, true, false, 8},
       {1, 16, 16, 72, 136, plain, false, true},
       {1, 2, 128, 16, 8, plain, false, false},
-      {2, 16, 8, 40, 16, half, true, true},
-      {1, 32, 32, 8, 72, half_padded, false, false},
+      {2, 16, 8, 40, 16, strided, true, true},
+      {1, 32, 32, 8, 72, strided_padded, false, false},
       {33, 2, 2, 16, 16, plain, true, false},
       {2, 8, 8, 136, 16, plain, true, true, 0, {128, 0}},
       {1, 8, 8, 8, 264, plain, true, true, 0, {256, 0}},
-      {2, 8, 8, 16, 24, twice, true, true},
-      {1, 4, 4, 24, 8, twice, false, false},
-      {1, 8, 8, 8, 136, twice, false, true, 0, {128, 1}},
+      {2, 8, 8, 16, 24, enlarged, true, true},
+      {1, 4, 4, 24, 8, enlarged, false, false},
+      {1, 8, 8, 8, 136, enlarged, false, true, 0, {128, 1}},
       {5, 8, 8, 16, 136, plain, true, true, 0, {128, 1}},
       {3, 8, 8, 8, 264, plain, false, true, 0, {256, 1}},
       {2, 8, 8, 16, 40, plain, true, false, 0, {}, 24},
       {3, 8, 8, 8, 136, plain, false, true, 0, {128, 1}, 72},
   };
+  for (Case c : cases) {
+    c.tiling.halo = false;
+    convolution(module, c);
+    input_gradient(module, c);
+    c.tiling = {};
+    weight_gradient(module, c);
+  }
+  // Each width alone, in pairs of rows, and in pairs of columns, some of which are filled in part.
+  const Case gradients[] = {
+      {1, 8, 8, 72, 136, plain, false, false, 0, {64, 0}},    {1, 8, 8, 40, 72, plain, false, false, 0, {128, 0}},
+      {3, 8, 8, 72, 16, plain, false, false, 0, {192, 0}},    {2, 16, 16, 40, 24, plain, false, false, 8, {256, 0}},
+      {2, 8, 8, 24, 136, plain, false, false, 0, {128, 1}},   {1, 8, 8, 72, 136, plain, false, false, 0, {192, 1}},
+      {3, 8, 8, 40, 264, plain, false, false, 0, {256, 1}},   {1, 8, 8, 72, 16, enlarged, false, false, 0, {128, 1}},
+      {3, 8, 8, 128, 72, plain, false, false, 0, {192, 1}},   {1, 8, 8, 40, 40, enlarged, false, false, 0, {192, 1}},
+      {2, 8, 8, 72, 24, enlarged, false, false, 0, {256, 1}}, {2, 16, 8, 104, 24, strided, false, false, 0, {192, 1}},
+  };
+  for (const Case& c : gradients) weight_gradient(module, c);
+  linear(module, 200, 72, 24, 80);
+  linear(module, 128, 64, 0, 64);
+}
+
+// Maps of one patch to an image (odd batches too), of two beside each other, of more in both directions, of one above the other.
+void test_wgmma_halo(CUmodule module) {
+  const Case cases[] = {
+      {3, 8, 8, 72, 40, plain, true, true, 8},
+      {1, 16, 16, 136, 72, plain, true, false},
+      {2, 8, 48, 24, 16, plain, false, true},
+      {1, 16, 8, 64, 64, plain, true, true},
+      {5, 8, 8, 16, 136, plain, true, true, 0, {128, 0}},
+      {1, 8, 16, 72, 264, plain, false, false, 0, {256, 0}},
+      {5, 8, 8, 16, 136, plain, true, true, 0, {128, 1}},
+      {1, 24, 16, 8, 264, plain, true, true, 0, {256, 1}},
+      {2, 8, 8, 16, 40, plain, true, false, 0, {}, 24},
+      {3, 8, 8, 72, 136, plain, false, true, 0, {128, 1}, 72},
+  };
   for (const Case& c : cases) {
     convolution(module, c);
     input_gradient(module, c);
-    weight_gradient(module, c);
   }
-  linear(module, 200, 72, 24, 80);
-  linear(module, 128, 64, 0, 64);
 }

@@ -57,6 +57,7 @@ check('slabs, two inputs, the last one shorter', 'group_norm_forward', (r) => no
 check('slabs of a few pixels, one group', 'group_norm_forward', (r) => norm([1, 2, 2, 48], 0, 1, { ...normed, silu: false }, r));
 // Sides that Hopper's copies cover, where the device is one.
 check('stride 2 on whole boxes', 'conv2d_forward', (r) => conv([2, 8, 8, 16], 24, { stride: 2, pad: 0 }, all, r));
+check('patches in a map that fills no tile', 'conv2d_forward', (r) => conv([1, 8, 48, 8], 16, {}, all, r));
 check('stride 2 over odd sides', 'conv2d_forward', (r) => conv([2, 9, 9, 8], 16, { stride: 2 }, {}, r), undefined, [0]);
 check('stride 2 over enlarged sides', 'conv2d_forward', (r) => conv([1, 8, 8, 8], 16, { stride: 2, upsample: 2 }, {}, r), undefined, [0]);
 check('upsampled, whole boxes', 'conv2d_forward', (r) => conv([2, 4, 4, 16], 24, { upsample: 2 }, all, r));

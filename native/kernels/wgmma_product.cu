@@ -126,7 +126,7 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
   int tiles = g.row_tiles * g.column_tiles * g.phases * g.ranges / Cluster;
 
   if (warpgroup == 0) {
-    lower_registers<40>();
+    lower_registers<56>();  // the places of four blocks
     for (int tile = int(blockIdx.x) / Cluster; tile < tiles && thread == 0; tile += int(gridDim.x) / Cluster) {
       auto [range, row, phase, first] = gradient_tile<Columns, Cluster>(g, tile, rank);
       int begin = range * g.steps_per_range, end = min(begin + g.steps_per_range, g.steps);
@@ -158,7 +158,7 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
       }
     }
   } else {
-    raise_registers<232>();
+    raise_registers<224>();
     int consumer = warpgroup - 1;
     for (int tile = int(blockIdx.x) / Cluster; tile < tiles; tile += int(gridDim.x) / Cluster) {
       auto [range, row, phase, first] = gradient_tile<Columns, Cluster>(g, tile, rank);

@@ -43,6 +43,7 @@ CUresult encode_im2col(CUtensorMap* map, CUtensorMapDataType type, uint32_t rank
 void wgmma_fence();
 void wgmma(float* d, int n, const uint32_t* a_registers, uint64_t descriptor_a, uint64_t descriptor_b, bool accumulate, bool transposed_a,
            bool transposed_b, Half type, Loc loc);
+void wgmma_hold(const uint64_t* const (&slots)[4], Loc loc);  // the registers of A of the product just issued; by every thread
 void wgmma_commit();
 void wgmma_wait(int pending_groups, Loc loc);
 

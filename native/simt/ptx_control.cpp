@@ -148,6 +148,10 @@ static void multiply_warpgroup(Context& c, const Instruction& i) {
   wgmma(d, i.count, i.mode ? a : nullptr, i.mode ? 0 : get<uint64_t>(c, i.operands[1]), get<uint64_t>(c, i.operands[2]),
         predicate(c, i.operands[3]), transposed_a, transposed_b, Half(i.option), i.loc);
   for (int k = 0; k < registers; ++k) set<float>(c, part(i.operands[0], k), d[k]);
+  if (!i.mode) return;
+  const uint64_t* slots[4];
+  for (int k = 0; k < 4; ++k) slots[k] = c.slots + part(i.operands[1], k).slot;
+  wgmma_hold(slots, i.loc);
 }
 // mapa d, a, rank: the same place in another block's shared memory
 static void map_address(Context& c, const Instruction& i) {

@@ -1,6 +1,6 @@
 // wgmma m64nNk16 (PTX ISA 9.0, 9.7.15). The product is computed when it is issued: between issue and wait nvcc's PTX copies accumulators
 // from register to register, which only ptxas folds away. What is checked all the same: fences, groups, and that nobody overwrites an operand
-// in shared memory before its group has been waited for.
+// in shared memory, or registers of A, before its group has been waited for.
 #include <algorithm>
 #include <cstring>
 #include <deque>
@@ -27,8 +27,20 @@ struct Warpgroup {
 };
 static Warpgroup warpgroups[kMaxThreads / kWarpgroup];
 
+// Registers that hold A for products under way, and what they held.
+struct Held {
+  const uint64_t* slots[4];
+  uint32_t values[4];
+  uint32_t group;  // of the thread's
+  Loc loc;
+};
+static std::vector<Held> held[kMaxThreads];
+static uint32_t committed_groups[kMaxThreads];  // by a thread
+
 void wgmma_block_begin() {
   for (auto& w : warpgroups) w = {};
+  for (auto& h : held) h.clear();
+  std::fill(std::begin(committed_groups), std::end(committed_groups), 0);
 }
 void wgmma_block_end() {
   for (const auto& w : warpgroups)
@@ -159,7 +171,16 @@ void wgmma(float* d, int n, const uint32_t* a_registers, uint64_t descriptor_a, 
     w.open = true;
   });
 }
+void wgmma_hold(const uint64_t* const (&slots)[4], Loc loc) {
+  Held h{{}, {}, committed_groups[self->index], loc};
+  for (int i = 0; i < 4; ++i) {
+    h.slots[i] = slots[i];
+    h.values[i] = uint32_t(*slots[i]);
+  }
+  held[self->index].push_back(h);
+}
 void wgmma_commit() {
+  ++committed_groups[self->index];
   Warpgroup& w = mine();
   if (++w.committed < kWarpgroup) return;
   w.committed = 0;
@@ -172,6 +193,15 @@ void wgmma_wait(int pending_groups, Loc loc) {
     for (; int(w.groups.size()) > pending_groups; w.groups.pop_front()) w.done = w.groups.front();
     if (!pending_groups) std::fill(w.fenced, w.fenced + kWarpgroup, false);
   });
+  auto& mine_held = held[self->index];
+  auto waited_for = [&](const Held& h) { return h.group + uint32_t(pending_groups) < committed_groups[self->index]; };
+  for (const Held& h : mine_held)
+    for (int i = 0; i < 4 && waited_for(h); ++i)
+      if (uint32_t(*h.slots[i]) != h.values[i]) {
+        report("wgmma at %s: a register of A was overwritten before its group had been waited for", to_string(h.loc).c_str());
+        break;
+      }
+  std::erase_if(mine_held, waited_for);
   Clock clock;
   clock_set_agent(clock, agent_of(self->index), mine().done);
   clock_acquire(self->index, clock);

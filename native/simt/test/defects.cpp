@@ -1,8 +1,10 @@
 // The right kernels give right values without a report; each seeded defect is reported, and in words that name it.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+
 #include "test.h"
 
 struct Defect {
@@ -145,6 +147,20 @@ static void test_pipelines(CUmodule module) {
         Defect{"pipeline_28", "without fence.mbarrier_init"}})
     expect(multiply(defect.kernel, &d), defect);
 }
+static void test_registers(CUmodule module) {
+  std::vector<uint32_t> a(4 * 128 * 4);
+  for (size_t i = 0; i < a.size(); ++i) a[i] = i / 512 % 2 ? 0x3F800000u : 0x00003F80u;  // one and zero, or zero and one
+  auto multiply = [&](const char* kernel, std::vector<float>* d) {
+    Buffer from(a), out(128 * 32 * 4);
+    const CUresult r = run(function(module, kernel), 1, 128, 8192, nullptr, from.pointer, out.pointer);
+    *d = out.read<float>();
+    return r;
+  };
+  std::vector<float> d;
+  succeeded(multiply("registers_0", &d), "registers_0");
+  check(std::all_of(d.begin(), d.end(), [](float sum) { return sum == 32; }), "registers_0: the product");  // 4 steps of 8 ones
+  expect(multiply("registers_35", &d), {"registers_35", "a register of A was overwritten"});
+}
 static void test_clusters(CUmodule module) {
   const std::vector<float> x = ramp(1024);
   auto add = [&](const char* kernel, std::vector<float>* sums) {
@@ -207,6 +223,7 @@ void test_defects(const std::string& folder) {
   if (major >= 9) {
     test_tiles(module);
     test_pipelines(module);
+    test_registers(module);
     test_clusters(module);
     test_early_starts(module);
   }

@@ -186,6 +186,27 @@ __device__ void multicast(const phx::TensorMap* in, float* sums) {
   if (Defect != 30) cluster_barrier();
   if (Defect == 30 && threadIdx.x == 0) mbarrier_arrive_at(empty, 0);
 }
+// D (64x64) = 4·A (64 x 16) B^T (64 x 16) of ones and of a's rows, A through registers that each step loads anew.
+template <int Defect>
+__device__ void registers(const uint32_t* a, float* d) {
+  using namespace phx::sm90;
+  extern __shared__ __align__(1024) unsigned char memory[];
+  for (uint32_t i = threadIdx.x; i < 2048; i += 128) reinterpret_cast<uint32_t*>(memory)[i] = 0x3F803F80;  // two ones in bf16
+  fence_async_proxy();
+  __syncthreads();
+  float sums[32];
+#pragma unroll 1
+  for (int step = 0; step < 4; ++step) {
+    uint32_t of_a[4];
+    for (int i = 0; i < 4; ++i) of_a[i] = a[(step * 128 + threadIdx.x) * 4 + i];
+    products_fence();
+    multiply<false>(sums, of_a, operand(shared_address(memory), 16), step);
+    products_commit();
+    if (Defect != 35) products_wait<0>();  // 35: the next step's A over that of a product under way
+  }
+  products_wait<0>();
+  for (int i = 0; i < 32; ++i) d[threadIdx.x * 32 + i] = sums[i];
+}
 // Doubles, in a launch that may begin before the former one ends.
 template <int Defect>
 __device__ void twice(const float* x, float* y) {
@@ -201,6 +222,8 @@ extern "C" {
   __global__ void __launch_bounds__(128) tile_add_##n(const __grid_constant__ CUtensorMap in, const __grid_constant__ CUtensorMap out) { \
     tile_add<n>(&in, &out);                                                                                                              \
   }
+#define REGISTERS(n) \
+  __global__ void __launch_bounds__(128) registers_##n(const uint32_t* a, float* d) { registers<n>(a, d); }
 #define MULTICAST(n) \
   __global__ void __launch_bounds__(128) multicast_##n(const __grid_constant__ phx::TensorMap in, float* sums) { multicast<n>(&in, sums); }
 #define PIPELINE(n)                                                                                                \
@@ -211,6 +234,7 @@ extern "C" {
 // clang-format off
 TILE(0) TILE(14) TILE(15) TILE(16) TILE(17) TILE(18) TILE(19)
 TWICE(0) TWICE(34)
+REGISTERS(0) REGISTERS(35)
 MULTICAST(0) MULTICAST(29) MULTICAST(30) MULTICAST(31) MULTICAST(32) MULTICAST(33)
 PIPELINE(0) PIPELINE(20) PIPELINE(21) PIPELINE(22) PIPELINE(23) PIPELINE(24) PIPELINE(25) PIPELINE(26) PIPELINE(27) PIPELINE(28)
 // clang-format on

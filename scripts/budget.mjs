@@ -9,6 +9,20 @@ import { root } from './native.mjs';
 
 /** @typedef {{ registers: number, spilled: number, shared: number }} Usage registers a thread, bytes spilled, bytes of static shared memory */
 
+/** What ptxas said of each file of kernels; nothing where phoenix-cuda was not built. */
+function logsOf(folder) {
+  try {
+    const names = readdirSync(folder).filter((name) => name.endsWith('.fatbin.log'));
+    return names.sort().map((name) => readFileSync(join(folder, name), 'utf8'));
+  } catch {
+    return [];
+  }
+}
+
+/** What ptxas says of products that it puts one after the other, and of registers that it does not hand over: notes to it, no warnings. */
+export const lossesOfKernels = (folder = join(root, 'build')) =>
+  logsOf(folder).flatMap((log) => log.split('\n').filter((line) => /\(C75\d\d\)|Potential Performance Loss/.test(line)));
+
 /**
  * Kernel → architecture (sm_80, sm_90a) → usage; empty where phoenix-cuda was not built.
  * @returns {Record<string, Record<string, Usage>>}
@@ -16,16 +30,10 @@ import { root } from './native.mjs';
 export function usageOfKernels(folder = join(root, 'build')) {
   /** @type {Record<string, Record<string, Usage>>} */
   const usage = {};
-  let names = [];
-  try {
-    names = readdirSync(folder).filter((name) => name.endsWith('.fatbin.log'));
-  } catch {
-    return usage; // nothing was built
-  }
   const entry =
     /entry function '(\w+)' for '(\w+)'[\s\S]*?(\d+) bytes spill stores, (\d+) bytes spill loads[\s\S]*?Used (\d+) registers([^\n]*)/g;
-  for (const name of names.sort())
-    for (const [, kernel, architecture, stores, loads, registers, rest] of readFileSync(join(folder, name), 'utf8').matchAll(entry)) {
+  for (const log of logsOf(folder))
+    for (const [, kernel, architecture, stores, loads, registers, rest] of log.matchAll(entry)) {
       usage[kernel] ??= {};
       usage[kernel][architecture] = {
         registers: Number(registers),

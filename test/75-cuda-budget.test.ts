@@ -1,14 +1,14 @@
 /**
  * What each CUDA kernel takes of a multiprocessor, as ptxas says it while phoenix-cuda is built: registers a thread, bytes spilled, bytes of static shared
  * memory. No kernel takes more than native/kernels/budget.json allows; one that is not in it spills nothing. `node scripts/budget.mjs` writes
- * the table anew. Skipped aloud where phoenix-cuda is not built here.
+ * the table anew. Nor may ptxas note that it serialises wgmma or ignores setmaxnreg. Skipped aloud where phoenix-cuda is not built here.
  */
 import { readFile } from 'node:fs/promises';
 import test from 'ava';
 
 type Usage = { registers: number; spilled: number; shared: number };
 type Budget = Record<string, Record<string, Usage>>;
-const { usageOfKernels } = await import('../scripts/budget.mjs' as string); // a script of plain JavaScript
+const { usageOfKernels, lossesOfKernels } = await import('../scripts/budget.mjs' as string); // a script of plain JavaScript
 const usage: Budget = usageOfKernels();
 const count = Object.keys(usage).length;
 
@@ -27,4 +27,5 @@ const count = Object.keys(usage).length;
   if (unknown.length > 0) t.log(`not in the budget yet: ${unknown.join(', ')}`);
   t.true(count > 20, `${count} kernels`);
   t.deepEqual(over, []);
+  t.deepEqual(lossesOfKernels(), []);
 });

@@ -48,11 +48,11 @@ __device__ inline void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.release;" ::: "memory");
   asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
-// The barrier at the same place in the block of that rank.
+// The barrier at the same place in the block of that rank. It tells that wgmma has read a stage, which the caller has waited for, and nothing else: a
+// release to the whole cluster would be a fence of the whole GPU in front of each.
 __device__ inline void mbarrier_arrive_at(uint32_t barrier, uint32_t rank) {
   asm volatile(
-      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::
-          "r"(barrier),
+      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
       "r"(rank)
       : "memory");
 }
@@ -126,6 +126,11 @@ __device__ inline void wait_stores() { asm volatile("cp.async.bulk.wait_group 0;
 __device__ inline uint64_t operand(uint32_t shared, uint32_t block) {
   constexpr uint64_t kSwizzle128 = 1ull << 62, kEightRows = uint64_t(1024 >> 4) << 32;
   return kSwizzle128 | kEightRows | uint64_t((block & 0x3FFFF) >> 4) << 16 | (shared & 0x3FFFF) >> 4;
+}
+// Four 8x8 blocks of 16-bit values to shared memory, as ldmatrix reads them: lane l gives the address of row l%8 of block l/8.
+__device__ inline void store_blocks(uint32_t row, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
 }
 __device__ inline void products_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

@@ -3,7 +3,6 @@
 // them nine times: a tap is the same memory, some pixels on. An operand in shared memory may not start at any pixel, so pixels go through registers
 // (ldmatrix); the weights come through a ring of their own.
 #include "conv2d.cuh"
-#include "sm80.cuh"
 #include "wgmma_tiles.cuh"
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -26,18 +25,21 @@ struct Halo {
     pixels.init(kWarpsThatRead);
     weights.init(kConsumers * Cluster);
   }
-  // Taps, the shortcut being one in the middle.
+  // The shortcut is a tap of its own, whose pixels are copied without a halo.
+  static __device__ uint32_t pixel_bytes(const WgmmaForward& f, bool shortcut) {
+    int more = shortcut ? 0 : 2;
+    return uint32_t(f.pixels.box.n * (f.pixels.box.h + more) * (f.pixels.box.w + more)) * 128;
+  }
   static __device__ int taps_of(const WgmmaForward& f, bool shortcut) { return shortcut ? 1 : f.first_tap[1]; }
   static __device__ Tap tap_of(const WgmmaForward& f, bool shortcut, int t) { return shortcut ? Tap{} : f.tap[t]; }
 
   __device__ void load(const WgmmaForward& f, Pixel p, int, int column, int rank) {
-    const PixelBox& box = f.pixels.box;
-    uint32_t bytes = uint32_t(box.n * (box.h + 2) * (box.w + 2)) * 128;
     for (int shortcut = 0; shortcut < 2; shortcut++) {
       const WgmmaOperands& from = shortcut ? f.shortcut : f.window;
       for (int s = 0; s < from.steps; s++) {
         auto [second, channel, of_weights] = channels_of(from, s);
-        load_box(pixels.at(), &from.in[second], pixels.begin_load(bytes), channel, p.w - 1, p.h - 1, p.n);
+        load_box(pixels.at(), &from.in[second], pixels.begin_load(pixel_bytes(f, shortcut)), channel, p.w - !shortcut, p.h - !shortcut,
+                 p.n);
         pixels.advance();
         for (int t = 0; t < taps_of(f, shortcut); t++) {
           uint32_t full = weights.begin_load();
@@ -50,36 +52,38 @@ struct Halo {
   }
 
   // A step of 64 channels in halves, each with registers of its own: one half's products are under way while the pixels of the next are loaded.
-  __device__ void accumulate(const WgmmaForward& f, int, int consumer, int thread, float (&sums)[Columns / 2]) {
+  template <class Meanwhile>
+  __device__ void accumulate(const WgmmaForward& f, int, int consumer, int thread, float (&sums)[Columns / 2], Meanwhile meanwhile) {
     constexpr uint32_t kStepB = (InputGradient ? 2048 : 32) >> 4;
-    const PixelBox& box = f.pixels.box;
-    int width = box.w + 2, patch = box.n == 1 ? kPatch : width * (kPatch + 2);     // from a consumer's first pixel to the other's
     int lane = thread % 32, row = thread / 32 * 16 + lane % 16, high = lane / 16;  // what load_blocks wants the address of
-    int first = consumer * patch + row / kPatch * width + row % kPatch;
     uint32_t a[2][2][4];
     bool begun = false;
     int former = 0;
     for (float& sum : sums) sum = 0;
-    for (int shortcut = 0; shortcut < 2; shortcut++) {
+    for (int shortcut = 0; shortcut < (InputGradient ? 1 : 2); shortcut++) {
+      int halo = shortcut ? 0 : 1, width = f.pixels.box.w + 2 * halo;
+      int patch = f.pixels.box.n == 1 ? kPatch : width * (kPatch + 2 * halo);  // from a consumer's first pixel to the other's
+      int first = consumer * patch + row / kPatch * width + row % kPatch + halo * (width + 1);
       int steps = shortcut ? f.shortcut.steps : f.window.steps;
       for (int s = 0; s < steps; s++) {
         pixels.wait_full();
         for (int t = 0; t < taps_of(f, shortcut); t++) {
           Tap tap = tap_of(f, shortcut, t);
-          uint32_t pixel = uint32_t(first + (tap.h + 1) * width + tap.w + 1), line = pixels.at() + pixel * 128;
+          uint32_t pixel = uint32_t(first + tap.h * width + tap.w), line = pixels.at() + pixel * 128;
           weights.wait_full();
           uint64_t b = operand(weights.at(), kBlockBytes);
 #pragma unroll
           for (int half = 0; half < 2; half++) {
+            products_wait<1>();  // for those that read a[half]
+            if (half == 1 && begun) weights.template release<Cluster>(former, thread);
 #pragma unroll
             for (int k = 0; k < 2; k++) sm80::load_blocks(a[half][k], line + (uint32_t(4 * half + 2 * k + high) ^ pixel % 8) * 16);
             products_fence();
 #pragma unroll
             for (int k = 0; k < 2; k++) multiply<InputGradient>(sums, a[half][k], b + uint32_t(2 * half + k) * kStepB, 1);
             products_commit();
-            products_wait<1>();
-            if (half == 0 && begun) weights.template release<Cluster>(former, thread);
           }
+          if (!begun) meanwhile();
           begun = true;
           former = weights.stage;
           weights.advance();

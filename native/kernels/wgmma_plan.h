@@ -121,7 +121,7 @@ template <class Parameters>
 struct WgmmaPlan {
   Parameters parameters;
   int columns, tiles;
-  bool pairs = false;  // blocks work two by two and share the weights
+  bool pairs = false;  // blocks work two by two and share an operand: the weights; in the weights' gradient x or dy
   bool halo = false;   // wgmma_halo.cu
 };
 // How to cut, where it is not left to the table.
@@ -157,17 +157,13 @@ inline WgmmaPlan<WgmmaForward> plan_wgmma(const WgmmaForwardArguments& a) {
   if (a.halo) patches = cover_patches(out0.n, out0.h, out0.w);
   plan.halo = bool(patches);
   const PixelTiles pixels = patches ? *patches : cover_pixels(out0.n, out0.h / a.phases, out0.w / a.phases, kWgmmaRows).value();
-  PixelBox read = pixels.box;
-  if (plan.halo) read.h += 2, read.w += 2;
   auto map_of_output = [&](const Tensor& t) { return plan.halo ? map_of_patch(t) : map_of_results(t, pixels.box, a.phases); };
   WgmmaForward& f = plan.parameters;
-  int phases = a.phases * a.phases;
-  plan.columns = a.tiling.columns ? a.tiling.columns : wgmma_columns(pixels.count * phases, out0.c, out1.c);
+  int all_phases = a.phases * a.phases;
+  plan.columns = a.tiling.columns ? a.tiling.columns : wgmma_columns(pixels.count * all_phases, out0.c, out1.c);
   int column_tiles = tiles_of(out0.c, plan.columns) + tiles_of(out1.c, plan.columns);
-  // In pairs where that leaves enough for all multiprocessors.
-  bool many = pixels.count * phases * column_tiles >= kPlannedMultiprocessors;
-  plan.pairs = plan.columns > 64 && (a.tiling.pairs < 0 ? many : a.tiling.pairs == 1);
-  auto operands = [&](const WgmmaForwardArguments::Operands& from) {
+  plan.pairs = plan.columns > 64 && (a.tiling.pairs < 0 ? pixels.count > 1 : a.tiling.pairs == 1);
+  auto operands = [&](const WgmmaForwardArguments::Operands& from, PixelBox read) {
     WgmmaOperands to{};
     to.in[0] = map_of_pixels(from.in0, read, a.stride);
     to.in[1] = from.in1 ? map_of_pixels(from.in1, read, a.stride) : to.in[0];
@@ -178,8 +174,10 @@ inline WgmmaPlan<WgmmaForward> plan_wgmma(const WgmmaForwardArguments& a) {
     to.bias = from.bias.data;
     return to;
   };
-  f.window = operands(a.window);
-  if (a.shortcut.in0) f.shortcut = operands(a.shortcut);
+  PixelBox window = pixels.box;
+  if (plan.halo) window.h += 2, window.w += 2;
+  f.window = operands(a.window, window);
+  if (a.shortcut.in0) f.shortcut = operands(a.shortcut, pixels.box);
   for (int i = 0; i < 2; i++) {
     const auto& [to, residual] = a.out[i];
     if (!to) continue;
@@ -198,7 +196,7 @@ inline WgmmaPlan<WgmmaForward> plan_wgmma(const WgmmaForwardArguments& a) {
   f.phases = a.phases;
   std::copy(std::begin(a.first_tap), std::end(a.first_tap), f.first_tap);
   std::copy(a.tap, a.tap + kMostTaps, f.tap);
-  plan.tiles = (plan.pairs ? (pixels.count + 1) / 2 * 2 : pixels.count) * column_tiles * phases;
+  plan.tiles = (plan.pairs ? (pixels.count + 1) / 2 * 2 : pixels.count) * column_tiles * all_phases;
   return plan;
 }
 
@@ -258,23 +256,25 @@ inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArgume
   set(g.blocks, tiles_of(a.x0.c, 64), tiles_of(a.x1.c, 64));
   g.rows = a.dy.c;
   g.row_tiles = tiles_of(a.dy.c, kWgmmaRows);
-  // Columns of a tile: the least price of a phase. A wide tile reads less for the same sums.
-  struct Price {
-    int columns;
-    double tile;
-  };
-  constexpr Price prices[] = {{256, 1.8}, {192, 1.4}, {128, 1.0}, {64, 0.6}};
+  // Columns of a tile, and whether blocks work in pairs: the fewest cycles of a step of all columns. A multiprocessor multiplies 128 rows with four columns
+  // in 16 cycles for 64 pixels, and gets some 30 bytes a cycle. Pairs of columns may leave one of two tiles empty.
+  g.pair_rows = g.row_tiles % 2 == 0;
   int blocks = g.taps * (g.blocks[0] + g.blocks[1]);
   double least = 1e30;
-  for (Price p : prices) {
-    double price = tiles_of(blocks, p.columns / 64) * p.tile;
-    if (a.tiling.columns ? p.columns != a.tiling.columns : price >= least) continue;
-    least = price;
-    plan.columns = p.columns;
-  }
-  g.column_tiles = tiles_of(blocks, plan.columns / 64);
-  g.pair_rows = g.row_tiles % 2 == 0;
-  plan.pairs = plan.columns > 64 && a.tiling.pairs && (g.pair_rows || g.column_tiles % 2 == 0);
+  for (int columns : {256, 192, 128, 64})
+    for (bool pairs : {true, false}) {
+      if (a.tiling.columns ? columns != a.tiling.columns : false) continue;
+      if (a.tiling.pairs >= 0 ? pairs != (a.tiling.pairs == 1) : pairs && columns == 64) continue;
+      int tiles = tiles_of(blocks, columns / 64), rows = kWgmmaRows, read = columns;
+      if (pairs) (g.pair_rows ? read : rows) /= 2;
+      if (pairs && !g.pair_rows) tiles = tiles_of(tiles, 2) * 2;
+      double price = tiles * std::max(4.0 * columns, (rows + read) * kWgmmaDepth * 2 / 30.0);
+      if (price >= least) continue;
+      least = price;
+      plan.columns = columns;
+      plan.pairs = pairs;
+      g.column_tiles = tiles;
+    }
   // Ranges of pixels: the fewest steps in a row, a tile's end counted as 12 and each range's sums as a quarter.
   int tiles = g.row_tiles * g.column_tiles * g.phases, steps = pixels.count;
   least = 1e30;

@@ -14,9 +14,9 @@ constexpr uint32_t kA = kWgmmaRows * 128;
 constexpr uint32_t stage_bytes(int columns) { return kA + uint32_t(columns) * 128; }
 
 // Sums `steps` stages. A K-major: rows of pixels; MN-major: rows of channels. One group of products stays under way while the next is issued.
-// also(a, accumulate): more products with A.
-template <bool MnMajorA, bool MnMajorB, int Cluster, class Ring, int Size, class Also>
-__device__ void add_products(Ring& ring, int steps, int consumer, int thread, float (&sums)[Size], Also also) {
+// also(a, accumulate): more products with A. meanwhile(): called once, while the first products are under way.
+template <bool MnMajorA, bool MnMajorB, int Cluster, class Ring, int Size, class Also, class Meanwhile>
+__device__ void add_products(Ring& ring, int steps, int consumer, int thread, float (&sums)[Size], Also also, Meanwhile meanwhile) {
   constexpr uint32_t kStepA = (MnMajorA ? 2048 : 32) >> 4, kStepB = (MnMajorB ? 2048 : 32) >> 4;
   int former = 0;
   for (int step = 0; step < steps; step++) {
@@ -29,6 +29,7 @@ __device__ void add_products(Ring& ring, int steps, int consumer, int thread, fl
       also(a + k * kStepA, step + k);
     }
     products_commit();
+    if (step == 0) meanwhile();
     products_wait<1>();
     if (step) ring.template release<Cluster>(former, thread);
     former = ring.stage;
@@ -63,9 +64,11 @@ struct Boxes {
       }
     }
   }
-  __device__ void accumulate(const WgmmaForward& f, int phase, int consumer, int thread, float (&sums)[Columns / 2]) {
+  template <class Meanwhile>
+  __device__ void accumulate(const WgmmaForward& f, int phase, int consumer, int thread, float (&sums)[Columns / 2], Meanwhile meanwhile) {
     int steps = (f.first_tap[phase + 1] - f.first_tap[phase]) * f.window.steps + f.shortcut.steps;
-    add_products<false, InputGradient, Cluster>(ring, steps, consumer, thread, sums, [](uint64_t, int) {});
+    add_products<false, InputGradient, Cluster>(
+        ring, steps, consumer, thread, sums, [](uint64_t, int) {}, meanwhile);
   }
   // Results are seen as (N·H', phases of h, W', phases of w, J): a convolution of stride 1 has one phase each way; the inputs' gradient of a stride of 2
   // writes every other pixel of every other row.
@@ -114,6 +117,8 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
   Stages ring{base, base + Stages::kBytes};
   int warpgroup = int(threadIdx.x) / 128, thread = int(threadIdx.x) % 128;
   if (threadIdx.x == 0) {
+    prefetch_map(&g.dy);
+    prefetch_map(&g.x[0]);
     ring.init(kConsumers * Cluster);
     mbarrier_init_fence();
   }
@@ -133,12 +138,13 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
       GradientBlock blocks[kBlocks];
 #pragma unroll
       for (int j = 0; j < kBlocks; j++) blocks[j] = gradient_block(g, phase, first + j);
-      for (int step = begin; step < end; step++) {
-        Pixel p = first_pixel(g.pixels, step);
+      int phase_w = phase % 2, phase_h = phase / 2;
+      Pixel p = first_pixel(g.pixels, begin);
+      for (int step = begin; step < end; step++, p = next_pixel(g.pixels, p)) {
         uint32_t full = ring.begin_load();
         for (int j = 0; j < kConsumers; j++) {
           uint32_t to = ring.at() + uint32_t(j) * kBlockBytes;
-          int c = row + 64 * j, w = p.w * g.upsample + phase % 2, h = p.h * g.upsample + phase / 2;
+          int c = row + 64 * j, w = p.w * g.upsample + phase_w, h = p.h * g.upsample + phase_h;
           if (Cluster == 1 || g.pair_rows)
             load_box(to, &g.dy, full, c, w, h, p.n);
           else if (j == rank)
@@ -168,13 +174,15 @@ __device__ void weight_gradient(const WgmmaWeightGradient& g) {
       if (g.parts.biases && first == 0) {  // dy's sums, as a product with ones
         float of_dy[4];
         uint64_t ones = small_operand(base + kOnes);
-        add_products<true, true, Cluster>(ring, end - begin, consumer, thread, sums,
-                                          [&](uint64_t a, int accumulate) { multiply<true, false>(of_dy, a, ones, accumulate); });
+        add_products<true, true, Cluster>(
+            ring, end - begin, consumer, thread, sums,
+            [&](uint64_t a, int accumulate) { multiply<true, false>(of_dy, a, ones, accumulate); }, [] {});
         float* out = g.parts.biases + (size_t(range) * g.phases + phase) * g.rows;
         for (int i = 0; i < 2; i++)
           if (pair == 0 && first_row + 8 * i < g.rows) out[first_row + 8 * i] = of_dy[2 * i];
       } else {
-        add_products<true, true, Cluster>(ring, end - begin, consumer, thread, sums, [](uint64_t, int) {});
+        add_products<true, true, Cluster>(
+            ring, end - begin, consumer, thread, sums, [](uint64_t, int) {}, [] {});
       }
       int all_columns = g.columns[0] + g.columns[1], all_taps = g.phases * g.taps;
 #pragma unroll

@@ -1,4 +1,4 @@
-// Parameters of the products on Hopper's tensor cores (wgmma_product.cu): convolutions and linear layers in bf16.
+// Parameters of the products on Hopper's tensor cores (wgmma_product.cu, wgmma_halo.cu): convolutions and linear layers in bf16.
 #pragma once
 #include <cuda_bf16.h>
 
@@ -10,20 +10,22 @@ namespace phx {
 constexpr int kWgmmaRows = 128;         // of a tile: pixels, or output channels in the weights' gradient
 constexpr int kWgmmaDepth = 64;         // channels (or pixels) of a step: a row of 128 bytes
 constexpr int kWgmmaThreads = 3 * 128;  // a warpgroup that copies and two that multiply
-// Shared memory: stages of A (rows x depth) and B (columns x depth), then the results' tile in bf16, then barriers and, in the weights' gradient, ones.
+// Shared memory: stages of A (rows x depth) and B (columns x depth), then the results' tile in bf16, barriers, and what each half's columns are given; in the
+// weights' gradient barriers and ones.
 constexpr int wgmma_stages(int columns, bool staged_results) {
   return staged_results ? (columns == 256 ? 3 : 4) : 200 * 1024 / ((kWgmmaRows + columns) * kWgmmaDepth * 2);
 }
 constexpr int wgmma_shared_bytes(int columns, bool staged_results) {
   return wgmma_stages(columns, staged_results) * (kWgmmaRows + columns) * kWgmmaDepth * 2 +
-         (staged_results ? kWgmmaRows * columns * 2 : 256) + 256;
+         (staged_results ? kWgmmaRows * columns * 2 + 2 * columns * 4 : 256) + 256;
 }
-// With a halo (wgmma_halo.cu): stages of pixels with those around them, at most 2 x 10 x 10 of 64 channels, stages of weights (columns x depth), results, barriers.
+// With a halo (wgmma_halo.cu): stages of pixels with those around them, at most 2 x 10 x 10 of 64 channels, stages of weights (columns x depth), the rest alike.
 constexpr int kPatch = 8;  // a side of the pixels of half a tile
 constexpr int kHaloStages = 2, kHaloBytes = 2 * 10 * 10 * kWgmmaDepth * 2;
 constexpr int wgmma_halo_stages(int columns) { return columns == 256 ? 3 : 6; }
 constexpr int wgmma_halo_shared_bytes(int columns) {
-  return kHaloStages * kHaloBytes + wgmma_halo_stages(columns) * columns * kWgmmaDepth * 2 + kWgmmaRows * columns * 2 + 256;
+  return kHaloStages * kHaloBytes + wgmma_halo_stages(columns) * columns * kWgmmaDepth * 2 + kWgmmaRows * columns * 2 + 2 * columns * 4 +
+         256;
 }
 
 // Pixels that one copy takes: images x rows x columns, the pixels of a tile.
@@ -44,7 +46,7 @@ constexpr int kMostTaps = 16;  // of the gradients of folded weights (conv2d.cuh
 
 // A tensor of results: channels [0, columns) of it, in so many tiles.
 struct WgmmaOutput {
-  TensorMap to, residual;  // (N·H, phases, W, phases, J), see OutputPixels in wgmma_product.cu
+  TensorMap to, residual;  // (N·H, phases, W, phases, J), with a halo (N, H, W, 1, J): see result_place
   int columns, tiles, has_residual;
 };
 // What is multiplied: in steps over the channels of the first input, then over those of the second.

@@ -1,6 +1,7 @@
 // What products on Hopper's tensor cores share (wgmma_product.cu, wgmma_halo.cu): the ring of stages through which operands come, and all of out(p,j) but how
 // its operands lie in shared memory. A block takes tiles of 128 x N in a fixed order.
 #pragma once
+#include "sm80.cuh"
 #include "sm90.cuh"
 #include "wgmma_product.cuh"
 
@@ -20,6 +21,16 @@ struct Pixel {
 };
 __device__ Pixel first_pixel(const PixelTiles& t, int tile) {
   return {tile / t.tiles_w / t.tiles_h * t.box.n, tile / t.tiles_w % t.tiles_h * t.box.h, tile % t.tiles_w * t.box.w};
+}
+
+// Where the next tile starts, without a division.
+__device__ Pixel next_pixel(const PixelTiles& t, Pixel p) {
+  p.w += t.box.w;
+  if (p.w < t.tiles_w * t.box.w) return p;
+  p.w = 0, p.h += t.box.h;
+  if (p.h < t.tiles_h * t.box.h) return p;
+  p.h = 0, p.n += t.box.n;
+  return p;
 }
 
 // A ring of stages. `full` completes when a stage's bytes have arrived, `empty` when all that read it have said so.
@@ -76,17 +87,25 @@ __device__ void end_cluster() {
   if constexpr (Cluster > 1) cluster_barrier();
 }
 
-// Tiles go by phases, then pixels, then columns, those of the first tensor of results before those of the second. Cluster 2: two blocks take two
+// Tiles in their order: those of a phase, in it those of the same pixels, in these by columns, those of the first tensor of results before those of the second. Cluster 2: two blocks take two
 // tiles of pixels that lie side by side, of the same columns.
 struct ForwardTile {
   Pixel pixel;
   int phase, second, column;  // columns of which tensor, from which on
 };
+template <int Cluster>
+__device__ int tiles_of_phase(const WgmmaForward& f) {
+  return (f.pixels.count + Cluster - 1) / Cluster * (f.out[0].tiles + f.out[1].tiles);
+}
+template <int Cluster>
+__device__ int phase_of(const WgmmaForward& f, int tile) {
+  return f.phases == 1 ? 0 : tile / tiles_of_phase<Cluster>(f);
+}
 template <int Columns, int Cluster>
 __device__ ForwardTile forward_tile(const WgmmaForward& f, int tile, int rank) {
-  int columns = f.out[0].tiles + f.out[1].tiles, of_phase = (f.pixels.count + Cluster - 1) / Cluster * columns;
+  int columns = f.out[0].tiles + f.out[1].tiles, of_phase = tiles_of_phase<Cluster>(f);
   int column = tile % columns, second = column >= f.out[0].tiles;
-  return {first_pixel(f.pixels, tile % of_phase / columns * Cluster + rank), tile / of_phase, second,
+  return {first_pixel(f.pixels, tile % of_phase / columns * Cluster + rank), phase_of<Cluster>(f, tile), second,
           (column - (second ? f.out[0].tiles : 0)) * Columns};
 }
 
@@ -111,7 +130,11 @@ __device__ void load_weights(uint32_t stage, const TensorMap* weights, uint32_t 
       load_box(to, weights, full, c0, tap, c2);
   };
   if (InputGradient)
-    for (int j = rank; j < Columns / 64; j += Cluster) load(stage + uint32_t(j) * kBlockBytes, column + 64 * j, channel);
+#pragma unroll
+    for (int i = 0; i < Columns / 64 / Cluster; i++) {
+      int j = rank + i * Cluster;
+      load(stage + uint32_t(j) * kBlockBytes, column + 64 * j, channel);
+    }
   else
     load(stage + uint32_t(rank) * (Columns * 128 / Cluster), channel, column + rank * (Columns / Cluster));
 }
@@ -126,17 +149,37 @@ template <int Columns>
 struct Results {
   static constexpr int kBlocks = Columns / 64;
   uint32_t staged, residual_barrier;
+  float* added;  // (Columns): what all rows of a column are given
   int consumer, thread;
   uint32_t residual_phase = 0;
 
-  // Before the tile's sums: starts to read the residual.
-  __device__ void begin(const WgmmaOutput& out, int column, ResultPlace at) const {
-    if (thread) return;
-    wait_stores_read();
-    if (!out.has_residual) return;
-    mbarrier_arrive_expect(residual_barrier, kBlocks * kBlockBytes);
-    for (int j = 0; j < kBlocks; j++)
-      load_box(staged + uint32_t(j) * kBlockBytes, &out.residual, residual_barrier, column + 64 * j, at.c1, at.c2, at.c3, at.c4);
+  // The image of row `row` of 64.
+  __device__ int image(const WgmmaForward& f, Pixel p, int row) const {
+    return p.n + (consumer * kHalfRows + row) / (f.pixels.box.h * f.pixels.box.w);
+  }
+  // Whether the rows are of one image.
+  static __device__ bool one_image(const WgmmaForward& f) { return f.pixels.box.h * f.pixels.box.w >= kHalfRows; }
+
+  // While the tile's sums are made: starts to read the residual, and adds up biases and temb.
+  __device__ void begin(const WgmmaForward& f, const WgmmaOutput& out, Pixel p, int column, ResultPlace at) const {
+    if (thread == 0 && out.has_residual) {
+      wait_stores_read();
+      mbarrier_arrive_expect(residual_barrier, kBlocks * kBlockBytes);
+      for (int j = 0; j < kBlocks; j++)
+        load_box(staged + uint32_t(j) * kBlockBytes, &out.residual, residual_barrier, column + 64 * j, at.c1, at.c2, at.c3, at.c4);
+    }
+    int of = image(f, p, 0);
+    bool with_temb = f.temb && one_image(f) && of < f.images;
+    for (int j = thread; j < Columns; j += 128) {
+      int c = column + j;
+      float sum = 0;
+      if (c < out.columns) {
+        if (f.window.bias) sum += f.window.bias[c];
+        if (f.shortcut.bias) sum += f.shortcut.bias[c];
+        if (with_temb) sum += __bfloat162float(f.temb[size_t(of) * f.temb_ld + c]);
+      }
+      added[j] = sum;
+    }
   }
   __device__ void put(const WgmmaForward& f, const WgmmaOutput& out, Pixel p, int column, ResultPlace at,
                       const float (&sums)[Columns / 2]) {
@@ -144,45 +187,14 @@ struct Results {
       mbarrier_wait(residual_barrier, residual_phase);
       residual_phase ^= 1;
     }
-    named_barrier(1 + uint32_t(consumer), 128);  // the former results have been stored
-    // This thread's sums: two rows, two columns of every eight.
-    int row = thread / 32 * 16 + thread % 32 / 4, pair = thread % 4;
-    int pixels_per_image = f.pixels.box.h * f.pixels.box.w;
-    const __nv_bfloat16* temb[2] = {};
-    for (int i = 0; i < 2; i++) {
-      int image = p.n + (consumer * kHalfRows + row + 8 * i) / pixels_per_image;
-      if (f.temb && image < f.images) temb[i] = f.temb + size_t(image) * f.temb_ld;
-    }
-#pragma unroll
-    for (int j = 0; j < Columns / 8; j++) {
-      int c = column + 8 * j + 2 * pair;
-      bool inside = c < out.columns;
-      float2 bias{0, 0};
-      for (const float* of : {f.window.bias, f.shortcut.bias}) {
-        if (!of || !inside) continue;
-        float2 more = *reinterpret_cast<const float2*>(of + c);
-        bias = {bias.x + more.x, bias.y + more.y};
-      }
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        // 16-byte chunk j%8 of the row, in the copies' swizzle.
-        uint32_t offset =
-            uint32_t(j / 8) * kBlockBytes + uint32_t(row + 8 * i) * 128 + uint32_t((j % 8) ^ (row % 8)) * 16 + uint32_t(pair) * 4;
-        auto* place = reinterpret_cast<__nv_bfloat162*>(shared_memory + (staged - shared_address(shared_memory)) + offset);
-        float2 sum{sums[4 * j + 2 * i] + bias.x, sums[4 * j + 2 * i + 1] + bias.y};
-        if (temb[i] && inside) {
-          float2 t = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(temb[i] + c));
-          sum.x += t.x;
-          sum.y += t.y;
-        }
-        if (out.has_residual) {
-          float2 r = __bfloat1622float2(*place);
-          sum.x += r.x;
-          sum.y += r.y;
-        }
-        *place = __float22bfloat162_rn(sum);
-      }
-    }
+    if (thread == 0 && !out.has_residual) wait_stores_read();
+    named_barrier(1 + uint32_t(consumer), 128);  // the former results have been stored, and what is added is there
+    if (f.temb && !one_image(f))
+      write<true, true>(f, out, p, column, sums);
+    else if (out.has_residual)
+      write<true, false>(f, out, p, column, sums);
+    else
+      write<false, false>(f, out, p, column, sums);
     fence_async_proxy();
     named_barrier(1 + uint32_t(consumer), 128);
     if (thread) return;
@@ -193,10 +205,49 @@ struct Results {
   __device__ void end() const {
     if (thread == 0) wait_stores();
   }
+
+ private:
+  // A warp's 16 rows, 16 columns at a time. MayAdd: there may be a residual; Images: the rows may be of several, with a temb each.
+  template <bool MayAdd, bool Images>
+  __device__ void write(const WgmmaForward& f, const WgmmaOutput& out, Pixel p, int column, const float (&sums)[Columns / 2]) const {
+    int lane = thread % 32, first_row = thread / 32 * 16, pair = lane % 4;
+    int row = first_row + lane % 16;  // whose address this lane gives; its values are of rows lane/4 and eight below
+    const __nv_bfloat16* temb[2] = {};
+    for (int i = 0; i < 2 && Images; i++) {
+      int of = image(f, p, first_row + lane / 4 + 8 * i);
+      if (of < f.images) temb[i] = f.temb + size_t(of) * f.temb_ld;
+    }
+#pragma unroll
+    for (int j = 0; j < Columns / 8; j += 2) {
+      uint32_t chunk = uint32_t(j % 8 + lane / 16);  // of 16 bytes, in the copies' swizzle
+      uint32_t place = staged + uint32_t(j / 8) * kBlockBytes + uint32_t(row) * 128 + (chunk ^ uint32_t(row % 8)) * 16;
+      uint32_t values[4] = {};
+      if (MayAdd && out.has_residual) sm80::load_blocks(values, place);
+#pragma unroll
+      for (int eight = 0; eight < 2; eight++) {
+        float2 add = *reinterpret_cast<const float2*>(added + 8 * (j + eight) + 2 * pair);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          uint32_t& value = values[2 * eight + i];
+          int at = 4 * (j + eight) + 2 * i, c = column + 8 * (j + eight) + 2 * pair;
+          float2 sum{sums[at] + add.x, sums[at + 1] + add.y};
+          if (MayAdd) sum.x += __uint_as_float(value << 16), sum.y += __uint_as_float(value & 0xFFFF0000u);
+          if (Images && temb[i] && c < out.columns) {
+            float2 t = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(temb[i] + c));
+            sum.x += t.x, sum.y += t.y;
+          }
+          __nv_bfloat162 rounded = __float22bfloat162_rn(sum);
+          value = *reinterpret_cast<uint32_t*>(&rounded);
+        }
+      }
+      store_blocks(place, values);
+    }
+  }
 };
 
 // All tiles of out(p,j): one warpgroup copies operands ahead, two multiply 64 rows each. How operands lie in shared memory is a matter of `Operands`:
-// kBytes and kBarrierBytes of it, init() by one thread, load() of a tile by the thread that copies, accumulate() by a consumer, and the place of its rows.
+// kBytes and kBarrierBytes of it, init() by one thread, load() of a tile by the thread that copies, accumulate() by a consumer, which calls what it is given
+// while its first products are under way, and the place of its rows.
 template <int Columns, bool InputGradient, int Cluster, template <int, bool, int> class AnyOperands>
 __device__ void forward(const WgmmaForward& f) {
   using Operands = AnyOperands<Columns, InputGradient, Cluster>;
@@ -205,6 +256,8 @@ __device__ void forward(const WgmmaForward& f) {
   Operands operands(base, barriers);
   int warpgroup = int(threadIdx.x) / 128, thread = int(threadIdx.x) % 128;
   if (threadIdx.x == 0) {
+    for (const TensorMap* map : {&f.window.in[0], &f.window.weights, &f.out[0].to}) prefetch_map(map);
+    if (f.out[0].has_residual) prefetch_map(&f.out[0].residual);
     operands.init();
     for (int c = 0; c < kConsumers; c++) mbarrier_init(residual_barriers + uint32_t(c) * 8, 1);
     mbarrier_init_fence();
@@ -212,13 +265,11 @@ __device__ void forward(const WgmmaForward& f) {
   begin_kernel();
   int rank = begin_cluster<Cluster>();
   int first_tile = int(blockIdx.x) / Cluster, stride = int(gridDim.x) / Cluster;
-  int tiles = (f.pixels.count + Cluster - 1) / Cluster * (f.out[0].tiles + f.out[1].tiles) * f.phases * f.phases;
+  int tiles = tiles_of_phase<Cluster>(f) * f.phases * f.phases;
 
   if (warpgroup == 0) {
     lower_registers<40>();
     if (thread == 0) {
-      prefetch_map(&f.window.in[0]);
-      prefetch_map(&f.window.weights);
       for (int tile = first_tile; tile < tiles; tile += stride) {
         auto [p, phase, in_second, column] = forward_tile<Columns, Cluster>(f, tile, rank);
         operands.load(f, p, phase, column + (in_second ? f.out[0].columns : 0), rank);
@@ -227,16 +278,19 @@ __device__ void forward(const WgmmaForward& f) {
   } else {
     raise_registers<232>();
     int consumer = warpgroup - 1;
-    Results<Columns> results{staged + uint32_t(consumer) * Columns / 64 * kBlockBytes, residual_barriers + uint32_t(consumer) * 8, consumer,
-                             thread};
+    uint32_t added = residual_barriers + 2 * 8 - base + uint32_t(consumer) * Columns * 4;
+    Results<Columns> results{staged + uint32_t(consumer) * Columns / 64 * kBlockBytes, residual_barriers + uint32_t(consumer) * 8,
+                             reinterpret_cast<float*>(shared_memory + added), consumer, thread};
     for (int tile = first_tile; tile < tiles; tile += stride) {
-      auto [p, phase, in_second, column] = forward_tile<Columns, Cluster>(f, tile, rank);
-      const WgmmaOutput& out = f.out[in_second];
-      ResultPlace place = Operands::result_place(f, p, phase, consumer);
-      results.begin(out, column, place);
+      ForwardTile t;
+      ResultPlace place;
       float sums[Columns / 2];
-      operands.accumulate(f, phase, consumer, thread, sums);
-      results.put(f, out, p, column, place, sums);
+      operands.accumulate(f, phase_of<Cluster>(f, tile), consumer, thread, sums, [&] {
+        t = forward_tile<Columns, Cluster>(f, tile, rank);
+        place = Operands::result_place(f, t.pixel, t.phase, consumer);
+        results.begin(f, f.out[t.second], t.pixel, t.column, place);
+      });
+      results.put(f, f.out[t.second], t.pixel, t.column, place, sums);
     }
     results.end();
   }

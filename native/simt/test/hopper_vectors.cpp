@@ -130,6 +130,26 @@ void stores(CUmodule module) {
   }
 }
 
+// ---- blocks: lane l holds values 2·(l%4) and the next one of row l/4 of each, and says where row l%8 of block l/8 lies
+
+void blocks(CUmodule module) {
+  std::vector<uint32_t> registers(128), rows(32), wanted(128);
+  auto row_at = [](uint32_t block, uint32_t row) { return (block * 8 + row) * 5 % 32 * 16; };  // all 32 places, in no order
+  auto value = [](uint32_t block, uint32_t row, uint32_t pair) { return (block * 64 + row * 8 + pair * 2) * 65537 + 65536; };
+  for (uint32_t lane = 0; lane < 32; ++lane) {
+    rows[lane] = row_at(lane / 8, lane % 8);
+    for (uint32_t block = 0; block < 4; ++block) registers[lane * 4 + block] = value(block, lane / 4, lane % 4);
+  }
+  for (uint32_t block = 0; block < 4; ++block)
+    for (uint32_t row = 0; row < 8; ++row)
+      for (uint32_t pair = 0; pair < 4; ++pair) wanted[row_at(block, row) / 4 + pair] = value(block, row, pair);
+  Buffer from(registers), places(rows), image(512);
+  const Blocks b{reinterpret_cast<uint32_t*>(from.pointer), reinterpret_cast<uint32_t*>(places.pointer),
+                 reinterpret_cast<uint32_t*>(image.pointer)};
+  if (succeeded(run(function(module, "store_blocks_kernel"), 1, 32, 512, nullptr, b), "store four blocks"))
+    compare("store four blocks", image.read<uint32_t>(), wanted);
+}
+
 // ---- products: 64x64 = (64 x 64 k) (64 k x 64)
 
 struct Operand {
@@ -227,5 +247,6 @@ void products(CUmodule module) {
 void test_hopper_vectors(CUmodule module) {
   loads(module);
   stores(module);
+  blocks(module);
   products(module);
 }

@@ -31,6 +31,15 @@ extern "C" __global__ void __launch_bounds__(128) store_box_kernel(const __grid_
   wait_stores();
 }
 
+// Four blocks of a warp's registers to shared memory.
+extern "C" __global__ void __launch_bounds__(32) store_blocks_kernel(const __grid_constant__ Blocks b) {
+  uint32_t values[4];
+  for (int i = 0; i < 4; i++) values[i] = b.registers[threadIdx.x * 4 + i];
+  store_blocks(shared_address(memory) + b.rows[threadIdx.x], values);
+  __syncwarp();
+  for (uint32_t i = threadIdx.x; i < 128; i += 32) b.image[i] = reinterpret_cast<const uint32_t*>(memory)[i];
+}
+
 // Images of A and B to shared memory, four products of 16 k, then the accumulators as the threads hold them.
 template <bool MnMajorA, bool MnMajorB, bool Registers>
 __device__ void product(const Product& p) {

@@ -15,3 +15,7 @@ struct Product {
   uint64_t a_descriptor, b_descriptor;
   uint32_t bytes, a_start[4], b_start[4];  // of each operand's image; where the steps begin in it
 };
+struct Blocks {
+  const uint32_t *registers, *rows;  // (32 lanes, 4); (32 lanes): where in the image a lane's row is
+  uint32_t* image;                   // 128 words
+};

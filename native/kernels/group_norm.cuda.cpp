@@ -20,15 +20,16 @@ constexpr unsigned kMostShared = 227 << 10;  // of any architecture
 const Kernel<GroupNormSlabForward> slab_forward_kernel("group_norm_slab_forward_kernel", {.shared_bytes = kMostShared});
 const Kernel<GroupNormSlabBackward> slab_backward_kernel("group_norm_slab_backward_kernel", {.shared_bytes = kMostShared});
 
-// Channels of a slab, 0 where there is none: whole groups, a multiple of 8, so that every row is read in whole pieces of 16 bytes. About 32 of them, fewer
-// if two blocks then do not fit side by side.
-int slab_width(const Tensor& like, int groups, int slabs, std::initializer_list<Tensor> tensors) {
+// Channels of a slab, 0 where there is none: whole groups, a multiple of 8, so that every row is read in whole pieces of 16 bytes, and if it can be of 16,
+// for memory comes in 32 bytes. About 32 of them, fewer if two blocks then do not fit side by side.
+int slab_width(const Tensor& like, int groups, std::initializer_list<Tensor> tensors) {
   for (const Tensor& t : tensors)
     if (t && !in_pieces(t)) return 0;
   constexpr int kWish = 32, kMost = 8 * int(kElementThreads);
-  int unit = std::lcm(like.c / groups, 8), pixels = like.h * like.w;
-  auto fits = [&](int width, size_t limit) { return slab_bytes(pixels, width, slabs) <= limit; };
-  if (unit > kMost || !fits(unit, size_t(most_shared_bytes()))) return 0;
+  int unit = std::lcm(like.c / groups, 8), whole = std::lcm(unit, 16), pixels = like.h * like.w;
+  auto fits = [&](int width, size_t limit) { return width <= kMost && slab_bytes(pixels, width) <= limit; };
+  if (!fits(unit, size_t(most_shared_bytes()))) return 0;
+  if (fits(whole, size_t(most_shared_bytes()))) unit = whole;
   int width = unit;
   while (width < kWish && width < like.c && fits(width + unit, kMostShared / 2)) width += unit;
   return width;
@@ -47,9 +48,9 @@ void group_norm_forward(Context&, Tensor y, Tensor mean, Tensor rstd, Tensor x0,
   check_shape("group_norm_forward", "y", y, x0.n, x0.h, x0.w, channels);
   GroupNormForward parameters{view(y), view(mean), view(rstd), view(x0), view(x1),        view(w),
                               view(b), a.groups,   a.silu,     a.eps,    words(a.dropout)};
-  if (int width = slab_width(y, a.groups, 1, {y, x0, x1}))
+  if (int width = slab_width(y, a.groups, {y, x0, x1}))
     slab_forward_kernel({size_t(y.n), unsigned(channels + width - 1) / unsigned(width)}, kElementThreads, {parameters, width},
-                        slab_bytes(y.h * y.w, width, 1));
+                        slab_bytes(y.h * y.w, width));
   else
     group_norm_forward_kernel({size_t(y.n) * a.groups}, kElementThreads, parameters);
 }
@@ -64,10 +65,10 @@ void group_norm_backward(Context& ctx, Grad dx0, Grad dx1, Tensor dw, Tensor db,
   Tensor weights = matrix(parts.weights, dy.n, channels), biases = matrix(parts.biases, dy.n, channels);
   GroupNormBackward parameters{view(dx0), view(dx1), view(weights), view(biases), view(dy), view(mean), view(rstd),
                                view(x0),  view(x1),  view(w),       view(b),      a.groups, a.silu,     words(a.dropout)};
-  int width = slab_width(dy, a.groups, 2, {dy, x0, x1, dx0.t, dx1.t});
+  int width = slab_width(dy, a.groups, {dy, x0, x1, dx0.t, dx1.t});
   if (width)
     slab_backward_kernel({size_t(dy.n), unsigned(channels + width - 1) / unsigned(width)}, kElementThreads, {parameters, width},
-                         slab_bytes(dy.h * dy.w, width, 2));
+                         slab_bytes(dy.h * dy.w, width));
   else
     group_norm_parameters_kernel({size_t(dy.n), unsigned(channels + 31) / 32}, kElementThreads, parameters);
   gradient_sum(ctx, dw.data, parts.weights, size_t(dy.n), size_t(channels));

@@ -34,9 +34,9 @@ struct GroupNormSlabBackward {
   GroupNormBackward all;
   int width;
 };
-// Shared memory of a slab: `slabs` of them in bf16, then the sums over threads.
-constexpr size_t slab_bytes(int pixels, int width, int slabs) {
-  return size_t(slabs) * pixels * width * sizeof(uint16_t) + (256 * 8 + 10 * size_t(width)) * sizeof(float);
+// Shared memory of a slab: its values in bf16, then the sums over threads.
+constexpr size_t slab_bytes(int pixels, int width) {
+  return size_t(pixels) * width * sizeof(uint16_t) + (256 * 8 + 10 * size_t(width)) * sizeof(float);
 }
 
 #ifdef __CUDACC__

@@ -1,5 +1,6 @@
 // group_norm in one pass over bf16 tensors: a block holds an image's slab of whole groups, all its pixels, in shared memory, so that forward reads x
-// and writes y once, and backward reads x and dy once. The formulas are group_norm.ref.cpp's.  Wu & He 2018, eq. 1
+// and writes y once. Backward holds the gradient behind silu and dropout, and reads x a second time, which the second-level cache still has: three blocks
+// of a 32x32 map are then at work on a multiprocessor. The formulas are group_norm.ref.cpp's.  Wu & He 2018, eq. 1
 // A thread owns 8 channels of every `stride`-th pixel from first to last, so the slab needs no barriers; only sums over threads do.
 #include "group_norm.cuh"
 
@@ -30,10 +31,10 @@ __device__ inline float fast_sigmoid(float z) { return __fdividef(1, 1 + __expf(
 struct Slab {
   int n, first, channels, pixels;     // of the image; the slab's channels are [first, first + channels)
   int pieces, stride, pixel, column;  // a thread's own: pixels pixel, pixel + stride, …; 8 channels from first + column on
-  uint4* memory;                      // (pixels, pieces); backward has two of them
+  uint4* memory;                      // (pixels, pieces)
   float *parts, *segments, *sums[2];  // means of sums over threads
 
-  __device__ Slab(const View& like, int width, int slabs) {
+  __device__ Slab(const View& like, int width) {
     n = blockIdx.x, first = blockIdx.y * width;
     channels = min(width, like.c - first);
     pixels = like.h * like.w;
@@ -41,11 +42,11 @@ struct Slab {
     column = int(threadIdx.x) % pieces * 8, pixel = int(threadIdx.x) / pieces;
     if (pixel >= stride) pixel = pixels;  // threads that are left over do nothing
     memory = reinterpret_cast<uint4*>(slab_memory);
-    parts = reinterpret_cast<float*>(memory + size_t(slabs) * pixels * (width / 8));
+    parts = reinterpret_cast<float*>(memory + size_t(pixels) * (width / 8));
     segments = parts + kThreads * 8;
     sums[0] = segments + 8 * width, sums[1] = sums[0] + width;
   }
-  __device__ uint4& own(int at, int which = 0) const { return memory[(size_t(which) * pixels + at) * pieces + column / 8]; }
+  __device__ uint4& own(int at) const { return memory[size_t(at) * pieces + column / 8]; }
   __device__ size_t row(int at) const { return size_t(n) * pixels + at; }
 
   // sums[which][c] = Σ over threads of the eight values that stand for channel c, in a fixed order. For all threads.
@@ -81,7 +82,7 @@ struct Slab {
 extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_forward_kernel(const __grid_constant__ GroupNormSlabForward p) {
   begin_kernel();
   const GroupNormForward& a = p.all;
-  Slab s(a.y, p.width, 1);
+  Slab s(a.y, p.width);
   int width = a.y.c / a.groups;
   Eight sum{};
 #pragma unroll 4
@@ -124,10 +125,10 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_forward_k
   }
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_backward_kernel(const __grid_constant__ GroupNormSlabBackward p) {
+extern "C" __global__ void __launch_bounds__(kThreads, 3) group_norm_slab_backward_kernel(const __grid_constant__ GroupNormSlabBackward p) {
   begin_kernel();
   const GroupNormBackward& a = p.all;
-  Slab s(a.dy, p.width, 2);
+  Slab s(a.dy, p.width);
   int width = a.dy.c / a.groups, own = s.first + s.column;
   Eight rstd, shift, w, b;  // x̂ = x·rstd + shift
 #pragma unroll
@@ -137,11 +138,9 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_backward_
     w.x[i] = a.w.data[own + i], b.x[i] = a.b.data[own + i];
   }
   Eight db{}, dw{};
-#pragma unroll 2
   for (int at = s.pixel; at < s.pixels; at += s.stride) {
-    uint4 v = *joined_eight(a.x0, a.x1, s.row(at), own);
-    s.own(at) = v;
-    Eight x = unpacked(v), dz = unpacked(*eight_at(a.dy, s.row(at), own)), kept = kept_eight(a.dropout, s.row(at) * a.dy.c + own);
+    Eight x = unpacked(*joined_eight(a.x0, a.x1, s.row(at), own)), dz = unpacked(*eight_at(a.dy, s.row(at), own)),
+          kept = kept_eight(a.dropout, s.row(at) * a.dy.c + own);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
       float normalized = x.x[i] * rstd.x[i] + shift.x[i], z = normalized * w.x[i] + b.x[i];
@@ -153,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_backward_
       db.x[i] += dz.x[i];
       dw.x[i] += dz.x[i] * normalized;
     }
-    s.own(at, 1) = packed(dz);
+    s.own(at) = packed(dz);
   }
   s.add_up(db, 0);
   s.add_up(dw, 1);
@@ -170,8 +169,9 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_backward_
     mean.x[i] = s.group_mean(i, width, 0, a.w.data);
     product.x[i] = s.group_mean(i, width, 1, a.w.data);
   }
+#pragma unroll 2
   for (int at = s.pixel; at < s.pixels; at += s.stride) {
-    Eight x = unpacked(s.own(at)), dz = unpacked(s.own(at, 1)), former{};
+    Eight x = unpacked(*joined_eight(a.x0, a.x1, s.row(at), own)), dz = unpacked(s.own(at)), former{};
     uint4* to = eight_at(dx.t, s.row(at), column);
     if (dx.accumulate) former = unpacked(*to);
 #pragma unroll

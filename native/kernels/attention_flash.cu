@@ -179,7 +179,14 @@ __device__ void flash_query_gradient(const AttentionBackward& a) {
     int token = p.first + own + lane / 4 + 8 * half, place = p.head * p.tokens + token;
     float sum = 0;
     if (token < p.tokens)
-      for (int d = lane % 4; d < p.width; d += 4) sum += at(a.o, p.image_row + token, p.o + d) * at(a.d_o, p.image_row + token, p.o + d);
+#pragma unroll
+      for (int k = 0; k < kWidth / 32; k++) {
+        int d = 8 * (lane % 4 + 4 * k);
+        if (d >= p.width) continue;
+        Eight o = unpacked(*eight_at(a.o, p.image_row + token, p.o + d)), d_o = unpacked(*eight_at(a.d_o, p.image_row + token, p.o + d));
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum += o.x[i] * d_o.x[i];
+      }
     delta[half] = row_sum(sum);
     lse[half] = token < p.tokens ? at(a.lse, p.n, place) : INFINITY;
     if (token < p.tokens && lane % 4 == 0) a.delta[size_t(p.n) * a.heads * p.tokens + place] = delta[half];

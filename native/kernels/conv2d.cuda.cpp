@@ -19,7 +19,7 @@ const Kernel<ConvWeightGradient> conv2d_weight_gradient_kernel("conv2d_weight_gr
 
 const Kernel<ConvFew> conv2d_to_many_kernel("conv2d_to_many_kernel", {.shared_bytes = kFewShared}),
     conv2d_from_many_kernel("conv2d_from_many_kernel", {.shared_bytes = kFewShared});
-const Kernel<ConvFewWeights> conv2d_few_weights_kernel("conv2d_few_weights_kernel");
+const Kernel<ConvFewWeights> conv2d_few_weights_kernel("conv2d_few_weights_kernel", {.shared_bytes = kFewShared});
 
 const Kernel<ConvFold> conv2d_fold_kernel("conv2d_fold_kernel");
 const Kernel<ConvUnfold> conv2d_unfold_kernel("conv2d_unfold_kernel");
@@ -34,14 +34,13 @@ Tensor fold(Context& ctx, const Tensor& w) {
   return folded;
 }
 
-constexpr int kFewRange = 256;  // pixels of a block
 // out from in, one of which has few channels. `b` may be empty; gradient: w is read the other way round, from its out-channels to its in-channels.
 void few(Grad out, const Tensor& in, const Tensor& w, const Tensor& b, bool gradient) {
   bool to_many = in.c < out.t.c;
   const Tensor &few = to_many ? in : out.t, &many = to_many ? out.t : in;
   (to_many ? conv2d_to_many_kernel : conv2d_from_many_kernel)(
       {(many.rows() + kFewRange - 1) / kFewRange}, kElementThreads,
-      {view(few), view(many), view(w), view(b), gradient, to_many != gradient, out.accumulate, kFewRange}, few_bytes(few.c, many.c));
+      {view(few), view(many), view(w), view(b), gradient, to_many != gradient, out.accumulate}, few_bytes(few.c, many.c, few.w));
 }
 
 void check_conv(const char* op, const Tensor& y, const Tensor& x, const Tensor& w, Conv2d a) {
@@ -115,10 +114,10 @@ size_t weight_gradient(Family family, const Tensor& dy, const Tensor& x, Conv2d 
     case Family::few: {
       bool few_out = dy.c < x.c;
       const Tensor &few = few_out ? dy : x, &many = few_out ? x : dy;
-      unsigned pairs = unsigned(many.c / 2), threads = std::min(kElementThreads, (pairs + 31) / 32 * 32);
+      unsigned pairs = unsigned(many.c / 2);
       size_t count = (dy.rows() + kFewRange - 1) / kFewRange;
-      conv2d_few_weights_kernel({count, (pairs + threads - 1) / threads}, threads,
-                                {view(few), view(many), few_out, kFewRange, room(count)});
+      conv2d_few_weights_kernel({count, (pairs + kElementThreads - 1) / kElementThreads}, kElementThreads,
+                                {view(few), view(many), few_out, room(count)}, few_bytes(few.c, many.c, few.w));
       return count;
     }
     case Family::generic:

@@ -42,19 +42,23 @@ struct ConvUnfold {
 
 // Between few channels and many (conv2d_few.cu), 3x3, stride 1, padding 1. One of the two tensors is the output, which has the other's sides.
 constexpr int kFewMost = 4;
-constexpr unsigned kFewShared = 48 << 10;  // for the weights
-constexpr size_t few_bytes(int few, int many) { return size_t(9) * few * many * sizeof(float); }
+constexpr unsigned kFewShared = 48 << 10;
+constexpr int kFewRange = 256;  // pixels of a block
+// Shared memory: a block's pixels with those around them, kFewMost channels each, and the weights, or in their gradient eight sums a thread.
+constexpr size_t few_tile_bytes(int w) { return (kFewRange + 2 * (size_t(w) + 1)) * kFewMost * sizeof(float); }
+constexpr size_t few_bytes(int few, int many, int w) {
+  size_t weights = size_t(9) * few * many * sizeof(float), sums = 256 * 8 * sizeof(float);
+  return few_tile_bytes(w) + (weights > sums ? weights : sums);
+}
 struct ConvFew {
   View few, many, w, b;
   int turned;      // taps turned round: an input's gradient
   int w_by_many;   // the weights' rows belong to the many channels, not to the few
   int accumulate;  // to the output
-  int range;       // pixels of a block
 };
 struct ConvFewWeights {
   View few, many;
   int turned;  // the few are dy: many(p) meets few(p) at taps turned round
-  int range;   // pixels of a block
   GradientParts parts;
 };
 

@@ -4,7 +4,37 @@
 
 namespace phx {
 
-extern __shared__ __align__(16) float few_weights[];
+extern __shared__ __align__(16) unsigned char few_memory[];
+
+// The few channels of a block's pixels, and of a line and a pixel before and behind them, in shared memory. By all threads.
+struct FewTile {
+  int begin, end, margin;
+  float4* pixels;
+
+  __device__ FewTile(const View& few, unsigned char* memory) {
+    int rows = few.n * few.h * few.w;
+    begin = int(blockIdx.x) * kFewRange, end = min(rows, begin + kFewRange), margin = few.w + 1;
+    pixels = reinterpret_cast<float4*>(memory);
+    for (int e = threadIdx.x; e < (end - begin + 2 * margin) * kFewMost; e += kThreads) {
+      int p = begin - margin + e / kFewMost, c = e % kFewMost;
+      reinterpret_cast<float*>(pixels)[e] = c < few.c && p >= 0 && p < rows ? phx::at(few, p, c) : 0;
+    }
+    __syncthreads();
+  }
+  __device__ float4 at(int p) const { return pixels[p - begin + margin]; }
+};
+// The nine around a pixel, itself among them: which are in the image, and how far away.
+struct Neighbours {
+  int i, j, h, w;
+  __device__ Neighbours(int p, int h, int w) : i(p / w % h), j(p % w), h(h), w(w) {}
+  // Of the pixel so many further on.
+  __device__ void advance(int pixels) {
+    for (j += pixels; j >= w; j -= w)
+      if (++i == h) i = 0;
+  }
+  __device__ bool inside(int t) const { return unsigned(i + t / 3 - 1) < unsigned(h) && unsigned(j + t % 3 - 1) < unsigned(w); }
+  __device__ int distance(int t) const { return (t / 3 - 1) * w + t % 3 - 1; }
+};
 
 // The row of pixel p's neighbour at tap (r,s) of an image's h x w, or -1 outside.
 __device__ inline int neighbour(int p, int h, int w, int r, int s) {
@@ -17,16 +47,21 @@ __device__ inline float few_weight(const ConvFew& a, int t, int few, int many) {
   return a.w_by_many ? value(a.w, (size_t(many) * 9 + tap) * a.few.c + few) : value(a.w, (size_t(few) * 9 + tap) * a.many.c + many);
 }
 
-// many(p, ·) = Σ few(p at t, c) w(t, c, ·) + b: a thread has 8 channels of 4 pixels at a time.
+// many(p, ·) = Σ few(p at t, c) w(t, c, ·) + b: a thread has 8 channels of 4 pixels at a time. The weights' first four of each 8 channels lie before all
+// second fours, so that neighbouring threads read neighbouring words.
 extern "C" __global__ void __launch_bounds__(kThreads) conv2d_to_many_kernel(const __grid_constant__ ConvFew a) {
   begin_kernel();
   constexpr int kPixels = 4;
-  int few = a.few.c, many = a.many.c, pieces = many / 8, lanes = kThreads / pieces, rows = a.many.n * a.many.h * a.many.w;
-  for (int e = threadIdx.x; e < 9 * few * many; e += kThreads) few_weights[e] = few_weight(a, e / many / few, e / many % few, e % many);
-  __syncthreads();
-  int column = int(threadIdx.x) % pieces * 8, lane = int(threadIdx.x) / pieces, end = min(rows, int(blockIdx.x + 1) * a.range);
+  int few = a.few.c, many = a.many.c, pieces = many / 8, lanes = kThreads / pieces;
+  auto* weights = reinterpret_cast<float*>(few_memory + few_tile_bytes(a.few.w));
+  for (int e = threadIdx.x; e < 9 * few * many; e += kThreads) {
+    int channel = e % many, half = channel % 8 / 4;
+    weights[e - channel + half * (many / 2) + channel / 8 * 4 + channel % 4] = few_weight(a, e / many / few, e / many % few, channel);
+  }
+  FewTile tile(a.few, few_memory);
+  int piece = int(threadIdx.x) % pieces, column = piece * 8, lane = int(threadIdx.x) / pieces;
   if (lane >= lanes) return;
-  for (int first = blockIdx.x * a.range + lane * kPixels; first < end; first += lanes * kPixels) {
+  for (int first = tile.begin + lane * kPixels; first < tile.end; first += lanes * kPixels) {
     Eight sums[kPixels];
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -34,25 +69,32 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_to_many_kernel(con
 #pragma unroll
       for (auto& sum : sums) sum.x[i] = b;
     }
+    Neighbours near[kPixels] = {
+        {first, a.many.h, a.many.w}, {first, a.many.h, a.many.w}, {first, a.many.h, a.many.w}, {first, a.many.h, a.many.w}};
+#pragma unroll
+    for (int p = 1; p < kPixels; p++) near[p].advance(p);
     for (int t = 0; t < 9; t++) {
-      int from[kPixels];
+      float x[kPixels][kFewMost];
 #pragma unroll
-      for (int p = 0; p < kPixels; p++) from[p] = first + p < end ? neighbour(first + p, a.many.h, a.many.w, t / 3, t % 3) : -1;
-      for (int c = 0; c < few; c++) {
-        const float4* w = reinterpret_cast<const float4*>(few_weights + (t * few + c) * many + column);
-        float4 w0 = w[0], w1 = w[1];
-        const float weights[8] = {w0.x, w0.y, w0.z, w0.w, w1.x, w1.y, w1.z, w1.w};
+      for (int p = 0; p < kPixels; p++) {
+        float4 from = first + p < tile.end && near[p].inside(t) ? tile.at(first + p + near[p].distance(t)) : float4{};
+        x[p][0] = from.x, x[p][1] = from.y, x[p][2] = from.z, x[p][3] = from.w;
+      }
 #pragma unroll
-        for (int p = 0; p < kPixels; p++) {
-          float x = from[p] < 0 ? 0 : at(a.few, from[p], c);
+      for (int c = 0; c < kFewMost; c++) {
+        if (c >= few) break;
+        const float4* w = reinterpret_cast<const float4*>(weights + (t * few + c) * many);
+        float4 w0 = w[piece], w1 = w[pieces + piece];
+        const float eight[8] = {w0.x, w0.y, w0.z, w0.w, w1.x, w1.y, w1.z, w1.w};
 #pragma unroll
-          for (int i = 0; i < 8; i++) sums[p].x[i] += x * weights[i];
-        }
+        for (int p = 0; p < kPixels; p++)
+#pragma unroll
+          for (int i = 0; i < 8; i++) sums[p].x[i] += x[p][c] * eight[i];
       }
     }
 #pragma unroll
     for (int p = 0; p < kPixels; p++) {
-      if (first + p >= end) continue;
+      if (first + p >= tile.end) continue;
       uint4* to = eight_at(a.many, first + p, column);
       if (a.accumulate) {
         Eight former = unpacked(*to);
@@ -69,11 +111,12 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_from_many_kernel(c
   begin_kernel();
   constexpr int kPixels = 4, kTeam = 16;
   int few = a.few.c, many = a.many.c, rows = a.few.n * a.few.h * a.few.w;
+  auto* few_weights = reinterpret_cast<float*>(few_memory);
   for (int e = threadIdx.x; e < 9 * few * many; e += kThreads) few_weights[e] = few_weight(a, e / many / few, e / many % few, e % many);
   __syncthreads();
-  int member = threadIdx.x % kTeam, team = threadIdx.x / kTeam, end = min(rows, int(blockIdx.x + 1) * a.range);
+  int member = threadIdx.x % kTeam, team = threadIdx.x / kTeam, end = min(rows, int(blockIdx.x + 1) * kFewRange);
   // All teams go round equally often, for the shuffles' sake.
-  for (int base = blockIdx.x * a.range; base < end; base += kThreads / kTeam * kPixels) {
+  for (int base = blockIdx.x * kFewRange; base < end; base += kThreads / kTeam * kPixels) {
     int first = base + team * kPixels;
     float sums[kPixels][kFewMost] = {};
     for (int t = 0; t < 9; t++) {
@@ -102,10 +145,11 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_from_many_kernel(c
     for (int p = 0; p < kPixels; p++)
 #pragma unroll
       for (int k = 0; k < kFewMost; k++) {
+        if (k >= few) break;
         float sum = sums[p][k];
 #pragma unroll
         for (int half = kTeam / 2; half > 0; half /= 2) sum += __shfl_xor_sync(~0u, sum, half);
-        if (member == 0 && k < few && first + p < end) {
+        if (member == 0 && first + p < end) {
           if (a.b.data) sum += a.b.data[k];
           put(a.few, first + p, k, a.accumulate ? at(a.few, first + p, k) + sum : sum);
         }
@@ -113,33 +157,54 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_from_many_kernel(c
   }
 }
 
-// Σ over a range of pixels of many(p, ·) few(p at t, ·), and of dy, which is one of the two: a thread has two channels of the many and all of the rest.
+// Σ over a range of pixels of many(p, ·) few(p at t, ·), and of dy, which is one of the two: a thread has two channels of the many and all of the rest, for
+// every `lines`-th pixel.
 extern "C" __global__ void __launch_bounds__(kThreads) conv2d_few_weights_kernel(const __grid_constant__ ConvFewWeights a) {
   begin_kernel();
-  int few = a.few.c, pair = blockIdx.y * blockDim.x + threadIdx.x, rows = a.many.n * a.many.h * a.many.w;
-  if (pair * 2 >= a.many.c) return;
-  int begin = blockIdx.x * a.range, end = min(rows, begin + a.range);
+  FewTile tile(a.few, few_memory);
+  auto* parts = reinterpret_cast<float4*>(few_memory + few_tile_bytes(a.few.w));
+  int few = a.few.c, pairs = min(a.many.c / 2, kThreads), lines = kThreads / pairs, line = int(threadIdx.x) / pairs;
+  int pair = int(blockIdx.y) * pairs + int(threadIdx.x) % pairs;
+  bool works = line < lines && pair * 2 < a.many.c;
   float sums[9][kFewMost][2] = {}, of_few[kFewMost] = {}, of_many[2] = {};
-  for (int p = begin; p < end; p++) {
+  Neighbours near(tile.begin + line, a.many.h, a.many.w);
+  for (int p = tile.begin + line; works && p < tile.end; p += lines, near.advance(lines)) {
     uint32_t two = *reinterpret_cast<const uint32_t*>(reinterpret_cast<const uint16_t*>(a.many.data) + size_t(p) * a.many.ld + pair * 2);
     float x0 = __uint_as_float(two << 16), x1 = __uint_as_float(two & 0xFFFF0000u);
     of_many[0] += x0, of_many[1] += x1;
+    float4 own = tile.at(p);
+    of_few[0] += own.x, of_few[1] += own.y, of_few[2] += own.z, of_few[3] += own.w;
 #pragma unroll
     for (int t = 0; t < 9; t++) {
-      int from = neighbour(p, a.many.h, a.many.w, t / 3, t % 3);
-      if (from < 0) continue;
+      float4 from = near.inside(t) ? tile.at(p + near.distance(t)) : float4{};
+      const float x[kFewMost] = {from.x, from.y, from.z, from.w};
 #pragma unroll
       for (int c = 0; c < kFewMost; c++) {
-        if (c >= few) break;
-        float x = at(a.few, from, c);
-        if (t == 4) of_few[c] += x;  // p itself
-        sums[t][c][0] += x0 * x;
-        sums[t][c][1] += x1 * x;
+        sums[t][c][0] += x0 * x[c];
+        sums[t][c][1] += x1 * x[c];
       }
     }
   }
+  // The sums over lines, eight at a time, are the first line's.
+  auto add_lines = [&](float(&of)[8]) {
+    __syncthreads();
+    parts[2 * threadIdx.x] = {of[0], of[1], of[2], of[3]};
+    parts[2 * threadIdx.x + 1] = {of[4], of[5], of[6], of[7]};
+    __syncthreads();
+    for (int l = 1; l < lines && line == 0; l++)
 #pragma unroll
-  for (int t = 0; t < 9; t++)
+      for (int half = 0; half < 2; half++) {
+        float4 more = parts[2 * (l * pairs + int(threadIdx.x)) + half];
+        of[4 * half] += more.x, of[4 * half + 1] += more.y, of[4 * half + 2] += more.z, of[4 * half + 3] += more.w;
+      }
+    return works && line == 0;
+  };
+#pragma unroll
+  for (int t = 0; t < 9; t++) {
+    float of[8];
+#pragma unroll
+    for (int c = 0; c < kFewMost; c++) of[2 * c] = sums[t][c][0], of[2 * c + 1] = sums[t][c][1];
+    if (!add_lines(of)) continue;
 #pragma unroll
     for (int c = 0; c < kFewMost; c++) {
       if (c >= few) break;
@@ -147,15 +212,18 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_few_weights_kernel
       for (int i = 0; i < 2; i++) {
         int many = pair * 2 + i, tap = a.turned ? 8 - t : t;
         size_t place = a.turned ? (size_t(c) * 9 + tap) * a.many.c + many : (size_t(many) * 9 + tap) * few + c;
-        a.parts.weights[blockIdx.x * size_t(a.many.c) * 9 * few + place] = sums[t][c][i];
+        a.parts.weights[blockIdx.x * size_t(a.many.c) * 9 * few + place] = of[2 * c + i];
       }
     }
+  }
+  float of[8] = {of_few[0], of_few[1], of_few[2], of_few[3], of_many[0], of_many[1]};
+  if (!add_lines(of)) return;
   if (!a.turned) {
-    for (int i = 0; i < 2; i++) a.parts.biases[size_t(blockIdx.x) * a.many.c + pair * 2 + i] = of_many[i];
+    for (int i = 0; i < 2; i++) a.parts.biases[size_t(blockIdx.x) * a.many.c + pair * 2 + i] = of[4 + i];
   } else if (pair == 0) {
 #pragma unroll
     for (int c = 0; c < kFewMost; c++)
-      if (c < few) a.parts.biases[size_t(blockIdx.x) * few + c] = of_few[c];
+      if (c < few) a.parts.biases[size_t(blockIdx.x) * few + c] = of[c];
   }
 }
 

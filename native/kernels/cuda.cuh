@@ -57,7 +57,10 @@ __device__ inline Eight unpacked(uint4 v) {
 __device__ inline uint4 packed(const Eight& e) {
   uint32_t words[4];
 #pragma unroll
-  for (int i = 0; i < 4; i++) words[i] = uint32_t(bf16_bits(e.x[2 * i + 1])) << 16 | bf16_bits(e.x[2 * i]);
+  for (int i = 0; i < 4; i++) {
+    __nv_bfloat162 two = __floats2bfloat162_rn(e.x[2 * i], e.x[2 * i + 1]);
+    words[i] = *reinterpret_cast<uint32_t*>(&two);
+  }
   return {words[0], words[1], words[2], words[3]};
 }
 __device__ inline uint4* eight_at(const View& t, size_t row, int column) {

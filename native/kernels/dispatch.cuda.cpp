@@ -42,12 +42,12 @@ bool suits_wgmma(const Product& p) {
 // Everything in bf16 pieces, and whole phases.
 bool suits_mma(const Product& p) { return all_in_pieces(p) && (!p.temb || in_pieces(p.temb)) && (!p.window || whole_phases(p)); }
 
-// A plain convolution between few channels of any type and many in bf16 pieces, whose weights fit shared memory.
+// A plain convolution between few channels of any type and many in bf16 pieces; weights and a block's pixels fit shared memory.
 bool suits_few(const Product& p) {
   if (!p.window || p.temb || p.residual) return false;
   const Tensor &few = p.x0.c < p.y.c ? p.x0 : p.y, &many = p.x0.c < p.y.c ? p.y : p.x0;
   auto [stride, pad, upsample] = *p.window;
-  return few.c <= kFewMost && in_pieces(many) && many.c <= 8 * int(kElementThreads) && few_bytes(few.c, many.c) <= kFewShared &&
+  return few.c <= kFewMost && in_pieces(many) && many.c <= 8 * int(kElementThreads) && few_bytes(few.c, many.c, few.w) <= kFewShared &&
          stride == 1 && upsample == 1 && pad == 1;
 }
 

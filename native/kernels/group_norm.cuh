@@ -36,7 +36,7 @@ struct GroupNormSlabBackward {
 };
 // Shared memory of a slab: its values in bf16, then the sums over threads.
 constexpr size_t slab_bytes(int pixels, int width) {
-  return size_t(pixels) * width * sizeof(uint16_t) + (256 * 8 + 10 * size_t(width)) * sizeof(float);
+  return size_t(pixels) * width * sizeof(uint16_t) + (256 * 8 + 12 * size_t(width)) * sizeof(float);
 }
 
 #ifdef __CUDACC__

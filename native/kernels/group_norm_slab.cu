@@ -25,26 +25,33 @@ __device__ inline Eight kept_eight(const DropoutWords& d, size_t e) {
   for (int i = 0; i < 8; i++) kept.x[i] = ((words.w[i / 2] >> i % 2 * 16) & 0xFFFF) >= d.threshold ? d.factor : 0;
   return kept;
 }
-__device__ inline float fast_sigmoid(float z) { return __fdividef(1, 1 + __expf(-z)); }
+// 1 / (1 + exp(-z)), each step an instruction.
+__device__ inline float fast_sigmoid(float z) {
+  float power, sigma;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(z * -1.44269504f));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(sigma) : "f"(1 + power));
+  return sigma;
+}
 
 // Where a block and its threads work.
 struct Slab {
-  int n, first, channels, pixels;     // of the image; the slab's channels are [first, first + channels)
-  int pieces, stride, pixel, column;  // a thread's own: pixels pixel, pixel + stride, …; 8 channels from first + column on
-  uint4* memory;                      // (pixels, pieces)
-  float *parts, *segments, *sums[2];  // means of sums over threads
+  int n, first, channels, pixels;                // of the image; the slab's channels are [first, first + channels)
+  int pieces, stride, pixel, column;             // a thread's own: pixels pixel, pixel + stride, …; 8 channels from first + column on
+  uint4* memory;                                 // (pixels, pieces)
+  int lines;                                     // of threads that have a pixel
+  float *parts, *segments, *sums[2], *means[2];  // of sums over threads
 
   __device__ Slab(const View& like, int width) {
     n = blockIdx.x, first = blockIdx.y * width;
     channels = min(width, like.c - first);
     pixels = like.h * like.w;
     pieces = channels / 8, stride = kThreads / pieces;
-    column = int(threadIdx.x) % pieces * 8, pixel = int(threadIdx.x) / pieces;
+    column = int(threadIdx.x) % pieces * 8, pixel = int(threadIdx.x) / pieces, lines = min(stride, pixels);
     if (pixel >= stride) pixel = pixels;  // threads that are left over do nothing
     memory = reinterpret_cast<uint4*>(slab_memory);
     parts = reinterpret_cast<float*>(memory + size_t(pixels) * (width / 8));
     segments = parts + kThreads * 8;
-    sums[0] = segments + 8 * width, sums[1] = sums[0] + width;
+    sums[0] = segments + 8 * width, sums[1] = sums[0] + width, means[0] = sums[1] + width, means[1] = means[0] + width;
   }
   __device__ uint4& own(int at) const { return memory[size_t(at) * pieces + column / 8]; }
   __device__ size_t row(int at) const { return size_t(n) * pixels + at; }
@@ -53,13 +60,15 @@ struct Slab {
   __device__ void add_up(const Eight& mine, int which) const {
     __syncthreads();
     int line = int(threadIdx.x) / pieces;
-    if (line < stride)
-#pragma unroll
-      for (int i = 0; i < 8; i++) parts[line * channels + column + i] = mine.x[i];
+    if (line < lines) {
+      auto* to = reinterpret_cast<float4*>(parts + line * channels + column);
+      to[0] = {mine.x[0], mine.x[1], mine.x[2], mine.x[3]};
+      to[1] = {mine.x[4], mine.x[5], mine.x[6], mine.x[7]};
+    }
     __syncthreads();
     for (int task = threadIdx.x; task < 8 * channels; task += kThreads) {
       float sum = 0;
-      for (int l = task / channels; l < stride; l += 8) sum += parts[l * channels + task % channels];
+      for (int l = task / channels; l < lines; l += 8) sum += parts[l * channels + task % channels];
       segments[task] = sum;
     }
     __syncthreads();
@@ -70,12 +79,19 @@ struct Slab {
     }
     __syncthreads();
   }
-  // The mean over the pixels and the group of own channel i.
-  __device__ float group_mean(int i, int width, int which, const float* weights = nullptr) const {
-    int start = (column + i) / width * width;
-    float sum = 0;
-    for (int c = start; c < start + width; c++) sum += weights ? weights[first + c] * sums[which][c] : sums[which][c];
-    return sum / float(pixels * width);
+  // The means over the pixels and the group of own channels, of sums[which], each times its weight. For all threads.
+  __device__ Eight group_means(int width, int which, const float* weights = nullptr) const {
+    for (int c = threadIdx.x; c < channels; c += kThreads) {
+      int start = c / width * width;
+      float sum = 0;
+      for (int k = start; k < start + width; k++) sum += weights ? weights[first + k] * sums[which][k] : sums[which][k];
+      means[which][c] = sum / float(pixels * width);
+    }
+    __syncthreads();
+    Eight own;
+#pragma unroll
+    for (int i = 0; i < 8; i++) own.x[i] = means[which][column + i];
+    return own;
   }
 };
 
@@ -94,19 +110,18 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_forward_k
     for (int i = 0; i < 8; i++) sum.x[i] += x.x[i];
   }
   s.add_up(sum, 0);
-  Eight mean, scale, shift, squares{};
-#pragma unroll
-  for (int i = 0; i < 8; i++) mean.x[i] = s.group_mean(i, width, 0);
+  Eight mean = s.group_means(width, 0), squares{};
   for (int at = s.pixel; at < s.pixels; at += s.stride) {
     Eight x = unpacked(s.own(at));
 #pragma unroll
     for (int i = 0; i < 8; i++) squares.x[i] += (x.x[i] - mean.x[i]) * (x.x[i] - mean.x[i]);
   }
   s.add_up(squares, 1);
+  Eight variance = s.group_means(width, 1), scale, shift;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     int c = s.first + s.column + i;
-    float rstd = 1 / sqrtf(s.group_mean(i, width, 1) + a.eps);
+    float rstd = 1 / sqrtf(variance.x[i] + a.eps);
     scale.x[i] = rstd * a.w.data[c];
     shift.x[i] = a.b.data[c] - mean.x[i] * scale.x[i];
     if (threadIdx.x < s.pieces && c % width == 0) {
@@ -131,10 +146,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, 3) group_norm_slab_backwa
   Slab s(a.dy, p.width);
   int width = a.dy.c / a.groups, own = s.first + s.column;
   Eight rstd, shift, w, b;  // x̂ = x·rstd + shift
+  int group = own / width, left = width - own % width;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    rstd.x[i] = at(a.rstd, s.n, (own + i) / width);
-    shift.x[i] = -at(a.mean, s.n, (own + i) / width) * rstd.x[i];
+    rstd.x[i] = at(a.rstd, s.n, group);
+    shift.x[i] = -at(a.mean, s.n, group) * rstd.x[i];
+    if (--left == 0) left = width, group++;
     w.x[i] = a.w.data[own + i], b.x[i] = a.b.data[own + i];
   }
   Eight db{}, dw{};
@@ -160,15 +177,10 @@ extern "C" __global__ void __launch_bounds__(kThreads, 3) group_norm_slab_backwa
     put(a.db, s.n, s.first + c, s.sums[0][c]);
     put(a.dw, s.n, s.first + c, s.sums[1][c]);
   }
+  Eight mean = s.group_means(width, 0, a.w.data), product = s.group_means(width, 1, a.w.data);
   const GradView& dx = own < a.x0.c ? a.dx0 : a.dx1;
   if (!dx.t.data) return;
   int column = own < a.x0.c ? own : own - a.x0.c;
-  Eight mean, product;
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    mean.x[i] = s.group_mean(i, width, 0, a.w.data);
-    product.x[i] = s.group_mean(i, width, 1, a.w.data);
-  }
 #pragma unroll 2
   for (int at = s.pixel; at < s.pixels; at += s.stride) {
     Eight x = unpacked(*joined_eight(a.x0, a.x1, s.row(at), own)), dz = unpacked(s.own(at)), former{};

@@ -10,9 +10,18 @@ __device__ float sum_rows(size_t rows, int warps, bool inside, From from) {
   __shared__ float parts[8][32];
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float sum = 0;
-  if (inside)
-#pragma unroll 4
-    for (size_t row = warp % warps; row < rows; row += warps) sum += from(row);
+  if (inside) {
+    constexpr int kAtOnce = 8;  // are read before they are added, in the rows' order
+    size_t row = warp % warps;
+    for (; row + (kAtOnce - 1) * warps < rows; row += kAtOnce * warps) {
+      float values[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++) values[i] = from(row + size_t(i) * warps);
+#pragma unroll
+      for (float value : values) sum += value;
+    }
+    for (; row < rows; row += warps) sum += from(row);
+  }
   if (warps == 1) return sum;
   parts[warp][lane] = sum;
   __syncthreads();

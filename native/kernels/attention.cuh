@@ -21,6 +21,8 @@ constexpr int kFlashThreads = 128, kFlashQueries = 64, kFlashKeys = 32;
 // Shared memory of each, for heads of up to `width` channels.
 constexpr unsigned flash_forward_bytes(int width) { return unsigned(kFlashQueries + 2 * kFlashKeys) * width * 2; }
 constexpr unsigned flash_query_gradient_bytes(int width) { return unsigned(2 * kFlashQueries + 2 * kFlashKeys) * width * 2; }
-constexpr unsigned flash_key_gradient_bytes(int width) { return unsigned(4 * kFlashKeys) * width * 2; }
+constexpr unsigned flash_key_gradient_bytes(int width) {
+  return unsigned(4 * kFlashKeys) * width * 2 + kFlashThreads * kFlashKeys / 2 * sizeof(float);  // and what pairs of warps hand each other
+}
 
 }  // namespace phx

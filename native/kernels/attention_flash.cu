@@ -237,9 +237,25 @@ __device__ void flash_key_gradient(const AttentionBackward& a) {
     load_tile<kWidth, kTile>(queries, a.qkv, p.image_row, first, p.tokens, p.q, p.width);
     load_tile<kWidth, kTile>(douts, a.d_o, p.image_row, first, p.tokens, p.o, p.width);
     arrived();
+    // Of the two that share keys one multiplies for the weights and one for their gradients, and each gets the other's.
     float weights[kTile / 8][4], gradients[kTile / 8][4];
-    multiply_rows<kWidth, kTile>(weights, keys, own, queries);
-    multiply_rows<kWidth, kTile>(gradients, values, own, douts);
+    bool for_weights = warp < 2;
+    multiply_rows<kWidth, kTile>(weights, for_weights ? keys : values, own, for_weights ? queries : douts);
+    float4* exchanged = reinterpret_cast<float4*>(attention_memory + 4 * kTile * kWidth * 2) + warp % 2 * 2 * 32 * (kTile / 8) + lane;
+#pragma unroll
+    for (int j = 0; j < kTile / 8; j++)
+      exchanged[(warp / 2 * (kTile / 8) + j) * 32] = {weights[j][0], weights[j][1], weights[j][2], weights[j][3]};
+    sm80::named_barrier(1 + uint32_t(warp % 2), 64);
+#pragma unroll
+    for (int j = 0; j < kTile / 8; j++) {
+      float4 other = exchanged[((1 - warp / 2) * (kTile / 8) + j) * 32];
+      const float others[4] = {other.x, other.y, other.z, other.w};
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        gradients[j][i] = for_weights ? others[i] : weights[j][i];
+        weights[j][i] = for_weights ? weights[j][i] : others[i];
+      }
+    }
 #pragma unroll
     for (int j = 0; j < kTile / 8; j++)
 #pragma unroll

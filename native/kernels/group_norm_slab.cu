@@ -8,10 +8,6 @@ namespace phx {
 
 extern __shared__ __align__(16) unsigned char slab_memory[];
 
-// Where channel `column` of [t0 | t1] begins at a row.
-__device__ inline uint4* joined_eight(const View& t0, const View& t1, size_t row, int column) {
-  return column < t0.c ? eight_at(t0, row, column) : eight_at(t1, row, column - t0.c);
-}
 // 0 or the factor for the 8 elements from index e on, a multiple of 8: ops.h, Dropout.
 __device__ inline Eight kept_eight(const DropoutWords& d, size_t e) {
   Eight kept;
@@ -99,28 +95,29 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_forward_k
   begin_kernel();
   const GroupNormForward& a = p.all;
   Slab s(a.y, p.width);
-  int width = a.y.c / a.groups;
+  int width = a.y.c / a.groups, own = s.first + s.column, from = own < a.x0.c ? own : own - a.x0.c;
+  const View& x = own < a.x0.c ? a.x0 : a.x1;
   Eight sum{};
 #pragma unroll 4
   for (int at = s.pixel; at < s.pixels; at += s.stride) {
-    uint4 v = *joined_eight(a.x0, a.x1, s.row(at), s.first + s.column);
+    uint4 v = *eight_at(x, s.row(at), from);
     s.own(at) = v;
-    Eight x = unpacked(v);
+    Eight values = unpacked(v);
 #pragma unroll
-    for (int i = 0; i < 8; i++) sum.x[i] += x.x[i];
+    for (int i = 0; i < 8; i++) sum.x[i] += values.x[i];
   }
   s.add_up(sum, 0);
   Eight mean = s.group_means(width, 0), squares{};
   for (int at = s.pixel; at < s.pixels; at += s.stride) {
-    Eight x = unpacked(s.own(at));
+    Eight values = unpacked(s.own(at));
 #pragma unroll
-    for (int i = 0; i < 8; i++) squares.x[i] += (x.x[i] - mean.x[i]) * (x.x[i] - mean.x[i]);
+    for (int i = 0; i < 8; i++) squares.x[i] += (values.x[i] - mean.x[i]) * (values.x[i] - mean.x[i]);
   }
   s.add_up(squares, 1);
   Eight variance = s.group_means(width, 1), scale, shift;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    int c = s.first + s.column + i;
+    int c = own + i;
     float rstd = 1 / sqrtf(variance.x[i] + a.eps);
     scale.x[i] = rstd * a.w.data[c];
     shift.x[i] = a.b.data[c] - mean.x[i] * scale.x[i];
@@ -130,21 +127,29 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_slab_forward_k
     }
   }
   for (int at = s.pixel; at < s.pixels; at += s.stride) {
-    Eight y = unpacked(s.own(at)), kept = kept_eight(a.dropout, s.row(at) * a.y.c + s.first + s.column);
+    Eight y = unpacked(s.own(at)), kept = kept_eight(a.dropout, s.row(at) * a.y.c + own);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
       float z = y.x[i] * scale.x[i] + shift.x[i];
       y.x[i] = (a.silu ? z * fast_sigmoid(z) : z) * kept.x[i];
     }
-    *eight_at(a.y, s.row(at), s.first + s.column) = packed(y);
+    *eight_at(a.y, s.row(at), own) = packed(y);
   }
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads, 3) group_norm_slab_backward_kernel(const __grid_constant__ GroupNormSlabBackward p) {
+// Slabs of a 32x32 map that fit a multiprocessor side by side, and their registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kBackwardBlocks = 2;
+#else
+constexpr int kBackwardBlocks = 3;
+#endif
+extern "C" __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
+    group_norm_slab_backward_kernel(const __grid_constant__ GroupNormSlabBackward p) {
   begin_kernel();
   const GroupNormBackward& a = p.all;
   Slab s(a.dy, p.width);
-  int width = a.dy.c / a.groups, own = s.first + s.column;
+  int width = a.dy.c / a.groups, own = s.first + s.column, from = own < a.x0.c ? own : own - a.x0.c;
+  const View& of_x = own < a.x0.c ? a.x0 : a.x1;
   Eight rstd, shift, w, b;  // x̂ = x·rstd + shift
   int group = own / width, left = width - own % width;
 #pragma unroll
@@ -156,7 +161,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 3) group_norm_slab_backwa
   }
   Eight db{}, dw{};
   for (int at = s.pixel; at < s.pixels; at += s.stride) {
-    Eight x = unpacked(*joined_eight(a.x0, a.x1, s.row(at), own)), dz = unpacked(*eight_at(a.dy, s.row(at), own)),
+    Eight x = unpacked(*eight_at(of_x, s.row(at), from)), dz = unpacked(*eight_at(a.dy, s.row(at), own)),
           kept = kept_eight(a.dropout, s.row(at) * a.dy.c + own);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -180,11 +185,10 @@ extern "C" __global__ void __launch_bounds__(kThreads, 3) group_norm_slab_backwa
   Eight mean = s.group_means(width, 0, a.w.data), product = s.group_means(width, 1, a.w.data);
   const GradView& dx = own < a.x0.c ? a.dx0 : a.dx1;
   if (!dx.t.data) return;
-  int column = own < a.x0.c ? own : own - a.x0.c;
 #pragma unroll 2
   for (int at = s.pixel; at < s.pixels; at += s.stride) {
-    Eight x = unpacked(*joined_eight(a.x0, a.x1, s.row(at), own)), dz = unpacked(s.own(at)), former{};
-    uint4* to = eight_at(dx.t, s.row(at), column);
+    Eight x = unpacked(*eight_at(of_x, s.row(at), from)), dz = unpacked(s.own(at)), former{};
+    uint4* to = eight_at(dx.t, s.row(at), from);
     if (dx.accumulate) former = unpacked(*to);
 #pragma unroll
     for (int i = 0; i < 8; i++)

@@ -1,5 +1,5 @@
 // Ampere's instructions, one a function: matrix products of a warp (mma), loads of their operands from shared memory (ldmatrix), and asynchronous
-// copies of 16 bytes (cp.async).  PTX ISA 9.0, "Warp-level Matrix Fragments for mma.m16n8k16", "ldmatrix", "cp.async".
+// copies of 16 bytes (cp.async).  PTX ISA 9.0, "Warp-level Matrix Fragments for mma.m16n8k16", "ldmatrix", "cp.async", "bar".
 // Lane l of a warp holds, of a 16x8 block of results, c[0], c[1] at (l/4, 2·(l%4) + {0,1}) and c[2], c[3] eight rows below.
 #pragma once
 #include <cstdint>
@@ -35,6 +35,9 @@ __device__ inline uint32_t load_shared(uint32_t from) {
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(from) : "memory");
   return word;
 }
+
+// The threads that meet at one of barriers 1 to 15; count: a multiple of 32.
+__device__ inline void named_barrier(uint32_t id, uint32_t count) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(count) : "memory"); }
 
 // 16 bytes from global to shared memory, or 16 zeros where `inside` is false; then nothing is read, but `global` must be an address all the same.
 __device__ inline void copy_async(uint32_t shared, const void* global, bool inside) {

@@ -4,10 +4,12 @@
 #include <cstdint>
 
 #include "launch.cuda.h"
+#include "sm80.cuh"
 
 namespace phx::sm90 {
 
-__device__ inline uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
+using sm80::named_barrier;
+using sm80::shared_address;
 
 // ---- barriers
 
@@ -31,8 +33,6 @@ __device__ inline void mbarrier_wait(uint32_t barrier, uint32_t parity) {
       "r"(parity)
       : "memory");
 }
-// The threads that meet at one of barriers 1 to 15; count: a multiple of 32.
-__device__ inline void named_barrier(uint32_t id, uint32_t count) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(count) : "memory"); }
 // What this thread wrote to shared memory becomes visible to tensor copies and wgmma.
 __device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

@@ -1,7 +1,6 @@
 // What products on Hopper's tensor cores share (wgmma_product.cu, wgmma_halo.cu): the ring of stages through which operands come, and all of out(p,j) but how
 // its operands lie in shared memory. A block takes tiles of 128 x N in a fixed order.
 #pragma once
-#include "sm80.cuh"
 #include "sm90.cuh"
 #include "wgmma_product.cuh"
 

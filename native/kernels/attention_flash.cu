@@ -54,11 +54,6 @@ __device__ inline void multiply_rows(float (&out)[kColumns / 8][4], uint32_t a, 
   }
 }
 
-__device__ inline uint32_t bf16_pair(float low, float high) {
-  __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<uint32_t*>(&two);
-}
-
 // sums (16,kColumns) += weights (16,kInner), rounded to bf16, · columns [first, first + kColumns) of b's kInner rows
 template <int kWidth, int kInner, int kColumns>
 __device__ inline void multiply_weights(float (&sums)[kColumns / 8][4], const float (&weights)[kInner / 8][4], uint32_t b, int first) {

@@ -42,6 +42,10 @@ __device__ inline size_t thread_index() { return size_t(blockIdx.x) * blockDim.x
 
 __device__ inline float bf16_value(uint16_t bits) { return __uint_as_float(uint32_t(bits) << 16); }
 __device__ inline uint16_t bf16_bits(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+__device__ inline uint32_t bf16_pair(float low, float high) {
+  __nv_bfloat162 two = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<uint32_t*>(&two);
+}
 
 // Eight bf16 values, which lie in 16 bytes.
 struct Eight {
@@ -57,10 +61,7 @@ __device__ inline Eight unpacked(uint4 v) {
 __device__ inline uint4 packed(const Eight& e) {
   uint32_t words[4];
 #pragma unroll
-  for (int i = 0; i < 4; i++) {
-    __nv_bfloat162 two = __floats2bfloat162_rn(e.x[2 * i], e.x[2 * i + 1]);
-    words[i] = *reinterpret_cast<uint32_t*>(&two);
-  }
+  for (int i = 0; i < 4; i++) words[i] = bf16_pair(e.x[2 * i], e.x[2 * i + 1]);
   return {words[0], words[1], words[2], words[3]};
 }
 __device__ inline uint4* eight_at(const View& t, size_t row, int column) {

@@ -116,11 +116,6 @@ class Recording {
   bool recording_ = false;
 };
 
-bool graphs_wanted() {
-  const char* set = std::getenv("PHOENIX_CUDA_GRAPHS");
-  return !set || std::string(set) != "0";
-}
-
 }  // namespace
 
 Program::~Program() {
@@ -132,7 +127,7 @@ Program::~Program() {
 
 void Program::run(const std::function<void()>& work) {
   const Driver& d = driver();
-  if (!ran_ || !graphs_wanted()) {
+  if (!ran_ || !allowed("PHOENIX_CUDA_GRAPHS")) {
     work();
     ran_ = true;
     return;

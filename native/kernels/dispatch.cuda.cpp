@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <string_view>
 
 #include "conv2d.cuh"
 #include "wgmma_plan.h"
@@ -83,10 +82,7 @@ int forced_mma_tile() {
   return !forced || !*forced ? 0 : std::atoi(forced) == 128 ? 128 : 64;
 }
 
-bool halo_allowed() {
-  const char* given = std::getenv("PHOENIX_CUDA_HALO");
-  return !given || std::string_view(given) != "0";
-}
+bool halo_allowed() { return allowed("PHOENIX_CUDA_HALO"); }
 
 Blocks grid(ProductSize size) {
   auto tiles = [](int count) { return unsigned(count + kTile - 1) / kTile; };

@@ -177,22 +177,12 @@ int most_shared_bytes() { return driver().most_shared_bytes; }
 namespace {
 // Whether a kernel may be started before the one in front of it has ended: those for sm_90a wait for it themselves (begin_kernel).
 bool overlap() {
-  static const bool wanted = [] {
-    const char* set = std::getenv("PHOENIX_CUDA_OVERLAP");
-    return takes_sm90a(driver()) && (!set || std::string(set) != "0");
-  }();
+  static const bool wanted = takes_sm90a(driver()) && allowed("PHOENIX_CUDA_OVERLAP");
   return wanted;
 }
 }  // namespace
 
 // ---- work beside
-
-namespace {
-bool beside_wanted() {
-  const char* set = std::getenv("PHOENIX_CUDA_BESIDE");
-  return !set || std::string(set) != "0";
-}
-}  // namespace
 
 bool Beside::on() { return second.instead; }
 
@@ -204,7 +194,7 @@ void make_second_stream() {
   second.stream = create_stream(Priority::beside);
 }
 
-Beside::Beside(bool wanted) : wanted_(wanted && beside_wanted() && !on()) {
+Beside::Beside(bool wanted) : wanted_(wanted && allowed("PHOENIX_CUDA_BESIDE") && !on()) {
   if (!wanted_) return;
   join_beside();
   make_second_stream();

@@ -4,6 +4,8 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <string_view>
 
 #include "tensor.h"
 
@@ -53,6 +55,11 @@ class Kernel : public AnyKernel {
 // What kernels are chosen by: 90 where the device is of compute capability 9.0 and the build has kernels for it (sm_90a), else 80. Throws where there is
 // no device.
 int kernel_architecture();
+// Whether something that is there to be fast may be: not if the environment sets its variable to 0.
+inline bool allowed(const char* variable) {
+  const char* set = std::getenv(variable);
+  return !set || std::string_view(set) != "0";
+}
 // Multiprocessors of the device.
 int multiprocessors();
 // The most dynamic shared memory that a block can have, in bytes.

@@ -263,7 +263,7 @@ inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArgume
   double least = 1e30;
   for (int columns : {256, 192, 128, 64})
     for (bool pairs : {true, false}) {
-      if (a.tiling.columns ? columns != a.tiling.columns : false) continue;
+      if (a.tiling.columns && columns != a.tiling.columns) continue;
       if (a.tiling.pairs >= 0 ? pairs != (a.tiling.pairs == 1) : pairs && columns == 64) continue;
       int tiles = tiles_of(blocks, columns / 64), rows = kWgmmaRows, read = columns;
       if (pairs) (g.pair_rows ? read : rows) /= 2;

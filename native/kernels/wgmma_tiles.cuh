@@ -86,8 +86,8 @@ __device__ void end_cluster() {
   if constexpr (Cluster > 1) cluster_barrier();
 }
 
-// Tiles in their order: those of a phase, in it those of the same pixels, in these by columns, those of the first tensor of results before those of the second. Cluster 2: two blocks take two
-// tiles of pixels that lie side by side, of the same columns.
+// Tiles in their order: those of a phase, in it those of the same pixels, in these by columns, those of the first tensor of results before those of the
+// second. Cluster 2: two blocks take two tiles of pixels that lie side by side, of the same columns.
 struct ForwardTile {
   Pixel pixel;
   int phase, second, column;  // columns of which tensor, from which on
@@ -235,8 +235,7 @@ struct Results {
             float2 t = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(temb[i] + c));
             sum.x += t.x, sum.y += t.y;
           }
-          __nv_bfloat162 rounded = __float22bfloat162_rn(sum);
-          value = *reinterpret_cast<uint32_t*>(&rounded);
+          value = bf16_pair(sum.x, sum.y);
         }
       }
       store_blocks(place, values);
@@ -277,7 +276,7 @@ __device__ void forward(const WgmmaForward& f) {
   } else {
     raise_registers<232>();
     int consumer = warpgroup - 1;
-    uint32_t added = residual_barriers + 2 * 8 - base + uint32_t(consumer) * Columns * 4;
+    uint32_t added = residual_barriers + kConsumers * 8 - base + uint32_t(consumer) * Columns * 4;
     Results<Columns> results{staged + uint32_t(consumer) * Columns / 64 * kBlockBytes, residual_barriers + uint32_t(consumer) * 8,
                              reinterpret_cast<float*>(shared_memory + added), consumer, thread};
     for (int tile = first_tile; tile < tiles; tile += stride) {

@@ -26,8 +26,7 @@ struct FewTile {
 // The nine around a pixel, itself among them: which are in the image, and how far away.
 struct Neighbours {
   int i, j, h, w;
-  Neighbours() = default;
-  __device__ Neighbours(int p, const View& image) : i(p / image.w % image.h), j(p % image.w), h(image.h), w(image.w) {}
+  __device__ Neighbours(int p, int h, int w) : i(p / w % h), j(p % w), h(h), w(w) {}
   // Of the pixel so many further on.
   __device__ void advance(int pixels) {
     for (j += pixels; j >= w; j -= w)
@@ -37,12 +36,10 @@ struct Neighbours {
   __device__ int distance(int t) const { return (t / 3 - 1) * w + t % 3 - 1; }
 };
 
-// Of pixels that follow each other.
-template <int kPixels>
-__device__ inline void around(Neighbours (&near)[kPixels], int first, const View& image) {
-  near[0] = Neighbours(first, image);
-#pragma unroll
-  for (int p = 1; p < kPixels; p++) near[p] = near[p - 1], near[p].advance(1);
+// The row of pixel p's neighbour at tap (r,s) of an image's h x w, or -1 outside.
+__device__ inline int neighbour(int p, int h, int w, int r, int s) {
+  int i = p / w % h + r - 1, j = p % w + s - 1;
+  return i < 0 || j < 0 || i >= h || j >= w ? -1 : p + (r - 1) * w + s - 1;
 }
 // w[k][t][c] with the few channels first: place (t, few, many) of shared memory.
 __device__ inline float few_weight(const ConvFew& a, int t, int few, int many) {
@@ -72,8 +69,10 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_to_many_kernel(con
 #pragma unroll
       for (auto& sum : sums) sum.x[i] = b;
     }
-    Neighbours near[kPixels];
-    around(near, first, a.many);
+    Neighbours near[kPixels] = {
+        {first, a.many.h, a.many.w}, {first, a.many.h, a.many.w}, {first, a.many.h, a.many.w}, {first, a.many.h, a.many.w}};
+#pragma unroll
+    for (int p = 1; p < kPixels; p++) near[p].advance(p);
     for (int t = 0; t < 9; t++) {
       float x[kPixels][kFewMost];
 #pragma unroll
@@ -120,14 +119,15 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_from_many_kernel(c
   for (int base = blockIdx.x * kFewRange; base < end; base += kThreads / kTeam * kPixels) {
     int first = base + team * kPixels;
     float sums[kPixels][kFewMost] = {};
-    Neighbours near[kPixels];
-    around(near, first, a.few);
     for (int t = 0; t < 9; t++) {
+      int from[kPixels];
+#pragma unroll
+      for (int p = 0; p < kPixels; p++) from[p] = first + p < end ? neighbour(first + p, a.few.h, a.few.w, t / 3, t % 3) : -1;
       for (int column = member * 8; column < many; column += kTeam * 8) {
         Eight x[kPixels] = {};
 #pragma unroll
         for (int p = 0; p < kPixels; p++)
-          if (first + p < end && near[p].inside(t)) x[p] = unpacked(*eight_at(a.many, first + p + near[p].distance(t), column));
+          if (from[p] >= 0) x[p] = unpacked(*eight_at(a.many, from[p], column));
 #pragma unroll
         for (int k = 0; k < kFewMost; k++) {
           if (k >= few) break;
@@ -167,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_few_weights_kernel
   int pair = int(blockIdx.y) * pairs + int(threadIdx.x) % pairs;
   bool works = line < lines && pair * 2 < a.many.c;
   float sums[9][kFewMost][2] = {}, of_few[kFewMost] = {}, of_many[2] = {};
-  Neighbours near(tile.begin + line, a.many);
+  Neighbours near(tile.begin + line, a.many.h, a.many.w);
   for (int p = tile.begin + line; works && p < tile.end; p += lines, near.advance(lines)) {
     uint32_t two = *reinterpret_cast<const uint32_t*>(reinterpret_cast<const uint16_t*>(a.many.data) + size_t(p) * a.many.ld + pair * 2);
     float x0 = __uint_as_float(two << 16), x1 = __uint_as_float(two & 0xFFFF0000u);

@@ -1,5 +1,5 @@
 /** Floating-point operations of a U-Net, counted from its configuration: what it must do, by the direct formulas, at least. */
-import type { UNetConfig } from '../src/ddpm/unet.ts';
+import type { UNetConfig } from '../src/ddpm/model/unet.ts';
 
 /**
  * Of one image: a forward pass, and a training step (forward, gradients of inputs and of weights; the first convolution's input has none).

@@ -1,8 +1,8 @@
 /** Whole steps of a U-Net on a GPU, many a call so that what is timed is the replay of a recorded step, alone and in turn with PyTorch. */
 import { createImages, createNativeSession, type Precision } from '../src/bindings/session.ts';
+import { toNative } from '../src/ddpm/model/unet.ts';
 import { noise as noiseOf } from '../src/ddpm/noise.ts';
 import { makeTable } from '../src/ddpm/schedulers/index.ts';
-import { toNative } from '../src/ddpm/unet.ts';
 import { PhoenixError } from '../src/errors.ts';
 import { streamKey } from '../src/rng.ts';
 import { countFlops } from './flops.ts';

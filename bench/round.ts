@@ -1,12 +1,12 @@
 /** Whole federated rounds in one process: what the federation costs on top of its clients' training. */
 import { createImages } from '../src/bindings/session.ts';
 import { openDataset } from '../src/ddpm/data/index.ts';
+import { presets } from '../src/ddpm/model/unet.ts';
 import { createSession } from '../src/ddpm/session.ts';
-import { presets } from '../src/ddpm/unet.ts';
-import { createClient } from '../src/fl/client.ts';
 import { initialState } from '../src/fl/federation.ts';
 import { partitioner } from '../src/fl/partition/index.ts';
 import { runRound } from '../src/fl/round.ts';
+import { createClient } from '../src/fl/site/client.ts';
 import { memoryStore } from '../src/fl/store.ts';
 import { fedavg } from '../src/fl/strategies/fedavg.ts';
 import { memoryTransport } from '../src/fl/transports/memory.ts';

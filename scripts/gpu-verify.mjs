@@ -22,7 +22,7 @@ const chapters = (minutes, ...files) =>
   run({
     env: { ...process.env, CUDA_LAUNCH_BLOCKING: '1' },
     timeout: `${60 * minutes}s`,
-  })`ava --serial ${files.map((file) => `test/${file}.test.ts`)}`.then(({ exitCode }) => exitCode);
+  })`ava --serial ${files.map((file) => `test/70-cuda/${file}.test.ts`)}`.then(({ exitCode }) => exitCode);
 
 const steps = {
   async vectors() {
@@ -46,7 +46,7 @@ const steps = {
     for (const tool of ['memcheck', 'racecheck', 'initcheck', 'synccheck']) {
       console.log(`gpu:verify: compute-sanitizer ${tool}`);
       const { exitCode } =
-        await run`compute-sanitizer --tool ${tool} --report-api-errors no --target-processes all --error-exitcode 9 ${process.execPath} node_modules/ava/entrypoints/cli.mjs --serial --timeout=30m test/72-cuda-tiles.test.ts`;
+        await run`compute-sanitizer --tool ${tool} --report-api-errors no --target-processes all --error-exitcode 9 ${process.execPath} node_modules/ava/entrypoints/cli.mjs --serial --timeout=30m test/70-cuda/72-cuda-tiles.test.ts`;
       codes.push(exitCode);
     }
     return codes.find((code) => code !== 0) ?? 0;

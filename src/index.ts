@@ -5,45 +5,45 @@
 export { createImages, type Device, type Images, type Precision, type Session } from './bindings/session.ts';
 export type { Vector } from './bindings/vector.ts';
 export { createVector } from './bindings/vector.ts';
-export type { ExperimentOptions, FederateOptions, FinetuneOptions, SampleOptions, TrainOptions } from './config.ts';
+export type { MessageEvent, RunEvents, RunResult, StartEvent, StepEvent } from './commands/events.ts';
+export { federate } from './commands/federate.ts';
+export { type Finetuned, type FinetuneEvents, finetune } from './commands/finetune.ts';
+export { type GridOptions, imageGrid } from './commands/image-grid.ts';
+export type { ExperimentOptions, FederateOptions, FinetuneOptions, SampleOptions, TrainOptions } from './commands/options/index.ts';
+export { type SampleEvents, type Samples, sample } from './commands/sample.ts';
+export { train } from './commands/train.ts';
 export {
   type Checkpoint,
   type CheckpointContent,
   readCheckpoint as loadCheckpoint,
   saveCheckpoint,
   saveDiffusers,
-} from './ddpm/checkpoint.ts';
+} from './ddpm/checkpoint/checkpoint.ts';
 export { type Dataset, type DatasetOptions, openDataset } from './ddpm/data/index.ts';
 export { type FeatureSource, featureSource, pixels8, sourceOf } from './ddpm/metrics/sources.ts';
+export { type Preset, type PresetName, presets, type UNetConfig, unetConfig } from './ddpm/model/unet.ts';
 export { type Noise, type NoiseOptions, noise } from './ddpm/noise.ts';
 export { type DrawSamplesOptions, drawSamples, toPixels } from './ddpm/sample.ts';
 export { makeTable, type Scheduler, type SchedulerName, type SchedulerOptions, type Step, schedulers } from './ddpm/schedulers/index.ts';
 export { createSession, type SessionOptions } from './ddpm/session.ts';
 export { type LocalFit, type Trained, type TrainLocalOptions, trainLocal } from './ddpm/train.ts';
-export { type Preset, type PresetName, presets, type UNetConfig, unetConfig } from './ddpm/unet.ts';
 export { PhoenixError, type PhoenixErrorCode } from './errors.ts';
-export type { MessageEvent, RunEvents, RunResult, StartEvent, StepEvent } from './events.ts';
 export { type ExperimentEvents, type ExperimentResult, experiment } from './experiment/experiment.ts';
 export type { Plan } from './experiment/plan.ts';
-export { federate } from './federate.ts';
-export { type Finetuned, type FinetuneEvents, finetune } from './finetune.ts';
-export { type Client, type ClientOptions, createClient } from './fl/client.ts';
 export { type FederationOptions, initialState, runFederation } from './fl/federation.ts';
 export { type Partitioner, partitioner, partitions } from './fl/partition/index.ts';
-export { personalPresets } from './fl/personal.ts';
-export type { ProbeTools } from './fl/probe.ts';
-export { serverSteps } from './fl/server-step.ts';
+export { serverSteps } from './fl/server/server-step.ts';
+export type { Probing, Sharing } from './fl/server/supplies.ts';
+export { type Client, type ClientOptions, createClient } from './fl/site/client.ts';
+export { personalPresets } from './fl/site/personal.ts';
+export type { ProbeTools } from './fl/site/probe.ts';
 export { memoryStore } from './fl/store.ts';
 export { checkStrategy } from './fl/strategies/contract.ts';
 export { type FilterOptions, filtered } from './fl/strategies/filter.ts';
 export { strategies } from './fl/strategies/index.ts';
-export type { Probing, Sharing } from './fl/supplies.ts';
 export { memoryTransport } from './fl/transports/memory.ts';
 export type * from './fl/types.ts';
-export { compressions } from './fl/vector.ts';
-export { type GridOptions, imageGrid } from './image-grid.ts';
+export { compressions } from './fl/wire/vector.ts';
 export { writeReport } from './report/report.ts';
 export { rng, streamKey } from './rng.ts';
 export { openRun, type RunView } from './run/folder.ts';
-export { type SampleEvents, type Samples, sample } from './sample.ts';
-export { train } from './train.ts';

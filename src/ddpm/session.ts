@@ -1,7 +1,7 @@
 /** The door to a Session: a checked U-Net and a noise schedule on a device. */
 import { createNativeSession, type Device, type Precision, type Session } from '../bindings/session.ts';
+import { toNative, type UNetConfig } from './model/unet.ts';
 import { type Noise, noise as noiseOf } from './noise.ts';
-import { toNative, type UNetConfig } from './unet.ts';
 
 export type SessionOptions = {
   unet: UNetConfig;

@@ -1,6 +1,6 @@
 /** The cells of one training: it goes from point to point of their curves, and each is scored there and at the end. */
 import { join } from 'node:path';
-import { imageGrid } from '../image-grid.ts';
+import { imageGrid } from '../commands/image-grid.ts';
 import type { Rates } from './cost.ts';
 import type { Score, Scorer } from './features.ts';
 import { type Cell, type Grid, hasCurve, type Training, type Work } from './grid.ts';

@@ -1,11 +1,11 @@
 /** What an experiment will cost: images and bytes by arithmetic, time by a short measurement on this machine. */
 import { createImages } from '../bindings/session.ts';
+import type { Prepared } from '../commands/prepare.ts';
 import type { Dataset } from '../ddpm/data/index.ts';
 import { makeTable } from '../ddpm/schedulers/index.ts';
 import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
-import { parseCompression } from '../fl/vector.ts';
-import type { Prepared } from '../prepare.ts';
+import { parseCompression } from '../fl/wire/vector.ts';
 import { type Arm, settingsOf, type Work } from './grid.ts';
 
 export type Rates = {

@@ -5,11 +5,11 @@
 
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type ExperimentOptions, parseOptions } from '../config.ts';
+import type { MessageEvent } from '../commands/events.ts';
+import { type ExperimentOptions, parseOptions } from '../commands/options/index.ts';
+import { prepare } from '../commands/prepare.ts';
 import { openDataset } from '../ddpm/data/index.ts';
 import { PhoenixError } from '../errors.ts';
-import type { MessageEvent } from '../events.ts';
-import { prepare } from '../prepare.ts';
 import { io } from '../run/folder.ts';
 import { clockOf, runTraining } from './cells.ts';
 import { createScorer, explainScorer, type ScoredBy, scoredByOf } from './features.ts';

@@ -1,6 +1,7 @@
 /** What an experiment scores samples by: real test images, a feature network, and a word on classes, made once and kept in the experiment's folder. */
 import { join } from 'node:path';
 import { z } from 'zod';
+import { openSafetensors, writeSafetensors } from '../ddpm/checkpoint/safetensors.ts';
 import { type Dataset, openDataset } from '../ddpm/data/index.ts';
 import {
   accuracy,
@@ -31,7 +32,6 @@ import {
   predictedClasses,
   trainClassifier,
 } from '../ddpm/metrics/index.ts';
-import { openSafetensors, writeSafetensors } from '../ddpm/safetensors.ts';
 import { PhoenixError } from '../errors.ts';
 import { rng } from '../rng.ts';
 import { pickImages, subset } from './images.ts';

@@ -3,7 +3,7 @@
  * cells (an arm, a partition and a seed: a training and how its model is scored). Arms that differ only in how they are scored share a training.
  */
 import { z } from 'zod';
-import { parseOptions } from '../config.ts';
+import { parseOptions } from '../commands/options/index.ts';
 import { PhoenixError } from '../errors.ts';
 
 /** Names become names of folders. */

@@ -2,7 +2,7 @@
 import { describeDecision } from '../fl/strategies/filter.ts';
 import { lineChart, responsive, type Series, tones } from '../report/charts.ts';
 import { html, type Markup, STYLE } from '../report/markup.ts';
-import { byteUnit, formatCount, formatNumber } from '../units.ts';
+import { byteUnit, formatCount, formatNumber } from '../report/units.ts';
 import { TUNED } from './grid.ts';
 import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, inColumns, NOTES, percent, recallOf } from './present.ts';
 import { type Curve, kindOf, type PartitionResult, type Row } from './results.ts';

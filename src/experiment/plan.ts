@@ -1,7 +1,8 @@
 /** What an experiment comes to: the work of every partition, what is left to do, and what it will cost. */
+
+import type { prepare } from '../commands/prepare.ts';
 import { PhoenixError } from '../errors.ts';
 import { parsePartition } from '../fl/partition/index.ts';
-import type { prepare } from '../prepare.ts';
 import { measureRates, mostBytes, type Rates } from './cost.ts';
 import { type Cell, equalWork, type Grid, hasCurve, type Partition, type Work } from './grid.ts';
 import { type Lab, standingOf } from './models.ts';

@@ -1,5 +1,5 @@
 /** How the results of an experiment are said, on the page and in Markdown. */
-import { formatBytes, formatNumber } from '../units.ts';
+import { formatBytes, formatNumber } from '../report/units.ts';
 import { BASELINE, CEILING, isMixture, TUNED } from './grid.ts';
 import { type curvesOf, type Figure, type Filtering, kindOf, type PartitionResult, type Row } from './results.ts';
 import type { CellScore } from './store.ts';

@@ -1,10 +1,10 @@
 /** The report of an experiment: results.json, report.md and report.html, all of them from the scores alone. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Prepared } from '../commands/prepare.ts';
 import type { Dataset } from '../ddpm/data/index.ts';
 import { describeDecision } from '../fl/strategies/filter.ts';
-import type { Prepared } from '../prepare.ts';
-import { formatCount, formatNumber } from '../units.ts';
+import { formatCount, formatNumber } from '../report/units.ts';
 import { explainScorer, type ScoredBy } from './features.ts';
 import { type Cell, type Grid, settingsOf, TUNED } from './grid.ts';
 import { renderExperiment } from './page.ts';

@@ -4,10 +4,10 @@ import type { Vector } from '../bindings/vector.ts';
 import { PhoenixError } from '../errors.ts';
 import { streamKey } from '../rng.ts';
 import { type RoundIo, runRound } from './round.ts';
-import { type ServerStep, serverSteps, startMoments } from './server-step.ts';
+import { type ServerStep, serverSteps, startMoments } from './server/server-step.ts';
 import { memoryStore } from './store.ts';
 import type { FederationState, RoundRecord, Strategy } from './types.ts';
-import type { CreateVector } from './vector.ts';
+import type { CreateVector } from './wire/vector.ts';
 
 export type InitialStateOptions = {
   /** Gives the initial parameters; its own vectors are not kept, so clients may train in it. */

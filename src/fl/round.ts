@@ -4,16 +4,17 @@
  */
 import type { ParameterEntry } from '../bindings/native.ts';
 import { createVector as nativeVector, type Vector } from '../bindings/vector.ts';
-import { emaDecayOver } from '../ddpm/unet.ts';
+import { emaDecayOver } from '../ddpm/model/unet.ts';
 import { PhoenixError } from '../errors.ts';
 import { failureOf } from './failure.ts';
-import { adaptWork, checkLocalWork, coherenceOf, type LocalWork, scaleWork } from './local-work.ts';
-import { splitParameters } from './personal.ts';
-import { selectClients } from './select.ts';
-import { applyServerStep, checkServerStep, type ServerStep, serverSteps } from './server-step.ts';
+import { adaptWork, checkLocalWork, coherenceOf, type LocalWork, scaleWork } from './server/local-work.ts';
+import { selectClients } from './server/select.ts';
+import { applyServerStep, checkServerStep, type ServerStep, serverSteps } from './server/server-step.ts';
+import { learn, type Probing, probeDue, type Sharing, type SupplyOptions, suppliedFit, supply, withoutLost } from './server/supplies.ts';
+import { collectUpdates } from './server/updates.ts';
+import { splitParameters } from './site/personal.ts';
 import { memoryStore } from './store.ts';
 import { checkWeights } from './strategies/contract.ts';
-import { learn, type Probing, probeDue, type Sharing, type SupplyOptions, suppliedFit, supply, withoutLost } from './supplies.ts';
 import type {
   ClientInfo,
   ClientStep,
@@ -28,8 +29,7 @@ import type {
   Transport,
   Weights,
 } from './types.ts';
-import { collectUpdates } from './updates.ts';
-import { type CreateVector, decodeUpdate, weightedSum } from './vector.ts';
+import { type CreateVector, decodeUpdate, weightedSum } from './wire/vector.ts';
 
 /** What a round works with besides the state. */
 export type RoundIo = {

@@ -1,7 +1,8 @@
 /** Hand-made SVG charts: lines and stacked bars, each drawn for a wide and a narrow page. */
-import { byteUnit, formatBytes, formatNumber } from '../units.ts';
+
 import type { LoggedRound } from './log.ts';
 import { html, type Markup } from './markup.ts';
+import { byteUnit, formatBytes, formatNumber } from './units.ts';
 
 /** Two drawings of one chart, so that its text keeps its size on a phone. */
 export function responsive(wide: Markup, narrow: Markup): Markup {

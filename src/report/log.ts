@@ -2,7 +2,7 @@
 import { createReadStream } from 'node:fs';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
-import { statistics } from '../fl/probe.ts';
+import { statistics } from '../fl/site/probe.ts';
 
 /** A filter's decision; see Decision in fl/types.ts. */
 export const decisionFields = {

@@ -1,9 +1,9 @@
 /** The page of a run as one HTML text: tables, hand-made SVG charts, pictures as data URIs. Pure: what it shows is what it is given. */
 import { describeDecision } from '../fl/strategies/filter.ts';
-import { byteUnit, formatBytes, formatCount, formatDuration } from '../units.ts';
 import { barChart, highest, lineChart, lowest, type Point, responsive, type Series, sum } from './charts.ts';
 import type { LoggedRound } from './log.ts';
 import { html, type Markup, STYLE } from './markup.ts';
+import { byteUnit, formatBytes, formatCount, formatDuration } from './units.ts';
 
 export type Report = {
   /** What was run, e.g. 'federate'. */

@@ -7,9 +7,9 @@ import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
 import { openRun } from '../run/folder.ts';
-import { formatBytes, formatCount } from '../units.ts';
 import { readLog } from './log.ts';
 import { type Report, renderPage } from './page.ts';
+import { formatBytes, formatCount } from './units.ts';
 
 /** Grids on the page: enough to see progress, few enough for a small file. */
 const MAX_GRIDS = 25;

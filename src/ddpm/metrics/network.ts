@@ -8,7 +8,7 @@ import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { addon } from '../../bindings/load.ts';
 import { PhoenixError } from '../../errors.ts';
-import { openSafetensors, quote, type SafetensorsFile, showShape } from '../safetensors.ts';
+import { openSafetensors, quote, type SafetensorsFile, showShape } from '../checkpoint/safetensors.ts';
 import { checkImages, type FeatureNetwork } from './feature-network.ts';
 import { checkInteger, featureMatrix } from './features.ts';
 

@@ -8,8 +8,8 @@ import { readFile, stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { parse } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
+import { ioError } from '../checkpoint/safetensors.ts';
 import { resizer } from '../data/pixels.ts';
-import { ioError } from '../safetensors.ts';
 import { checkImages, type FeatureNetwork } from './feature-network.ts';
 import { checkInteger, featureMatrix } from './features.ts';
 

@@ -3,12 +3,12 @@
  * and a report up for each client that trains, an update up for each that is asked. One client trains at a time, in the order asked for.
  */
 import { PhoenixError } from '../../errors.ts';
-import type { Client } from '../client.ts';
 import { failureOf } from '../failure.ts';
-import { decodeReport } from '../message.ts';
-import { encodeParcel } from '../parcel.ts';
+import type { Client } from '../site/client.ts';
 import type { ClientId, Failure, Report, Transport } from '../types.ts';
-import { encodeTask, handOverTask } from '../vector.ts';
+import { decodeReport } from '../wire/message.ts';
+import { encodeParcel } from '../wire/parcel.ts';
+import { encodeTask, handOverTask } from '../wire/vector.ts';
 
 export type MemoryTransportOptions = {
   /**

@@ -1,0 +1,61 @@
+/** What a running training tells its caller. It never prints. */
+import type { RoundRecord } from '../fl/types.ts';
+
+/** Before the first step of this call. */
+export type StartEvent = {
+  kind: 'federate' | 'train';
+  /** The run folder. */
+  dir: string;
+  /** Rounds done before, more than 0 only for a resumed run, and in all. A round of `train` is what lies between two checkpoints. */
+  round: number;
+  rounds: number;
+  parameterCount: number;
+  backend: string;
+  /** The GPU, or why none is used. */
+  device: string;
+  threads: number;
+};
+
+/** After each native call of training, about 50 ms. */
+export type StepEvent = {
+  /** The round that is running, from 1, and rounds in all. */
+  round: number;
+  rounds: number;
+  /** The client that is training, the how-manyth of the round's it is, and how many there are. Absent for `train`. */
+  client?: { id: string; number: number; of: number };
+  /** Mean loss of the call's steps. */
+  loss: number;
+  imagesPerSecond: number;
+  /** Images trained on since the run began, and expected in all. */
+  images: number;
+  imagesPlanned: number;
+};
+
+export type MessageEvent = { level: 'info' | 'warning'; text: string };
+
+export type RunEvents = {
+  onStart?(event: StartEvent): void;
+  onStep?(event: StepEvent): void;
+  /** After a round has been committed. */
+  onRound?(record: RoundRecord): void;
+  onMessage?(event: MessageEvent): void;
+  /** Stops the run within one native call; it rejects with `signal.reason`, and can be resumed from its last commit. */
+  signal?: AbortSignal;
+  /** For tests: called before every operation that changes the run folder. */
+  fault?(point: string): void | Promise<void>;
+};
+
+export type RunResult = {
+  /** The run folder. */
+  dir: string;
+  /** Rounds done in all. */
+  rounds: number;
+  /** Path of the last checkpoint. */
+  checkpoint: string;
+  /** Path of report.html. */
+  report: string;
+  /** Path of the last sample grid, if one was drawn in the last round. */
+  samples?: string;
+  /** What this call has done, one entry a round. */
+  records: RoundRecord[];
+};

@@ -1,0 +1,128 @@
+/**
+ * Training a model on one site's images: only its personal layers, where it has some, so that a site that took no part in a federation gets its own; else all
+ * of it. The rest stays as it is, bit for bit.
+ */
+import { createImages } from '../bindings/session.ts';
+import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
+import { openDataset } from '../ddpm/data/index.ts';
+import { noise } from '../ddpm/noise.ts';
+import { createSession } from '../ddpm/session.ts';
+import type { LocalFit, StepProgress } from '../ddpm/train.ts';
+import { PhoenixError } from '../errors.ts';
+import { holdOut } from '../fl/partition/index.ts';
+import { splitParameters, trainPersonal } from '../fl/site/personal.ts';
+import { streamKey } from '../rng.ts';
+import { type FinetuneOptions, parseOptions } from './options/index.ts';
+import { findCheckpoint, personalOf } from './sample.ts';
+
+export type FinetuneEvents = {
+  onStep?(step: StepProgress): void;
+  signal?: AbortSignal;
+};
+
+export type Finetuned = {
+  /** The file written. */
+  checkpoint: string;
+  /** Images trained on, and optimizer steps. */
+  examples: number;
+  steps: number;
+  /** Parameters that were trained, of all. */
+  trained: number;
+  parameterCount: number;
+  /** Loss on the held-out tenth of the images, before and after; absent with fewer than ten images. */
+  evalLoss?: number;
+  evalLossAfter?: number;
+};
+
+/** The name of the site in streams. */
+const SITE = 'site';
+
+/**
+ * Trains the personal layers of a model on nine tenths of a dataset, from where every client of the federation began, around the averaged (EMA) rest, and
+ * writes the whole as a checkpoint. A model without personal layers is trained as a whole. The optimizer is Adam with gradients clipped at norm 1.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, ERR_PHOENIX_CONFIG for a class-conditional model and images without its classes, ERR_PHOENIX_DATA,
+ * ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
+ */
+export async function finetune(options: FinetuneOptions, { onStep, signal }: FinetuneEvents = {}): Promise<Finetuned> {
+  const settings = parseOptions('finetune', options);
+  const { data, epochs, batch, lr, seed, checkpoint: out } = settings;
+  const { path } = await findCheckpoint(settings.source);
+  const checkpoint = await readCheckpoint(path);
+  const patterns = personalOf(checkpoint);
+  const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
+  const size = { size: { height, width }, channels: channels as 1 | 3 };
+  const dataset = typeof data === 'string' ? await openDataset(data, size) : data;
+  if (dataset.height !== height || dataset.width !== width || dataset.channels !== channels) {
+    const [given, expected] = [dataset, { height, width, channels }].map((it) => `${it.height}x${it.width} in ${it.channels} channels`);
+    throw new PhoenixError('ERR_PHOENIX_CONFIG', `The images are ${given}, but the model is for ${expected}.`);
+  }
+  const classes = numClasses > 0 ? dataset.labels : undefined;
+  if (numClasses > 0 && !classes?.every((label) => label >= 0 && label < numClasses))
+    throw new PhoenixError(
+      'ERR_PHOENIX_CONFIG',
+      `The model is conditioned on the classes 0..${numClasses - 1}, which the images do not have.`,
+    );
+  const everyImage = Int32Array.from({ length: dataset.count }, (_, i) => i);
+  const { train, heldOut } = holdOut(everyImage, seed, SITE);
+  signal?.throwIfAborted();
+
+  const schedule = noise(checkpoint.noise);
+  using session = createSession({
+    unet: checkpoint.unet,
+    noise: schedule,
+    device: settings.device,
+    threads: settings.threads || undefined,
+  });
+  using images = await createImages(dataset, session);
+  await checkpoint.load(session.params, session.ema, session.parameters);
+  if (checkpoint.hasEma) await session.params.copy(session.ema, 0, session.parameterCount);
+  const split = patterns && splitParameters(session.parameters, patterns);
+
+  const heldOutLoss = () =>
+    heldOut.length === 0
+      ? undefined
+      : session.evalLoss(
+          images,
+          {
+            indices: heldOut,
+            classes,
+            batch: Math.min(batch, heldOut.length),
+            key: streamKey(seed, 'eval', SITE),
+            weights: session.params,
+          },
+          signal,
+        );
+  const evalLoss = await heldOutLoss();
+  const fit: LocalFit = {
+    epochs,
+    batch,
+    lr,
+    warmupSteps: 0,
+    beta1: 0.9,
+    beta2: 0.999,
+    adamEps: 1e-8,
+    weightDecay: 0,
+    clip: 1,
+    flip: false,
+    minSnrGamma: 0,
+    mu: 0,
+    globalStep: 0,
+  };
+  await session.adamM.fill(0);
+  await session.adamV.fill(0);
+  const key = streamKey(seed, 'finetune', SITE);
+  const { steps } = await trainPersonal({ session, images, indices: train, classes, fit, key, onStep, signal }, split);
+  const evalLossAfter = await heldOutLoss();
+  await session.ema.copy(session.params, 0, session.parameterCount);
+  const { params, ema, parameters: table, parameterCount } = session;
+  await saveCheckpoint(out, { params, ema, table, unet: checkpoint.unet, noise: schedule, metadata: { finetuned: String(steps) } });
+  return {
+    checkpoint: out,
+    examples: train.length,
+    steps,
+    trained: split?.personalCount ?? parameterCount,
+    parameterCount,
+    evalLoss,
+    evalLossAfter,
+  };
+}

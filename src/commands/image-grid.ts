@@ -1,0 +1,83 @@
+/** Pictures for people: many small images laid out in one PNG. */
+import sharp from 'sharp';
+import { PhoenixError } from '../errors.ts';
+
+export type GridOptions = {
+  /** Number of images; at least 1. */
+  count: number;
+  /** Size of each image in pixels. */
+  height: number;
+  width: number;
+  /** 1 = gray, 3 = RGB. */
+  channels: number;
+  /** Images a row. @default the smallest number from √count to 2·√count that fills every row, else ⌈√count⌉ */
+  columns?: number;
+  /** Whole factor by which every pixel is repeated in both directions. @default the smallest that makes the longer side at least 48 pixels */
+  scale?: number;
+};
+
+/** Gray level between the images: it sets off both black and white ones. */
+const GAP_LEVEL = 128;
+/** Longest side of a grid in pixels: what every viewer opens. */
+const MAX_SIDE = 32_767;
+
+/**
+ * A grid of images as PNG, row by row, separated by one source pixel. Pixels are repeated, never blended. Cells after the last image are
+ * left in the colour of the gap.
+ *
+ * @param pixels count·height·width·channels bytes, (N,H,W,C)
+ * @throws PhoenixError ERR_PHOENIX_SHAPE if the sizes are no positive integers, do not fit the bytes, or make a grid wider or higher than
+ * 32,767 pixels
+ */
+export async function imageGrid(pixels: Uint8Array, options: GridOptions): Promise<Buffer> {
+  const { count, height, width, channels } = options;
+  const columns = Math.min(options.columns ?? defaultColumns(count), count);
+  const scale = options.scale ?? Math.max(1, Math.ceil(48 / Math.max(height, width)));
+  for (const [name, value] of Object.entries({ count, height, width, channels, columns, scale })) {
+    if (!Number.isInteger(value) || value < 1) {
+      throw new PhoenixError('ERR_PHOENIX_SHAPE', `A grid needs a whole number of at least 1 as ${name}, not ${value}.`);
+    }
+  }
+  if (channels !== 1 && channels !== 3) {
+    throw new PhoenixError(
+      'ERR_PHOENIX_SHAPE',
+      `A grid is drawn from gray (1 channel) or RGB images (3 channels), not from ${channels} channels.`,
+    );
+  }
+  if (pixels.length !== count * height * width * channels) {
+    throw new PhoenixError(
+      'ERR_PHOENIX_SHAPE',
+      `${count} images of ${height}×${width}×${channels} are ${count * height * width * channels} bytes, but ${pixels.length} came.`,
+    );
+  }
+  const rows = Math.ceil(count / columns);
+  const gridWidth = columns * (width + 1) + 1;
+  const gridHeight = rows * (height + 1) + 1;
+  if (Math.max(gridWidth, gridHeight) * scale > MAX_SIDE) {
+    throw new PhoenixError(
+      'ERR_PHOENIX_SHAPE',
+      `${count} images of ${height}×${width} in ${columns} columns at scale ${scale} make ${gridHeight * scale}×${gridWidth * scale} pixels; at most ${MAX_SIDE} a side can be drawn. Take fewer images, another number of columns or a smaller scale.`,
+    );
+  }
+  const grid = new Uint8Array(gridHeight * gridWidth * channels).fill(GAP_LEVEL);
+  const line = width * channels;
+  for (let image = 0; image < count; image++) {
+    const top = Math.floor(image / columns) * (height + 1) + 1;
+    const left = (image % columns) * (width + 1) + 1;
+    for (let y = 0; y < height; y++) {
+      const from = (image * height + y) * line;
+      grid.set(pixels.subarray(from, from + line), ((top + y) * gridWidth + left) * channels);
+    }
+  }
+  return sharp(grid, { raw: { width: gridWidth, height: gridHeight, channels } })
+    .resize({ width: gridWidth * scale, height: gridHeight * scale, kernel: 'nearest', fit: 'fill' })
+    .toColourspace(channels === 1 ? 'b-w' : 'srgb')
+    .png()
+    .toBuffer();
+}
+
+function defaultColumns(count: number): number {
+  const root = Math.sqrt(count);
+  for (let columns = Math.ceil(root); columns <= 2 * root; columns++) if (count % columns === 0) return columns;
+  return Math.ceil(root);
+}

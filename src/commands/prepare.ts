@@ -1,0 +1,139 @@
+/** What a federated and a central training have in common: data, model and fit from the options, the run's configuration, sample grids. */
+import { writeFile } from 'node:fs/promises';
+import type { Session } from '../bindings/session.ts';
+import type { Vector } from '../bindings/vector.ts';
+import { type Dataset, openDataset } from '../ddpm/data/index.ts';
+import { presets, type UNetConfig, type WarmupRule } from '../ddpm/model/unet.ts';
+import { type Noise, noise } from '../ddpm/noise.ts';
+import { drawSamples, toPixels } from '../ddpm/sample.ts';
+import type { LocalFit } from '../ddpm/train.ts';
+import { PhoenixError } from '../errors.ts';
+import { streamKey } from '../rng.ts';
+import type { RunConfig } from '../run/folder.ts';
+import { imageGrid } from './image-grid.ts';
+import { changeableOptions, type Settings } from './options/index.ts';
+import { packageInfo } from './package-info.ts';
+
+type Training = Settings<'federate'> | Settings<'train'>;
+
+export type Prepared = {
+  dataset: Dataset;
+  /** Class of every image, if the model is conditioned on it. */
+  classes?: Int32Array;
+  unet: UNetConfig;
+  noise: Noise;
+  /** Without its length (epochs or localImages) and warm-up. */
+  fit: Omit<LocalFit, 'epochs' | 'localImages' | 'warmupSteps' | 'globalStep' | 'emaDecay'>;
+  emaDecay: number;
+  warmup: WarmupRule;
+};
+
+/**
+ * Opens the data and settles the model and its training: the preset, with what the options say otherwise.
+ * @throws PhoenixError ERR_PHOENIX_CONFIG for class conditioning without classes, and what openDataset throws
+ */
+export async function prepare(settings: Training): Promise<Prepared> {
+  const { data, size, limit } = settings;
+  const dataset = typeof data === 'string' ? await openDataset(data, { size, limit }) : data;
+  if (typeof data !== 'string' && (size !== undefined || limit !== undefined)) {
+    throw new PhoenixError(
+      'ERR_PHOENIX_CONFIG',
+      'size and limit go with the path of a dataset: give them to openDataset when passing a Dataset.',
+    );
+  }
+  if (settings.classConditional && (!dataset.labels || dataset.classNames.length === 0)) {
+    throw new PhoenixError('ERR_PHOENIX_CONFIG', `classConditional needs labelled images, but ${dataset.name} has no classes.`);
+  }
+  const { unet: shapeOf, training } = presets[settings.preset];
+  const { height, width, channels } = dataset;
+  const unet = shapeOf({ height, width, channels, classes: settings.classConditional ? dataset.classNames.length : 0 });
+  return {
+    dataset,
+    classes: settings.classConditional ? dataset.labels : undefined,
+    unet: { ...unet, dropout: settings.dropout ?? unet.dropout },
+    noise: noise({ kind: settings.schedule, prediction: settings.prediction }),
+    fit: {
+      batch: settings.batch ?? training.batch,
+      lr: settings.lr ?? training.lr,
+      beta1: 0.9,
+      beta2: 0.999,
+      adamEps: 1e-8,
+      weightDecay: settings.weightDecay,
+      clip: settings.clip ?? training.clip,
+      flip: settings.flip ?? training.flip,
+      minSnrGamma: settings.minSnrGamma,
+      mu: 'mu' in settings ? settings.mu : 0,
+    },
+    emaDecay: settings.emaDecay ?? training.emaDecay,
+    warmup: training.warmup,
+  };
+}
+
+/** What a resume may change besides options: where the data lies. The build is compared too, but only warned of. */
+export const mayChange = (command: 'federate' | 'train'): string[] => [
+  ...changeableOptions(command).map((key) => `options.${key}`),
+  'data.name',
+];
+
+/** config.json of a run. `more`: what only this kind of training has. */
+export function describeRun(kind: 'federate' | 'train', settings: Training, prepared: Prepared, session: Session, more: object): RunConfig {
+  const { dataset, unet, fit, emaDecay } = prepared;
+  const { name, fingerprint, count, height, width, channels, classNames, siteNames } = dataset;
+  const { kind: schedule, steps, betaStart, betaEnd, prediction } = prepared.noise;
+  const { version } = packageInfo();
+  const { backend, real, isa, build } = session.info;
+  const config = {
+    schema: 1,
+    kind,
+    options: { ...settings, data: typeof settings.data === 'string' ? settings.data : name },
+    data: { name, fingerprint, count, height, width, channels, classNames, siteNames },
+    unet,
+    noise: { kind: schedule, steps, betaStart, betaEnd, prediction },
+    fit: { ...fit, emaDecay },
+    parameterCount: session.parameterCount,
+    ...more,
+    build: {
+      phoenix: version,
+      node: process.version,
+      platform: `${process.platform}-${process.arch}`,
+      backend,
+      real,
+      isa,
+      compiler: build,
+    },
+  };
+  return JSON.parse(JSON.stringify(config)) as RunConfig;
+}
+
+/** Whether a sample grid is drawn after this round: every `every` rounds and after the last; by default about five times over the run. */
+export function gridDue(round: number, rounds: number, every: number | undefined): boolean {
+  const period = every ?? Math.ceil(rounds / 5);
+  return period > 0 && (round % period === 0 || round === rounds);
+}
+
+/** Draws the run's grid, always from the same noise, so that grids of different rounds show progress. */
+export async function drawGrid(
+  path: string,
+  settings: Training,
+  { unet, noise, fit }: Prepared,
+  session: Session,
+  weights: Vector,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const { samples: count, scheduler, sampleSteps: steps, seed } = settings;
+  const { height, width, inChannels: channels, numClasses } = unet;
+  const values = await drawSamples({
+    session,
+    noise,
+    count,
+    batch: Math.min(count, fit.batch),
+    scheduler,
+    steps,
+    key: streamKey(seed, 'samples'),
+    weights,
+    classes: numClasses > 0 ? Int32Array.from({ length: count }, (_, i) => i % numClasses) : undefined,
+    signal,
+  });
+  const columns = numClasses > 1 && numClasses <= 20 ? numClasses : undefined;
+  await writeFile(path, await imageGrid(toPixels(values), { count, height, width, channels, columns }));
+}

@@ -1,0 +1,210 @@
+/** Drawing images from a trained model: a checkpoint, the newest one of a run folder, or a diffusers folder. */
+import { readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import type { Session } from '../bindings/session.ts';
+import type { Vector } from '../bindings/vector.ts';
+import { type Checkpoint, readCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
+import { noise } from '../ddpm/noise.ts';
+import { drawSamples, toPixels } from '../ddpm/sample.ts';
+import { createSession } from '../ddpm/session.ts';
+import { PhoenixError } from '../errors.ts';
+import { splitParameters } from '../fl/site/personal.ts';
+import { setBytes } from '../fl/wire/vector.ts';
+import { streamKey } from '../rng.ts';
+import { io, openRun } from '../run/folder.ts';
+import { imageGrid } from './image-grid.ts';
+import { parseOptions, type SampleOptions } from './options/index.ts';
+
+export type SampleEvents = {
+  /** Share done, 0..1. */
+  onProgress?(done: number): void;
+  signal?: AbortSignal;
+};
+
+export type Samples = {
+  /** count·height·width·channels bytes, (N,H,W,C). */
+  pixels: Uint8Array;
+  count: number;
+  height: number;
+  width: number;
+  channels: number;
+  /** Class of each image, for a class-conditional model. */
+  classes?: Int32Array;
+  /** The checkpoint file or diffusers folder that was drawn from, and which of its weights. */
+  checkpoint: string;
+  weights: 'raw' | 'ema';
+  /** Whose personal layers the images were drawn with, and how many of them each, one client after the other. */
+  clients?: { id: string; count: number }[];
+  /** Path of the grid, if one was asked for. */
+  grid?: string;
+};
+
+/** The client that stands for all: equal parts of the images from each one's model. */
+const EVERY_CLIENT = '*';
+
+/**
+ * Draws `n` images, from the EMA weights unless `raw` is set or there are none. Equal options give equal images, whatever batch and threads.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, and for a precision that the device does not have, ERR_PHOENIX_RUN for a run folder
+ * without a checkpoint, ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
+ */
+export async function sample(options: SampleOptions, { onProgress, signal }: SampleEvents = {}): Promise<Samples> {
+  const settings = parseOptions('sample', options);
+  const { n: count, grid } = settings;
+  const { path, stored } = await findCheckpoint(settings.source);
+  const checkpoint = await readCheckpoint(path);
+  const patterns = personalOf(checkpoint);
+  const owners = ownersOf(patterns, stored, settings.client, count);
+  const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
+  const schedule = noise(checkpoint.noise);
+  const classes = classesOf(count, numClasses, settings.class);
+  signal?.throwIfAborted();
+
+  using session = createSession({
+    unet: checkpoint.unet,
+    noise: schedule,
+    device: settings.device,
+    precision: settings.precision,
+    threads: settings.threads || undefined,
+  });
+  await checkpoint.load(session.params, session.ema, session.parameters);
+  const weights = checkpoint.hasEma && !settings.raw ? 'ema' : 'raw';
+  const vector = weights === 'ema' ? session.ema : session.params;
+  const pixels = new Uint8Array(count * height * width * channels);
+  let done = 0;
+  for (const { id, path: layers, count: part } of owners) {
+    if (patterns && layers !== undefined) await setPersonal(session, vector, patterns, layers);
+    const values = await drawSamples({
+      session,
+      noise: schedule,
+      count: part,
+      batch: Math.min(part, settings.batch),
+      scheduler: settings.scheduler,
+      steps: settings.steps,
+      eta: settings.eta,
+      key: owners.length > 1 ? streamKey(settings.seed, 'samples', id!) : streamKey(settings.seed, 'samples'),
+      weights: vector,
+      classes: classes?.subarray(done, done + part),
+      onProgress: onProgress && ((share) => onProgress((done + share * part) / count)),
+      signal,
+    });
+    pixels.set(toPixels(values), done * height * width * channels);
+    done += part;
+  }
+  const clients = owners.flatMap(({ id, count: part }) => (id === undefined ? [] : [{ id, count: part }]));
+  if (grid !== undefined) {
+    const columns = settings.class === undefined && numClasses > 1 && numClasses <= 20 ? numClasses : undefined;
+    await writeWhole(grid, await imageGrid(pixels, { count, height, width, channels, columns }));
+  }
+  return { pixels, count, height, width, channels, classes, checkpoint: path, weights, ...(clients.length > 0 && { clients }), grid };
+}
+
+/** The newest checkpoint of a run folder and what it keeps for clients; what is no run folder is the checkpoint itself. */
+export async function findCheckpoint(source: string): Promise<{ path: string; stored: Record<string, string> }> {
+  const isRun = await stat(join(source, 'state.json')).then(
+    () => true,
+    () => false,
+  );
+  if (!isRun) return { path: source, stored: {} };
+  const { checkpoint, stored } = await openRun(source);
+  if (checkpoint === undefined) {
+    throw new PhoenixError(
+      'ERR_PHOENIX_RUN',
+      `${source} has no checkpoint yet: its first round is not done. Wait for it, or resume the run.`,
+    );
+  }
+  return { path: checkpoint, stored };
+}
+
+/** The patterns of the parameters that a federation left to its clients. */
+export function personalOf({ metadata }: Checkpoint): string[] | undefined {
+  if (metadata.personal === undefined) return undefined;
+  const parsed = z.array(z.string().min(1).max(200)).min(1).max(64).safeParse(jsonOf(metadata.personal));
+  if (parsed.success) return parsed.data;
+  throw new PhoenixError('ERR_PHOENIX_CHECKPOINT', 'The checkpoint is damaged: its list of personal layers is no list of patterns.');
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Whose models to draw from, with the files of their layers: nobody's, one client's, or every client's in equal parts.
+ * @throws PhoenixError unless the model has personal layers iff a client was named
+ */
+function ownersOf(
+  patterns: string[] | undefined,
+  stored: Record<string, string>,
+  client: string | undefined,
+  count: number,
+): { id?: string; path?: string; count: number }[] {
+  if (!patterns) {
+    if (client === undefined) return [{ count }];
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option client is ${client}, but this model has no personal layers: leave it out.`);
+  }
+  const known = Object.keys(stored)
+    .filter((key) => key.endsWith('/personal'))
+    .map((key) => key.slice(0, -'/personal'.length))
+    .sort();
+  const wanted = client === EVERY_CLIENT ? known : known.filter((id) => id === client);
+  if (wanted.length > count)
+    throw new PhoenixError(
+      'ERR_PHOENIX_ARGUMENT',
+      `${count} images are too few to draw from each of ${wanted.length} clients: ask for more.`,
+    );
+  if (wanted.length > 0) {
+    const upTo = (i: number) => Math.floor((i * count) / wanted.length);
+    return wanted.map((id, i) => ({ id, path: stored[`${id}/personal`]!, count: upTo(i + 1) - upTo(i) }));
+  }
+  const ids = known.slice(0, 10);
+  throw new PhoenixError(
+    'ERR_PHOENIX_ARGUMENT',
+    `This model has personal layers (${patterns.join(', ')}), which only its clients have trained: name the run folder and a client (--client ID), or all of them (--client '*'), or train them on a site's images first (phoenix finetune). ${
+      ids.length > 0 ? `Clients that have trained: ${ids.join(', ')}${known.length > ids.length ? ', …' : ''}.` : 'There are none here.'
+    }`,
+  );
+}
+
+/** Puts a client's layers into a whole model. */
+async function setPersonal(session: Session, into: Vector, patterns: string[], path: string): Promise<void> {
+  const split = splitParameters(session.parameters, patterns);
+  const bytes = await io(path, () => readFile(path));
+  const own = session.createVector(split.personalCount);
+  try {
+    if (bytes.length !== 4 * own.length) {
+      throw new PhoenixError('ERR_PHOENIX_RUN', `${path} is damaged: it has ${bytes.length} bytes instead of ${4 * own.length}.`);
+    }
+    await setBytes(bytes, own);
+    if (!(await own.isFinite())) throw new PhoenixError('ERR_PHOENIX_RUN', `${path} is damaged: it holds NaN or infinite values.`);
+    await into.scatter(own, split.personal);
+  } finally {
+    own.dispose();
+  }
+}
+
+/** The class asked for, or all in turn; undefined for a model without classes. */
+function classesOf(count: number, numClasses: number, wanted: number | undefined): Int32Array | undefined {
+  if (wanted !== undefined && wanted >= numClasses) {
+    const valid =
+      numClasses === 0 ? 'this model is not class-conditional: leave it out' : `this model has the classes 0..${numClasses - 1}`;
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option class is ${wanted}, but ${valid}.`);
+  }
+  if (numClasses === 0) return undefined;
+  return Int32Array.from({ length: count }, (_, i) => wanted ?? i % numClasses);
+}
+
+async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
+  await io(path, async () => {
+    try {
+      await writeFile(`${path}.tmp`, bytes);
+      await rename(`${path}.tmp`, path);
+    } catch (error) {
+      await rm(`${path}.tmp`, { force: true });
+      throw error;
+    }
+  });
+}

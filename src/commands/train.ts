@@ -1,0 +1,149 @@
+/** Central training of a diffusion model on one dataset, as a run that can be resumed: what a federation is compared with. */
+import { z } from 'zod';
+import { chooseBackend, createImages, type Session } from '../bindings/session.ts';
+import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
+import { warmupSteps } from '../ddpm/model/unet.ts';
+import { createSession } from '../ddpm/session.ts';
+import { plannedSteps, trainLocal } from '../ddpm/train.ts';
+import { PhoenixError } from '../errors.ts';
+import { classHistogram, holdOut } from '../fl/partition/index.ts';
+import type { RoundRecord } from '../fl/types.ts';
+import { writeReport } from '../report/report.ts';
+import { streamKey } from '../rng.ts';
+import { freshFolder, type Run, startRun } from '../run/folder.ts';
+import { readVectors, writeVectors } from '../run/vector-file.ts';
+import type { RunEvents, RunResult } from './events.ts';
+import { parseOptions, type TrainOptions } from './options/index.ts';
+import { describeRun, drawGrid, gridDue, mayChange, prepare } from './prepare.ts';
+
+/** The one client there is, in names of streams and in config.json. */
+const CENTRAL = 'central';
+/** Most held-out images that a round is judged by, as for a client of a federation. */
+const EVAL_IMAGES = 128;
+
+const plainState = z.object({ globalStep: z.int().min(0), images: z.int().min(0), warmupSteps: z.int().min(0) });
+
+/**
+ * Trains on nine tenths of a dataset and returns when all epochs are done. What lies between two checkpoints (an epoch, or `commitImages`)
+ * is a round of the run: a line of the log, a commit that `resume` continues from bit for bit. Adam's moments and the per-step EMA go on
+ * from round to round.
+ * @throws PhoenixError as `federate` does; an abort rejects with `signal.reason`
+ */
+export async function train(options: TrainOptions, events: RunEvents = {}): Promise<RunResult> {
+  const { onStart, onStep, onRound, onMessage, signal, fault } = events;
+  const settings = parseOptions('train', options);
+  const { seed, epochs, images: imagesInAll, commitImages, resume, keep } = settings;
+
+  const prepared = await prepare(settings);
+  const { dataset, classes, unet, noise, fit, emaDecay } = prepared;
+  const everyImage = Int32Array.from({ length: dataset.count }, (_, i) => i);
+  const { train: indices, heldOut } = holdOut(everyImage, seed, CENTRAL);
+  const length = commitImages === undefined ? { epochs: 1 } : { localImages: commitImages };
+  const stepsPerRound = plannedSteps(indices.length, { ...length, batch: fit.batch });
+  const rounds =
+    imagesInAll === undefined && commitImages === undefined
+      ? epochs
+      : Math.ceil((imagesInAll ?? epochs * indices.length) / (stepsPerRound * fit.batch));
+  signal?.throwIfAborted();
+
+  using session = createSession({ unet: unet, noise, device: settings.device, threads: settings.threads || undefined });
+  using images = await createImages(dataset, session);
+  const histogram = dataset.labels && classHistogram(everyImage, dataset.labels, dataset.classNames.length);
+  const config = describeRun('train', settings, prepared, session, {
+    length,
+    clients: [{ id: CENTRAL, examples: indices.length, heldOut: heldOut.length, histogram }],
+  });
+  await session.init(streamKey(seed, 'init'));
+  await session.ema.copy(session.params, 0, session.parameterCount);
+
+  const dir = settings.out ?? (await freshFolder('runs/train'));
+  const initial = { globalStep: 0, images: 0, warmupSteps: warmupSteps(rounds * stepsPerRound, prepared.warmup) };
+  await using run = await startRun(dir, config, { resume, keep, initial, mayChange: mayChange('train'), fault });
+  let state = plainState.parse(run.state);
+  for (const text of run.warnings) onMessage?.({ level: 'warning', text });
+  if (run.round > 0) {
+    onMessage?.({ level: 'info', text: `Continuing ${dir} after checkpoint ${run.round}.` });
+    await restore(run, session);
+  }
+  const { parameterCount, threads } = session;
+  const device = chooseBackend(settings.device).why;
+  onStart?.({ kind: 'train', dir, round: run.round, rounds, parameterCount, backend: session.info.backend, device, threads });
+
+  const imagesPlanned = rounds * stepsPerRound * fit.batch;
+  const evalCount = Math.min(EVAL_IMAGES, heldOut.length);
+  const evalIndices = Int32Array.from({ length: evalCount }, (_, i) => heldOut[Math.floor((i * heldOut.length) / evalCount)]!);
+  const heldOutLoss = async () =>
+    evalCount === 0
+      ? null
+      : session.evalLoss(
+          images,
+          { indices: evalIndices, classes, batch: fit.batch, key: streamKey(seed, 'eval', CENTRAL), weights: session.params },
+          signal,
+        );
+  // Without a decay the Session keeps no EMA.
+  const ema = emaDecay > 0 ? session.ema : undefined;
+
+  const records: RoundRecord[] = [];
+  let evalLoss = run.round < rounds ? await heldOutLoss() : null;
+  while (run.round < rounds) {
+    const round = run.round + 1;
+    const started = performance.now();
+    const before = state;
+    const trained = await trainLocal({
+      session,
+      images,
+      indices,
+      classes,
+      fit: { ...fit, ...length, warmupSteps: before.warmupSteps, globalStep: before.globalStep, emaDecay },
+      key: streamKey(seed, 'train', CENTRAL, round),
+      adamStep: before.globalStep,
+      onStep:
+        onStep &&
+        (({ step, loss, imagesPerSecond }) =>
+          onStep({ round, rounds, loss, imagesPerSecond, images: before.images + step * fit.batch, imagesPlanned })),
+      signal,
+    });
+    const evalLossLocal = await heldOutLoss();
+    const record: RoundRecord = {
+      round,
+      loss: trained.loss,
+      evalLoss,
+      evalLossLocal,
+      images: trained.images,
+      bytesUp: 0,
+      bytesDown: 0,
+      seconds: (performance.now() - started) / 1000,
+      clients: [],
+      failures: [],
+      notes: [],
+    };
+    state = { ...before, globalStep: before.globalStep + trained.steps, images: before.images + trained.images };
+    const metadata = { round: String(round), steps: String(state.globalStep), images: String(state.images) };
+    await run.stage('checkpoint', (path) =>
+      saveCheckpoint(path, { params: session.params, ema, table: session.parameters, unet, noise, metadata }),
+    );
+    await run.stage('moments', (path) => writeVectors(path, [session.adamM, session.adamV]));
+    if (gridDue(round, rounds, settings.sampleEvery)) {
+      await run.stage('samples', (path) => drawGrid(path, settings, prepared, session, ema ?? session.params, signal));
+    }
+    await run.commit(state, record);
+    records.push(record);
+    onRound?.(record);
+    evalLoss = evalLossLocal;
+  }
+  const report = await writeReport(dir);
+  return { dir, rounds: run.round, checkpoint: run.file('checkpoint')!, report, samples: run.file('samples'), records };
+}
+
+async function restore(run: Run, session: Session): Promise<void> {
+  const checkpoint = run.file('checkpoint');
+  const moments = run.file('moments');
+  if (!checkpoint || !moments) {
+    throw new PhoenixError(
+      'ERR_PHOENIX_RUN',
+      `${run.dir}/state.json is damaged: round ${run.round} lacks its checkpoint or moments. Begin a new run.`,
+    );
+  }
+  await (await readCheckpoint(checkpoint)).load(session.params, session.ema, session.parameters);
+  await readVectors(moments, [session.adamM, session.adamV]);
+}

@@ -1,0 +1,176 @@
+/** Who may know whom: the layering of docs/architecture.md, read from the imports and includes themselves. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import test from 'ava';
+import ts from 'typescript';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const files = (folder: string, ending: RegExp): string[] =>
+  readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter((name) => ending.test(name))
+    .map((name) => join(folder, name))
+    .sort();
+const read = (file: string) => readFileSync(join(root, file), 'utf8');
+
+/** The rooms of src/ in the order of who may know whom: a file imports from its own room and from those after it. */
+const ROOMS = ['entry', 'cli', 'experiment', 'commands', 'net', 'report', 'run', 'fl', 'ddpm', 'bindings', 'leaf'] as const;
+type Room = (typeof ROOMS)[number];
+const LEAVES = ['src/rng.ts', 'src/errors.ts'];
+/** What may touch the disk: these rooms, the datasets, and the files of a checkpoint. */
+const DISK_ROOMS: Room[] = ['entry', 'cli', 'experiment', 'commands', 'report', 'run'];
+
+/** The room of a file of src/: its first folder. A file directly in src/ is a leaf or an entry point. */
+function roomOf(file: string): Room {
+  if (LEAVES.includes(file)) return 'leaf';
+  const folder = file.split('/')[1]!;
+  if (folder.endsWith('.ts')) return 'entry';
+  if ((ROOMS as readonly string[]).includes(folder)) return folder as Room;
+  throw new Error(`${file} lies in no known room`);
+}
+
+/** A part of `fl` that can be tested in milliseconds knows only the vocabulary, its own folder and the leaves. */
+const PURE = ['src/fl/strategies/', 'src/fl/privacy/', 'src/fl/partition/'];
+const PURE_MAY = ['src/fl/types.ts', ...LEAVES];
+const DISK = /^node:(fs|fs\/promises)$|^sharp$/;
+const TERMINAL = /^(cli-progress|commander|node:readline|node:readline\/promises|node:tty|zx)$/;
+const mayTouchDisk = (file: string) =>
+  DISK_ROOMS.includes(roomOf(file)) ||
+  file.startsWith('src/ddpm/data/') ||
+  file.startsWith('src/ddpm/checkpoint/') ||
+  file === 'src/ddpm/metrics/onnx.ts';
+
+/** What one file of src/ does against the rules. */
+function breaches(file: string, text: string): string[] {
+  const found: string[] = [];
+  const room = roomOf(file);
+  for (const { fileName } of ts.preProcessFile(text, true, true).importedFiles) {
+    if (!fileName.startsWith('.')) {
+      if (DISK.test(fileName) && !mayTouchDisk(file)) found.push(`${file} touches the disk (${fileName})`);
+      if (TERMINAL.test(fileName) && room !== 'cli') found.push(`${file} touches the terminal (${fileName})`);
+      continue;
+    }
+    const target = relative('.', join(dirname(file), fileName));
+    if (!target.startsWith('src/')) found.push(`${file} imports ${target}, outside src/`);
+    else if (ROOMS.indexOf(roomOf(target)) < ROOMS.indexOf(room)) found.push(`${file} (${room}) imports ${target} (${roomOf(target)})`);
+    else if (room === 'leaf' && !LEAVES.includes(target)) found.push(`${file} is a leaf and imports ${target}`);
+    const own = PURE.find((folder) => file.startsWith(folder));
+    if (own && !target.startsWith(own) && !PURE_MAY.includes(target))
+      found.push(`${file} may import only ${PURE_MAY.join(', ')}, not ${target}`);
+  }
+  if (room !== 'cli') {
+    const source = ts.createSourceFile(file, text, ts.ScriptTarget.Latest, true);
+    const visit = (node: ts.Node): void => {
+      if (ts.isPropertyAccessExpression(node)) {
+        const used = node.getText(source);
+        if (/^(console\.|process\.(stdout|stderr|stdin|exit)$)/.test(used)) found.push(`${file} touches the terminal (${used})`);
+      }
+      ts.forEachChild(node, visit);
+    };
+    visit(source);
+  }
+  return found;
+}
+
+/** A circle of imports, types and dynamic ones included, as the files along it; none if there is none. */
+function circle(imports: Record<string, string[]>): string[] {
+  const done = new Set<string>();
+  const walk = (file: string, path: string[]): string[] => {
+    if (path.includes(file)) return [...path.slice(path.indexOf(file)), file];
+    if (done.has(file)) return [];
+    const found = (imports[file] ?? []).map((next) => walk(next, [...path, file])).find(({ length }) => length > 0);
+    done.add(file);
+    return found ?? [];
+  };
+  return (
+    Object.keys(imports)
+      .map((file) => walk(file, []))
+      .find(({ length }) => length > 0) ?? []
+  );
+}
+
+const NATIVE_FOLDERS: Record<string, string[]> = {
+  kernels: ['kernels'],
+  unet: ['kernels', 'unet'],
+  metrics: ['kernels', 'metrics', 'unet'],
+  simt: ['kernels', 'simt'],
+};
+
+/** What one file of native/ includes against the rules. Includes in quotes are ours, those in angle brackets the compiler's. */
+function nativeBreaches(file: string, text: string): string[] {
+  const found: string[] = [];
+  const folder = file.split('/')[1]!;
+  for (const [, open, name] of text.matchAll(/^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]/gm)) {
+    if (/^(napi|node_api|js_native_api)/.test(name!)) {
+      if (folder !== 'binding') found.push(`${file} includes ${name}: only native/binding speaks Node-API`);
+      continue;
+    }
+    if (open === '<') {
+      if (name!.includes('/') && !name!.startsWith('sys/')) found.push(`${file} includes <${name}>, which is not of the standard library`);
+      continue;
+    }
+    const beside = join(dirname(file), name!);
+    const target = known.has(beside) ? beside : join('native', name!);
+    const allowed = NATIVE_FOLDERS[folder];
+    if (!known.has(target)) found.push(`${file} includes "${name}", which is not in native/`);
+    else if (allowed && !allowed.includes(target.split('/')[1]!)) found.push(`${file} (${folder}) includes ${target}`);
+    if (/\/kernels\/[^/]+\.(cpp|cu)$/.test(target)) found.push(`${file} includes the implementation ${target}; kernels meet in ops.h`);
+  }
+  return found;
+}
+const nativeFiles = files('native', /\.(h|cpp|cu|cuh)$/);
+const known = new Set(nativeFiles);
+
+test('imports of src/ run only from one room to those after it: cli, experiment, commands, net, report, run, fl, ddpm, bindings, leaves', (t) => {
+  const sources = files('src', /\.ts$/);
+  t.true(sources.length > 5);
+  t.deepEqual(
+    sources.flatMap((file) => breaches(file, read(file))),
+    [],
+  );
+});
+
+test('no circle of imports in src/', (t) => {
+  const importsOf = (file: string) =>
+    ts
+      .preProcessFile(read(file), true, true)
+      .importedFiles.flatMap(({ fileName }) => (fileName.startsWith('.') ? relative('.', join(dirname(file), fileName)) : []));
+  t.deepEqual(circle(Object.fromEntries(files('src', /\.ts$/).map((file) => [file, importsOf(file)]))), []);
+  t.deepEqual(circle({ a: ['b', 'd'], b: ['c'], c: ['e', 'b'], d: [], e: [] }), ['b', 'c', 'b'], 'one that there is, is seen');
+  t.deepEqual(circle({ a: ['b', 'c'], b: ['d'], c: ['d'], d: [] }), [], 'two ways to one file are none');
+});
+
+test('native: kernels know kernels, unet knows kernels, only binding knows Node-API', (t) => {
+  t.true(nativeFiles.length > 5);
+  t.deepEqual(
+    nativeFiles.flatMap((file) => nativeBreaches(file, read(file))),
+    [],
+  );
+});
+
+test('a breach is seen', (t) => {
+  const seen = (file: string, text: string) => t.is(breaches(file, text).length, 1, `${file}: ${text}`);
+  seen('src/ddpm/train.ts', "import type { Task } from '../fl/types.ts';");
+  seen('src/commands/train.ts', "import { main } from '../cli/main.ts';");
+  seen('src/run/folder.ts', "import { federate } from '../commands/federate.ts';");
+  seen('src/commands/train.ts', "import { Command } from 'commander';");
+  seen('src/fl/round.ts', "export { openRun } from '../run/folder.ts';");
+  seen('src/bindings/session.ts', "const unet = await import('../ddpm/model/unet.ts');");
+  seen('src/errors.ts', "import { sample } from './sample.ts';");
+  seen('src/rng.ts', "import { addon } from './bindings/load.ts';");
+  seen('src/fl/site/client.ts', "import { readFile } from 'node:fs/promises';");
+  seen('src/ddpm/sample.ts', "import sharp from 'sharp';");
+  seen('src/fl/federation.ts', 'console.log(1);');
+  seen('src/ddpm/noise.ts', "process.stdout.write('x');");
+  seen('src/fl/strategies/fedavg.ts', "import { runRound } from '../round.ts';");
+  seen('src/fl/partition/iid.ts', "import type { Dataset } from '../../ddpm/data/types.ts';");
+  seen('src/index.ts', "import { x } from '../../scripts/native.mjs';");
+  t.deepEqual(breaches('src/fl/strategies/fedavg.ts', "import type { Report } from '../types.ts';\n// console.log('a comment')"), []);
+  t.deepEqual(breaches('src/cli/main.ts', "import { federate } from '../commands/federate.ts'; console.log(1)"), []);
+  const include = (file: string, name: string) => nativeBreaches(file, `#include ${name}\n`);
+  t.is(include('native/kernels/conv2d.cpp', '<napi.h>').length, 1);
+  t.is(include('native/kernels/conv2d.cpp', '"../unet/arena.h"').length, 1);
+  t.is(include('native/unet/unet.cpp', '"kernels/missing.h"').length, 1);
+  t.is(include('native/binding/ops.cpp', '"../kernels/conv2d.ref.cpp"').length, 1);
+  t.deepEqual(include('native/unet/unet.cpp', '"kernels/ops.h"'), []);
+});

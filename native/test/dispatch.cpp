@@ -1,4 +1,4 @@
-// dispatch_list: which kernels the ops of two networks are sent to (native/kernels/dispatch.cuda.h), for test/70-cuda/77-cuda-dispatch.test.ts. The networks run forward
+// dispatch_list: which kernels the ops of two networks are sent to (native/kernels/dispatch.cuda.h), for test/77-cuda-dispatch.test.ts. The networks run forward
 // and backward on their tape, with ops that compute nothing and memory that is not there.
 #include <cstdio>
 #include <map>

@@ -1,8 +1,7 @@
 // The noise schedule: published constants, bounds, refusals.
 import test from 'ava';
 import { noise } from '../../src/ddpm/noise.ts';
-
-const close = (value: number | undefined, expected: number, relative: number) => Math.abs((value as number) / expected - 1) <= relative;
+import { near } from '../support/near.ts';
 
 test("the linear schedule has Ho et al.'s values", (t) => {
   const { betas, alphaBar, ...options } = noise();
@@ -15,20 +14,20 @@ test("the linear schedule has Ho et al.'s values", (t) => {
     [500, 0.07779665836502389],
     [999, 4.0358297653756754e-5],
   ];
-  for (const [time, value] of expected) t.true(close(alphaBar[time], value, 1e-13), `ᾱ[${time}] = ${alphaBar[time]}`);
-  t.true(close(betas[10], 2.991991991991992e-4, 1e-14));
-  t.true(close(betas[999], 0.02, 1e-14));
+  for (const [time, value] of expected) near(t, alphaBar[time], value, { relative: 1e-13 }, `ᾱ[${time}]`);
+  near(t, betas[10], 2.991991991991992e-4, { relative: 1e-14 });
+  near(t, betas[999], 0.02, { relative: 1e-14 });
   const posterior = ((betas[10] as number) * (1 - (alphaBar[9] as number))) / (1 - (alphaBar[10] as number));
-  t.true(close(posterior, 2.5846362040811443e-4, 1e-12));
+  near(t, posterior, 2.5846362040811443e-4, { relative: 1e-12 });
 });
 
 test("the cosine schedule has Nichol and Dhariwal's values", (t) => {
   const { betas, alphaBar } = noise({ kind: 'cosine' });
-  t.true(close(betas[0], 4.128422482e-5, 1e-9));
-  t.true(close(betas[500], 0.003155691442, 1e-9));
+  near(t, betas[0], 4.128422482e-5, { relative: 1e-9 });
+  near(t, betas[500], 0.003155691442, { relative: 1e-9 });
   t.is(betas[999], 0.999);
   const f = (u: number) => Math.cos((((u + 0.008) / 1.008) * Math.PI) / 2) ** 2;
-  t.true(close(alphaBar[499], f(0.5) / f(0), 1e-12), 'ᾱ follows the squared cosine');
+  near(t, alphaBar[499], f(0.5) / f(0), { relative: 1e-12 }, 'ᾱ follows the squared cosine');
 });
 
 for (const kind of ['linear', 'cosine'] as const) {

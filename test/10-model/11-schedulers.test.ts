@@ -2,6 +2,7 @@
 import test from 'ava';
 import { type Noise, noise } from '../../src/ddpm/noise.ts';
 import { makeTable, type SchedulerName, type SchedulerOptions, type Step, schedulers } from '../../src/ddpm/schedulers/index.ts';
+import { near } from '../support/near.ts';
 
 const linear = noise();
 const cosine = noise({ kind: 'cosine' });
@@ -15,7 +16,7 @@ const variants: [SchedulerName, SchedulerOptions][] = [
   ['dpm-solver', { spacing: 'leading' }],
 ];
 const label = ([name, options]: [SchedulerName, SchedulerOptions]) => `${name} ${JSON.stringify(options)}`;
-const near = (a: number, b: number, tolerance: number) => Math.abs(a - b) <= tolerance * Math.max(1, Math.abs(b));
+const equal = { relative: 1e-12, absolute: 1e-12 };
 
 /** Some draws of no particular distribution: what a loop and its table share. */
 const draw = (i: number) => 1.5 * Math.sin(12.9898 * i + 0.5);
@@ -54,7 +55,7 @@ for (const [kind, schedule] of [
             (time > 0 ? Math.sqrt(spread) * draw(i) : 0);
         }
         const result = runTable(schedulers.ddpm(schedule, 1000, { variance }), start);
-        t.true(near(result, x, 1e-12), `${result} against ${x}`);
+        near(t, result, x, equal);
       }
     });
   }
@@ -75,7 +76,7 @@ for (const [kind, schedule] of [
             sigma * draw(i);
         }
         const result = runTable(schedulers.ddim(schedule, steps, { eta }), 0.7);
-        t.true(near(result, x, 1e-12), `${result} against ${x}`);
+        near(t, result, x, equal);
       });
     }
   }
@@ -103,7 +104,7 @@ for (const [kind, schedule] of [
       }
       x = denoise(x, times[steps - 1] as number);
       const result = runTable(schedulers['dpm-solver'](schedule, steps), -0.4);
-      t.true(near(result, x, 1e-12), `${result} against ${x}`);
+      near(t, result, x, equal);
     });
   }
 }
@@ -122,7 +123,8 @@ for (const variant of variants) {
           t.true(Number.isInteger(row.t) && row.t >= 0 && row.t < before);
           before = row.t;
           t.true(Object.values(row).every(Number.isFinite));
-          t.true(near(row.alpha ** 2, schedule.alphaBar[row.t] as number, 1e-14) && near(row.alpha ** 2 + row.sigma ** 2, 1, 1e-14));
+          near(t, row.alpha ** 2, schedule.alphaBar[row.t] as number, { relative: 1e-14, absolute: 1e-14 });
+          near(t, row.alpha ** 2 + row.sigma ** 2, 1, { relative: 1e-14, absolute: 1e-14 });
           t.true(row.cz >= 0);
         }
         const { cx, c0, c1, cz } = rows.at(-1) as Step;
@@ -137,9 +139,9 @@ for (const variant of variants) {
       const rows = make(schedule, 25);
       for (const [i, { alpha, sigma, cx, c0, c1, cz }] of rows.entries()) {
         const next = rows[i + 1] ?? { alpha: 1, sigma: 0 };
-        t.true(near(cx * alpha + c0 + c1, next.alpha, 1e-12));
+        near(t, cx * alpha + c0 + c1, next.alpha, equal);
         const tooWide = name === 'ddpm' && options.variance !== 'small' && next.sigma > 0;
-        if (!tooWide) t.true(near((cx * sigma) ** 2 + cz ** 2, next.sigma ** 2, 1e-12));
+        if (!tooWide) near(t, (cx * sigma) ** 2 + cz ** 2, next.sigma ** 2, equal);
       }
     }
   });
@@ -150,7 +152,7 @@ test('ddpm with the large variance is exact for data that are noise already', (t
     let variance = 1;
     for (const { alpha, cx, c0, cz } of schedulers.ddpm(linear, steps).slice(0, -1)) {
       variance = (cx + c0 * alpha) ** 2 * variance + cz ** 2;
-      t.true(near(variance, 1, 1e-12));
+      near(t, variance, 1, equal);
     }
   }
 });
@@ -184,8 +186,8 @@ for (const options of [{}, { variance: 'small' }, { eta: 1 }] as SchedulerOption
       [0, 1],
     ] as const) {
       const result = gaussianResult(schedulers[name](linear, 1000, options), mean, deviation);
-      t.true(near(result.mean, mean, 1e-4), `mean ${result.mean}`);
-      t.true(Math.abs(result.deviation / deviation - 1) < 0.02, `deviation ${result.deviation} for ${deviation}`);
+      near(t, result.mean, mean, { relative: 1e-4, absolute: 1e-4 }, 'mean');
+      near(t, result.deviation, deviation, { relative: 0.02 }, 'deviation');
     }
   });
 }
@@ -223,7 +225,7 @@ test('samplers that are the same in special cases have the same tables', (t) => 
   const same = (a: Step[], b: Step[]) => {
     for (const [i, row] of a.entries()) {
       for (const key of ['t', 'alpha', 'sigma', 'cx', 'c0', 'c1', 'cz'] as const)
-        t.true(near(row[key], (b[i] as Step)[key], 1e-12), `row ${i}: ${key}`);
+        near(t, row[key], (b[i] as Step)[key], equal, `row ${i}: ${key}`);
     }
   };
   same(schedulers.ddim(linear, 40, { eta: 1 }), schedulers.ddpm(linear, 40, { variance: 'small' }));

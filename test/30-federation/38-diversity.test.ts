@@ -13,8 +13,8 @@ import type { Parcel, Profiles, Report } from '../../src/fl/types.ts';
 import { encodeMessage } from '../../src/fl/wire/message.ts';
 import { decodeParcel, encodeParcel } from '../../src/fl/wire/parcel.ts';
 import { rng } from '../../src/rng.ts';
+import { near } from '../support/near.ts';
 
-const close = (a: number, b: number, tolerance = 1e-9) => Math.abs(a - b) <= tolerance;
 const report = (client: string, more: Partial<Report> = {}): Report => ({
   client,
   round: 1,
@@ -44,7 +44,7 @@ test('diversity: clients with a bin each have weights in closed form', (t) => {
   const sum = parts.reduce((a, b) => a + b);
   const weights = diversityWeights(own, target, prior, pull);
   weights.forEach((weight, i) => {
-    t.true(close(weight, parts[i]! / sum, 1e-12), `${weights}`);
+    near(t, weight, parts[i]! / sum, 1e-12);
   });
 });
 
@@ -52,7 +52,7 @@ test('diversity: equal histograms leave the example counts, a strong pull too, a
   const prior = [0.2, 0.3, 0.5];
   const alike = diversityWeights(Array(3).fill([0.7, 0.3]), [0.5, 0.5], prior, 0.1);
   alike.forEach((weight, i) => {
-    t.true(close(weight, prior[i]!));
+    near(t, weight, prior[i]!, 1e-9);
   });
   const mixed = [
     [0.9, 0.1],
@@ -60,10 +60,10 @@ test('diversity: equal histograms leave the example counts, a strong pull too, a
     [0.2, 0.8],
   ];
   diversityWeights(mixed, [0.5, 0.5], prior, 1e6).forEach((weight, i) => {
-    t.true(close(weight, prior[i]!, 1e-5));
+    near(t, weight, prior[i]!, 1e-5);
   });
   const weak = diversityWeights(mixed, [0.5, 0.5], prior, 1e-3);
-  t.true(close(weak[0]! * 0.9 + weak[1]! * 0.6 + weak[2]! * 0.2, 0.5, 1e-3));
+  near(t, weak[0]! * 0.9 + weak[1]! * 0.6 + weak[2]! * 0.2, 0.5, 1e-3);
 });
 
 test('diversity: no weights of a fine grid do better, and the first-order conditions hold', (t) => {
@@ -86,7 +86,7 @@ test('diversity: no weights of a fine grid do better, and the first-order condit
         shares[i]!.reduce((sum, share, bin) => sum + (share > 0 ? share * Math.log(mixture[bin]! / target[bin]!) : 0), 0) +
         pull * Math.log(weight / prior[i]!),
     );
-    for (const slope of slopes) t.true(close(slope, slopes[0]!, 1e-7), `${pull}: ${slopes}`);
+    for (const slope of slopes) near(t, slope, slopes[0]!, 1e-7, `pull ${pull}`);
   }
 });
 
@@ -95,11 +95,11 @@ test('diversity: many clients with disjoint bins end finite and positive', (t) =
   const prior = shares.map((_, i) => (i + 1) / 820);
   const weights = diversityWeights(shares, Array(40).fill(1 / 40), prior, 1e-3);
   t.true(weights.every((weight) => weight > 0 && Number.isFinite(weight)));
-  t.true(
-    close(
-      weights.reduce((a, b) => a + b),
-      1,
-    ),
+  near(
+    t,
+    weights.reduce((a, b) => a + b),
+    1,
+    1e-9,
   );
 });
 
@@ -114,9 +114,10 @@ test('diversity as a strategy: rare bins count more; who said nothing counts by 
     );
   const uniform = weightsOf('uniform', profiles);
   t.true(uniform.b! > 0.3 && uniform.b! < 0.4 && uniform.a! > uniform.b!);
-  t.true(close(uniform.c!, 10 / 50));
+  near(t, uniform.c!, 10 / 50, 1e-9);
   const pooled = weightsOf('pooled', profiles);
-  t.true(close(pooled.a!, 30 / 50, 1e-3) && close(pooled.b!, 10 / 50, 1e-3));
+  near(t, pooled.a!, 30 / 50, 1e-3);
+  near(t, pooled.b!, 10 / 50, 1e-3);
   // A client that is known but not selected counts in the pooled target.
   const absent = weightsOf('pooled', { ...profiles, ...profilesOf({ z: { histogram: [0, 10], examples: 100 } }) });
   t.true(absent.b! > pooled.b! + 0.1);
@@ -136,10 +137,11 @@ test('diversity towards the shared images: weights by examples where these alrea
       .weigh(reports, null, profiles, reference)
       .weights.map(({ weight }) => weight);
   const alike = weigh([30, 10]);
-  t.true(close(alike[0]!, 0.75, 1e-3) && close(alike[1]!, 0.25, 1e-3), String(alike));
+  near(t, alike[0]!, 0.75, 1e-3);
+  near(t, alike[1]!, 0.25, 1e-3);
   // With disjoint bins w ∝ t^(1/(1+λ))·n^(λ/(1+λ)).
   const parts = [(5 / 12) ** (1 / 1.1) * 30 ** (0.1 / 1.1), (7 / 12) ** (1 / 1.1) * 10 ** (0.1 / 1.1)];
-  t.true(close(weigh([5, 7])[1]!, parts[1]! / (parts[0]! + parts[1]!), 1e-3));
+  near(t, weigh([5, 7])[1]!, parts[1]! / (parts[0]! + parts[1]!), 1e-3);
   t.true(weigh([12, 0])[1]! > 0, 'a bin that no shared image is in forbids nobody');
   for (const none of [undefined, [1, 2, 3]])
     t.throws(() => weigh(none), { code: 'ERR_PHOENIX_CONFIG', message: /share real images/ }, String(none));
@@ -151,55 +153,55 @@ test('vendi as a strategy: examples times score, without one the usual score', (
   const { weights } = vendi().weigh(reports, null, profilesOf({ a: { vendi: 3 }, b: { vendi: 1 } }));
   // c counts with the mean score 2: parts 30, 20, 20.
   weights.forEach(({ weight }, i) => {
-    t.true(close(weight, [30, 20, 20][i]! / 70));
+    near(t, weight, [30, 20, 20][i]! / 70, 1e-9);
   });
 });
 
 test('Vendi score: 1 for equal samples, n for orthogonal ones, and the two-sample formula', (t) => {
   const score = (rows: number[][]) => vendiScore(featureMatrix(Float64Array.from(rows.flat()), rows[0]!.length));
-  t.true(close(score(Array(5).fill([1, 2, 3])), 1));
-  t.true(
-    close(
-      score([
-        [2, 0, 0],
-        [0, 1, 0],
-        [0, 0, 7],
-      ]),
-      3,
-    ),
+  near(t, score(Array(5).fill([1, 2, 3])), 1, 1e-9);
+  near(
+    t,
+    score([
+      [2, 0, 0],
+      [0, 1, 0],
+      [0, 0, 7],
+    ]),
+    3,
+    1e-9,
   );
   // Two samples with cosine c: eigenvalues (1 ± c)/2.
   const c = 0.6;
   const expected = Math.exp(-((1 + c) / 2) * Math.log((1 + c) / 2) - ((1 - c) / 2) * Math.log((1 - c) / 2));
-  t.true(
-    close(
-      score([
-        [1, 0],
-        [c, Math.sqrt(1 - c * c)],
-      ]),
-      expected,
-    ),
+  near(
+    t,
+    score([
+      [1, 0],
+      [c, Math.sqrt(1 - c * c)],
+    ]),
+    expected,
+    1e-9,
   );
   // The same from more samples than features, each twice.
-  t.true(
-    close(
-      score([
-        [1, 0],
-        [c, Math.sqrt(1 - c * c)],
-        [1, 0],
-        [c, Math.sqrt(1 - c * c)],
-      ]),
-      expected,
-    ),
+  near(
+    t,
+    score([
+      [1, 0],
+      [c, Math.sqrt(1 - c * c)],
+      [1, 0],
+      [c, Math.sqrt(1 - c * c)],
+    ]),
+    expected,
+    1e-9,
   );
-  t.true(
-    close(
-      score([
-        [0, 0],
-        [1, 0],
-      ]),
-      2,
-    ),
+  near(
+    t,
+    score([
+      [0, 0],
+      [1, 0],
+    ]),
+    2,
+    1e-9,
     'a sample of zeros is like itself alone',
   );
 });
@@ -366,9 +368,9 @@ test('coherence is the mean cosine between two updates, by their parts', (t) => 
       cosines += (parts[i]! * parts[j]! * dot(updates[i]!, updates[j]!)) / norm(updates[i]!) / norm(updates[j]!);
       pairs += parts[i]! * parts[j]!;
     }
-  t.true(close(coherenceOf(parts, norm(mean))!, cosines / pairs));
-  t.true(close(coherenceOf([1, 2, 3], 6)!, 1), 'all in one direction');
-  t.true(close(coherenceOf(Array(100).fill(0.01), 0.1)!, 0), 'a hundred orthogonal ones');
+  near(t, coherenceOf(parts, norm(mean))!, cosines / pairs, 1e-9);
+  near(t, coherenceOf([1, 2, 3], 6)!, 1, 1e-9, 'all in one direction');
+  near(t, coherenceOf(Array(100).fill(0.01), 0.1)!, 0, 1e-9, 'a hundred orthogonal ones');
   t.is(coherenceOf([1, 1], 0), -1, 'two against each other');
   for (const none of [[], [3], [0, 0], [2, 0]]) t.is(coherenceOf(none, 1), undefined);
 });
@@ -461,10 +463,10 @@ test('pixels8 are means of cells, the same as by hand, whatever the size', async
     const values = rowsOf.flatMap((y) => columnsOf.map((x) => pixels[((image * 10 + y) * 9 + x) * 3 + channel]!));
     return values.reduce((a, b) => a + b) / values.length / 127.5 - 1;
   };
-  t.true(close(data[0]!, mean(0, [0], [0], 0), 1e-6));
-  t.true(close(data[192 + 2]!, mean(1, [0], [0], 2), 1e-6));
+  near(t, data[0]!, mean(0, [0], [0], 0), 1e-6);
+  near(t, data[192 + 2]!, mean(1, [0], [0], 2), 1e-6);
   // Cell (3, 7) holds rows 3..4 and columns 7..8.
-  t.true(close(data[(3 * 8 + 7) * 3 + 1]!, mean(0, [3, 4], [7, 8], 1), 1e-6));
+  near(t, data[(3 * 8 + 7) * 3 + 1]!, mean(0, [3, 4], [7, 8], 1), 1e-6);
   const small = await pixels8.extract({ pixels: new Uint8Array(4 * 4), count: 1, height: 4, width: 4, channels: 1 });
   t.deepEqual([small.columns, small.data[0]], [16, -1]);
   await t.throwsAsync(pixels8.extract({ pixels, count: 2, height: 10, width: 10, channels: 3 }), { code: 'ERR_PHOENIX_SHAPE' });

@@ -1,5 +1,6 @@
 import test from 'ava';
 import { philox, type Rng, rng, streamKey } from '../../src/rng.ts';
+import { near } from '../support/near.ts';
 
 const hex = (words: number[]) => words.map((word) => word.toString(16).padStart(8, '0')).join(' ');
 
@@ -118,7 +119,7 @@ function moments(n: number, draw: () => number): { mean: number; variance: numbe
 test('uniform, normal and gamma have their means and variances', (t) => {
   const n = 40_000;
   const within = (name: string, value: number, expected: number, standardError: number) =>
-    t.true(Math.abs(value - expected) < 4 * standardError, `${name}: ${value}, expected ${expected}`);
+    near(t, value, expected, 4 * standardError, name);
   const u = moments(n, rng(1, 'uniform').uniform);
   within('uniform mean', u.mean, 1 / 2, Math.sqrt(1 / 12 / n));
   within('uniform variance', u.variance, 1 / 12, Math.sqrt(1 / 180 / n));
@@ -145,7 +146,7 @@ test('int reaches every value equally often', (t) => {
   // A plain remainder of a 32-bit word would give the lowest third of these half of the draws.
   const large = 3 * 2 ** 30;
   const low = Array.from({ length: 4500 }, () => stream.int(large)).filter((x) => x < large / 3).length;
-  t.true(Math.abs(low - 1500) < 4 * Math.sqrt(1000), `${low} of 4500 in the lowest third`);
+  near(t, low, 1500, 4 * Math.sqrt(1000), 'of 4500 in the lowest third');
 });
 
 test('dirichlet shares sum to one and are never NaN', (t) => {
@@ -157,7 +158,13 @@ test('dirichlet shares sum to one and are never NaN', (t) => {
         shares.every((share) => share >= 0 && share <= 1),
         `alpha ${alpha}: ${shares}`,
       );
-      t.true(Math.abs(shares.reduce((a, b) => a + b) - 1) < 1e-12);
+      near(
+        t,
+        shares.reduce((a, b) => a + b),
+        1,
+        1e-12,
+        `alpha ${alpha}`,
+      );
     }
   }
   t.true(Math.max(...rng(3).dirichlet(1e-3, 8)) > 0.99);
@@ -175,7 +182,7 @@ test('permutation and pick', (t) => {
   const firsts = new Int32Array(5);
   const stream = rng(4, 'firsts');
   for (let i = 0; i < 10_000; i++) firsts[stream.permutation(5)[0]!]!++;
-  for (const count of firsts) t.true(Math.abs(count - 2000) < 4 * 40, `${firsts}`);
+  for (const count of firsts) near(t, count, 2000, 4 * 40);
 
   const names = ['e', 'a', 'd', 'b', 'c'];
   const picked = rng(4).pick(names, 3);

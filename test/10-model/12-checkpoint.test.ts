@@ -19,6 +19,7 @@ import {
 } from '../../src/ddpm/model/unet.ts';
 import { countParameters, parameterTable } from '../support/diffusers-names.ts';
 import { fakeVector } from '../support/fake-vector.ts';
+import { near } from '../support/near.ts';
 
 const temporaryFolder = async (t: ExecutionContext): Promise<string> => {
   const folder = await mkdtemp(join(tmpdir(), 'phoenix-checkpoint-'));
@@ -147,8 +148,8 @@ test('warm-up and EMA decay', (t) => {
   t.is(emaDecayAt(1e6), 0.9999);
   t.is(emaDecayAt(1e6, 0.99), 0.99);
   t.is(emaDecayOver(5, 0), 1);
-  t.true(Math.abs(emaDecayOver(3, 2) - (4 / 13) * (5 / 14)) < 1e-15);
-  t.true(Math.abs(emaDecayOver(0, 50) - emaDecayOver(0, 20) * emaDecayOver(20, 30)) < 1e-15);
+  near(t, emaDecayOver(3, 2), (4 / 13) * (5 / 14), 1e-15);
+  near(t, emaDecayOver(0, 50), emaDecayOver(0, 20) * emaDecayOver(20, 30), 1e-15);
 });
 
 const sources = (): TensorSource[] => [
@@ -628,6 +629,5 @@ test('half-precision weights are read', async (t) => {
   const params = zeros();
   await (await readCheckpoint(path)).load(params, undefined, table);
   t.true(params.values.some((value) => value !== 0));
-  for (const [i, value] of content().params.values.entries())
-    t.true(Math.abs((params.values[i] as number) - value) <= Math.abs(value) / 128);
+  near(t, params.values, content().params.values, { relative: 1 / 128 });
 });

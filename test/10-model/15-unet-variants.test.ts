@@ -8,6 +8,7 @@ import { createImages, type Session, sessionOn } from '../../src/bindings/sessio
 import { toNative, type UNetConfig, unetConfig } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { rng } from '../../src/rng.ts';
+import { near } from '../support/near.ts';
 
 const base = { inChannels: 1, layersPerBlock: 1, dropout: 0, normGroups: 4 };
 const variants: Record<string, UNetConfig> = {
@@ -45,8 +46,6 @@ const variants: Record<string, UNetConfig> = {
 const BATCH = 3;
 
 const bytes = (values: Float32Array): Uint8Array => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-const norm = (x: ArrayLike<number>): number => Math.sqrt(Array.from(x).reduce((sum, v) => sum + v * v, 0));
-const difference = (a: ArrayLike<number>, b: ArrayLike<number>): number => norm(Array.from(a, (v, i) => v - (b[i] as number))) / norm(b);
 
 for (const [name, unet] of Object.entries(variants)) {
   const random = rng(7, name);
@@ -80,15 +79,13 @@ for (const [name, unet] of Object.entries(variants)) {
       const step = 1e-5;
       const slope = ((await lossAt(direction, step)) - (await lossAt(direction, -step))) / (2 * step);
       const predicted = await exact.gradient.dot(direction);
-      const error = Math.abs(slope - predicted) / Math.abs(predicted);
-      test.true(error <= 1e-6, `direction ${i}: slope ${slope}, gradient ${predicted}, relative error ${error}`);
+      near(test, slope, predicted, { relative: 1e-6 }, `slope along direction ${i}`);
     }
     const quick = await fast.gradient(x, t, target, fast.params, classes);
-    test.true(difference(quick.output, exact.output) <= 1e-5, `output differs by ${difference(quick.output, exact.output)}`);
+    near(test, quick.output, exact.output, { norm: 1e-5 }, 'output');
     const values = async (session: Session, vector: typeof fast.params) =>
       new Float32Array((await vector.toBytes(0, session.parameterCount)).buffer);
-    const error = difference(await values(fast, quick.gradient), await values(ref, exact.gradient));
-    test.true(error <= 1e-5, `gradient differs by ${error}`);
+    near(test, await values(fast, quick.gradient), await values(ref, exact.gradient), { norm: 1e-5 }, 'gradient');
   });
 }
 
@@ -124,8 +121,8 @@ test('three training steps of the fast backend follow those of the definition', 
     return { losses, gradNorms, ema };
   };
   const [fast, exact] = [await run('cpu'), await run('ref')];
-  t.true(difference(fast.losses, exact.losses) <= 1e-5, `${fast.losses} against ${exact.losses}`);
-  t.true(difference(fast.gradNorms, exact.gradNorms) <= 1e-4, `${fast.gradNorms} against ${exact.gradNorms}`);
+  near(t, fast.losses, exact.losses, { norm: 1e-5 }, 'losses');
+  near(t, fast.gradNorms, exact.gradNorms, { norm: 1e-4 }, 'norms of gradients');
   // Adam's first steps are ±lr whatever the gradient's size, so where a gradient is zero in theory rounding decides the sign: few values, small steps.
-  t.true(difference(fast.ema, exact.ema) <= 2e-3, `EMA differs by ${difference(fast.ema, exact.ema)}`);
+  near(t, fast.ema, exact.ema, { norm: 2e-3 }, 'EMA');
 });

@@ -19,6 +19,7 @@ import { PhoenixError } from '../../src/errors.ts';
 import { rng } from '../../src/rng.ts';
 import { attend, cases, conv, linearOf, type OpArguments, roundToBf16 } from '../cases.ts';
 import { loadFast, loadReference } from '../support/addons.ts';
+import { near } from '../support/near.ts';
 import { error } from '../support/relative-error.ts';
 
 const cpu = addon('cpu');
@@ -171,7 +172,7 @@ withBf16('a network in bf16 follows the definition; its samples depend neither o
   using rounding = await open(cpu, 'bf16');
   const exact = await ref.forward(x, times, ref.params);
   const output = await rounding.forward(x, times, rounding.params);
-  t.true(error(output, exact) <= 1e-4, `off by ${error(output, exact)}`);
+  near(t, output, exact, { norm: 1e-2 });
   t.true(error(output, exact) > 100 * error(await single.forward(x, times, single.params), exact), 'nothing was rounded');
 
   const alone = await rounding.sample(drawing(rounding, 1));
@@ -182,7 +183,7 @@ withBf16('a network in bf16 follows the definition; its samples depend neither o
   }
   const inFloat = await single.sample(drawing(single, 5));
   t.notDeepEqual(inFloat, alone);
-  t.true(error(alone, inFloat) <= 1e-3, `samples differ by ${error(alone, inFloat)}`);
+  near(t, alone, inFloat, { norm: Math.sqrt(1e-3) }, 'samples');
 });
 
 withBf16('`sample` draws in bf16 where it is asked to, in fp32 otherwise', async (t) => {
@@ -195,7 +196,7 @@ withBf16('`sample` draws in bf16 where it is asked to, in fp32 otherwise', async
   const [usual, single, rounding] = [await draw(), await draw('fp32'), await draw('bf16')];
   t.deepEqual(single, usual);
   t.notDeepEqual(rounding, usual);
-  t.true(error(rounding, usual) <= 1e-3, `samples differ by ${error(rounding, usual)}`);
+  near(t, rounding, usual, { norm: Math.sqrt(1e-3) }, 'samples');
 });
 
 withBf16('training in bf16 on a CPU is refused, its loss is not', async (t) => {

@@ -5,6 +5,7 @@ import type { Addon } from '../../src/bindings/native.ts';
 import { type Session, sessionOn } from '../../src/bindings/session.ts';
 import { toNative, unetConfig } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
+import { near } from './near.ts';
 
 type Golden = { loss: number; output: number[]; timesteps: number[]; grad_l2: Record<string, number>; n_params: number };
 const golden: Golden = JSON.parse(await readFile(new URL('../golden/unet-tiny.json', import.meta.url), 'utf8'));
@@ -79,9 +80,8 @@ export const checkGolden = async (t: ExecutionContext, native: Addon): Promise<v
   const result = await session.gradient(x, Float64Array.from(golden.timesteps), toNHWC(mirrored, 2, 3, 8, 8), session.params);
 
   const expected = toNHWC(golden.output, 2, 3, 8, 8);
-  const error = norm(result.output.map((y, i) => y - (expected[i] as number))) / norm(expected);
-  t.true(error <= 1e-5, `output: relative L2 error ${error}`);
-  t.true(Math.abs(result.loss - golden.loss) <= 1e-6, `loss ${result.loss}, golden ${golden.loss}`);
+  near(t, result.output, expected, { norm: 1e-5 }, 'output');
+  near(t, result.loss, golden.loss, 1e-6, 'loss');
 
   const bytes = await result.gradient.toBytes(0, session.parameterCount);
   const gradient = new Float32Array(bytes.buffer, bytes.byteOffset, session.parameterCount);
@@ -89,7 +89,7 @@ export const checkGolden = async (t: ExecutionContext, native: Addon): Promise<v
   for (const p of session.parameters) {
     const got = norm(gradient.subarray(p.offset, p.offset + p.count));
     const wanted = golden.grad_l2[p.name] as number;
-    t.true(Math.abs(got - wanted) <= 1e-4 * wanted + 1e-6 * whole, `${p.name}: gradient norm ${got}, golden ${wanted}`);
+    near(t, got, wanted, 1e-4 * wanted + 1e-6 * whole, `norm of the gradient of ${p.name}`);
   }
   const forward = await session.forward(x, Float64Array.from(golden.timesteps), session.params);
   t.deepEqual(forward, result.output, 'forward alone gives what forward with backward gives');

@@ -9,6 +9,7 @@ import {
   partitions,
 } from '../../src/fl/partition/index.ts';
 import { rng } from '../../src/rng.ts';
+import { near } from '../support/near.ts';
 
 /** Ten classes of unequal size in random order, five sites of which number 3 has no images. */
 function images(count: number, seed = 1): PartitionInput & { labels: Int32Array; sites: Int32Array } {
@@ -71,7 +72,7 @@ test('iid: sizes differ by at most one, and every client has about the mix of th
   );
   for (const part of parts) {
     const own = classHistogram(part, input.labels, 10);
-    for (const [label, count] of own.entries()) t.true(Math.abs(count - whole[label]! / 10) < 5 * Math.sqrt(whole[label]! / 10) + 1);
+    for (const [label, count] of own.entries()) near(t, count, whole[label]! / 10, 5 * Math.sqrt(whole[label]! / 10) + 1, `class ${label}`);
   }
 });
 
@@ -105,7 +106,7 @@ test('shards with Zipf: sizes fall with the rank by the exponent, classes stay f
   // In each of the two stretches everybody has one image beforehand, and less than one is lost by rounding down.
   for (const [r, size] of sizes(parts).entries()) {
     const share = 1 / (r + 1) / harmonic;
-    t.true(Math.abs(size - 6000 * share) <= 2 * (1 + 10 * share), `client ${r + 1}: ${size}`);
+    near(t, size, 6000 * share, 2 * (1 + 10 * share), `client ${r + 1}`);
   }
   for (const part of parts)
     t.true(classHistogram(part, labels, 10).filter((images) => images > 0).length <= 6, String(classHistogram(part, labels, 10)));
@@ -130,7 +131,7 @@ test('quantity: sizes follow the exponent, the mix does not', (t) => {
   const input = { ...images(11_000), clients: 10 };
   const parts = partitioner('quantity:1').split(input);
   const harmonic = Array.from({ length: 10 }, (_, i) => 1 / (i + 1)).reduce((a, b) => a + b);
-  for (const [i, size] of sizes(parts).entries()) t.true(Math.abs(size - 11_000 / (i + 1) / harmonic) <= 2, `client ${i}: ${size}`);
+  for (const [i, size] of sizes(parts).entries()) near(t, size, 11_000 / (i + 1) / harmonic, 2, `client ${i}`);
   t.deepEqual(sizes(partitioner('quantity:0').split({ ...input, count: 1000, clients: 10 })), new Array(10).fill(100));
   const steep = sizes(partitioner('quantity:10').split({ count: 100, clients: 5, seed: 1 }));
   t.true(steep[0]! > 90 && steep.at(-1) === 1);

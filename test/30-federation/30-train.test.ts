@@ -2,6 +2,7 @@ import test from 'ava';
 import { toPixels } from '../../src/ddpm/sample.ts';
 import { type LocalFit, plannedSteps, type StepProgress, trainLocal } from '../../src/ddpm/train.ts';
 import { fakeImages, fakeSession } from '../support/fake-session.ts';
+import { near } from '../support/near.ts';
 import { plainFit } from '../support/plain-fit.ts';
 
 const fit: LocalFit = {
@@ -92,7 +93,7 @@ test('progress reaches the last step, and its losses are those returned', async 
   t.is(events.at(-1)!.step, 15);
   t.true(events.every((event, i) => event.steps === 15 && event.imagesPerSecond > 0 && event.step > (events[i - 1]?.step ?? 0)));
   const total = events.reduce((sum, event, i) => sum + event.loss * (event.step - (events[i - 1]?.step ?? 0)), 0);
-  t.true(Math.abs(total / 15 - trained.loss) < 1e-12);
+  near(t, total / 15, trained.loss, 1e-12);
 });
 
 test('an abort stops with its reason and lets no further call begin', async (t) => {

@@ -15,6 +15,7 @@ import { encodeMessage } from '../../src/fl/wire/message.ts';
 import { streamKey } from '../../src/rng.ts';
 import { type FakeFederation, fakeFederation, range } from '../support/fake-federation.ts';
 import { alive, fakeImages, fakeSession, fakeVector } from '../support/fake-session.ts';
+import { near } from '../support/near.ts';
 import { plainFit } from '../support/plain-fit.ts';
 
 const P = 6;
@@ -35,9 +36,6 @@ const world = ({ dataOf, stream, ...rest }: World = {}) =>
 const numbers = async (vector: Vector) => [...new Float32Array((await vector.toBytes(0, vector.length)).buffer)];
 const bytes = (vector: Vector) => vector.toBytes(0, vector.length);
 
-/** ‖a - b‖ / ‖b‖ */
-const relative = (a: number[], b: number[]) => Math.hypot(...a.map((x, i) => x - b[i]!)) / Math.hypot(...b);
-
 test('one client for one round is local training', async (t) => {
   const w = await world({ sizes: [10] });
   const alone = fakeSession({ length: P });
@@ -50,7 +48,7 @@ test('one client for one round is local training', async (t) => {
     fit: { ...fit, globalStep: 0 },
   });
   const state = await w.run(1);
-  t.true(relative(await numbers(state.params), await numbers(alone.params)) < 1e-6);
+  near(t, await numbers(state.params), await numbers(alone.params), { norm: 1e-6 });
   t.is(state.globalStep, trained.steps);
   t.is(w.records[0]!.loss, trained.loss);
 });
@@ -60,7 +58,7 @@ test('clients with the same data and stream are one client', async (t) => {
   const one = await world({ sizes: [10], stream });
   const many = await world({ sizes: [10, 10, 10, 10, 10], stream, dataOf: () => range(0, 10) });
   const [a, b] = [await one.run(4), await many.run(4)];
-  t.true(relative(await numbers(b.params), await numbers(a.params)) < 1e-6);
+  near(t, await numbers(b.params), await numbers(a.params), { norm: 1e-6 });
   t.is(a.globalStep, b.globalStep);
 });
 
@@ -112,7 +110,7 @@ test('FedAvg weighs by examples, and params move by the weighted mean of the del
   }
   const state = await w.run(1);
   const expected = before.map((p, j) => p + (10 * deltas[0]![j]! + 15 * deltas[1]![j]! + 20 * deltas[2]![j]!) / 45);
-  t.true(relative(await numbers(state.params), expected) < 1e-6);
+  near(t, await numbers(state.params), expected, { norm: 1e-6 });
   const [record] = w.records;
   t.deepEqual(
     record!.clients.map(({ client, weight }) => [client, weight]),
@@ -138,7 +136,7 @@ test('a record adds up what the clients reported', async (t) => {
   );
   t.is(drawn, 96);
   t.is(loss, clients.reduce((sum, client) => sum + client.loss * client.images, 0) / 96);
-  t.true(Math.abs(evalLoss! - clients.reduce((sum, client) => sum + client.evalLoss!, 0) / 3) < 1e-12);
+  near(t, evalLoss, clients.reduce((sum, client) => sum + client.evalLoss!, 0) / 3, 1e-12);
   t.true(evalLossLocal! < evalLoss!, 'local training lowers the loss of the data held out');
   t.true(clients.every((client) => client.evalImages === 3 && client.deltaNorm > 0));
   t.deepEqual(failures, []);
@@ -166,7 +164,7 @@ test('a client that dies after its report is left out, its weight too, and the r
 
   const never = await world({ failures: [{ client: 'b', round: 1, stage: 'train' }] });
   const other = await never.run(1);
-  t.true(relative(await numbers(state.params), await numbers(other.params)) < 1e-6, 'as if it had not answered at all');
+  near(t, await numbers(state.params), await numbers(other.params), { norm: 1e-6 }, 'as if it had not answered at all');
   t.deepEqual(
     never.records[0]!.clients.map((client) => client.client),
     ['a', 'c'],
@@ -403,7 +401,7 @@ test("moments that were kept are a client's own: one client kept over rounds is 
       adamStep,
       fit: { ...fit, globalStep: 4 * round },
     }));
-  t.true(relative(await numbers(w.state.params), await numbers(alone.params)) < 1e-6);
+  near(t, await numbers(w.state.params), await numbers(alone.params), { norm: 1e-6 });
 });
 
 test('FedProx pulls towards the parameters received', async (t) => {
@@ -432,16 +430,12 @@ test('the server EMA decays by the product over the steps of the round', async (
   let decay = 1;
   for (let n = 0; n < state.globalStep; n++) decay *= emaDecayAt(n, 0.8);
   const params = await numbers(state.params);
-  t.true(
-    relative(
-      await numbers(state.ema),
-      start.map((e, j) => decay * e + (1 - decay) * params[j]!),
-    ) < 1e-6,
-  );
+  const expected = start.map((e, j) => decay * e + (1 - decay) * params[j]!);
+  near(t, await numbers(state.ema), expected, { norm: 1e-6 });
 
   const off = await world();
   const same = await off.run(2, { emaDecay: 0 });
-  t.true(relative(await numbers(same.ema), await numbers(same.params)) < 1e-6);
+  near(t, await numbers(same.ema), await numbers(same.params), { norm: 1e-6 });
 });
 
 /** Two server steps by hand, for one parameter that starts at 1 and mean deltas 0.5, then -0.25. */
@@ -475,7 +469,7 @@ for (const kind of Object.keys(byHand) as ServerStepKind[]) {
       await applyServerStep(step, params, delta, moments);
     }
     const expected = byHand[kind](step);
-    t.true(Math.abs((await numbers(params))[0]! - expected) < 1e-6 * expected);
+    near(t, await numbers(params), [expected], { relative: 1e-6 });
 
     const w = await world({ serverStep: step });
     const before = await bytes(w.state.params);

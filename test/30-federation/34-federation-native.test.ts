@@ -15,6 +15,7 @@ import { memoryTransport } from '../../src/fl/transports/memory.ts';
 import type { RoundRecord } from '../../src/fl/types.ts';
 import { decodeUpdate, encodeUpdate } from '../../src/fl/wire/vector.ts';
 import { rng, streamKey } from '../../src/rng.ts';
+import { near } from '../support/near.ts';
 import { plainFit } from '../support/plain-fit.ts';
 
 const schedule = noise();
@@ -47,15 +48,6 @@ const range = (from: number, n: number) => Int32Array.from({ length: n }, (_, i)
 const newSession = (threads = 2) => createNativeSession({ unet: toNative(unet), noise: schedule, threads });
 const numbers = async (vector: Vector) => new Float32Array((await vector.toBytes(0, vector.length)).slice().buffer);
 
-/** ‖a - b‖ / ‖b‖ */
-async function relative(a: Vector, b: Vector): Promise<number> {
-  const difference = createVector(a.length);
-  await difference.subtract(a, b);
-  const ratio = Math.sqrt((await difference.dot(difference)) / (await b.dot(b)));
-  difference.dispose();
-  return ratio;
-}
-
 type World = { dataOf: Int32Array[]; rounds?: number; threads?: number; stream?(id: string, round: number): bigint };
 
 async function federate({ dataOf, rounds = 1, threads, stream }: World) {
@@ -84,15 +76,15 @@ test('one client for one round is local training', async (t) => {
   await alone.init(streamKey(3, 'init'));
   const key = streamKey(3, 'train', 'c0', 1);
   const trained = await trainLocal({ session: alone, images, classes, indices: range(0, 10), key, fit: { ...fit, globalStep: 0 } });
-  t.true(Math.abs(records[0]!.loss - trained.loss) < 1e-6 * trained.loss);
-  t.true((await relative(state.params, alone.params)) < 1e-6);
+  near(t, records[0]!.loss, trained.loss, { relative: 1e-6 }, 'loss');
+  near(t, await numbers(state.params), await numbers(alone.params), { norm: 1e-6 }, 'parameters');
 });
 
 test('clients with the same data and stream are one client', async (t) => {
   const stream = (_id: string, round: number) => streamKey(9, 'shared', round);
   const one = await federate({ dataOf: [range(0, 10)], stream });
   const many = await federate({ dataOf: Array(4).fill(range(0, 10)), stream });
-  t.true((await relative(many.state.params, one.state.params)) < 1e-6);
+  near(t, await numbers(many.state.params), await numbers(one.state.params), { norm: 1e-6 });
 });
 
 test('equal seeds give equal bytes, whatever the number of threads; the data held out is judged', async (t) => {
@@ -130,7 +122,7 @@ test('samples are images that do not depend on the batch', async (t) => {
   t.is(together.length, 3 * 64);
   t.true(together.every((value) => value >= -1 && value <= 1));
   const alone = await drawSamples({ ...options, batch: 1 });
-  t.true(together.every((value, i) => Math.abs(value - alone[i]!) < 1e-4));
+  near(t, together, alone, 1e-4);
   await t.throwsAsync(drawSamples({ ...options, count: 0 }), { code: 'ERR_PHOENIX_ARGUMENT' });
   await t.throwsAsync(drawSamples({ ...options, classes: Int32Array.of(0) }), { code: 'ERR_PHOENIX_ARGUMENT' });
 });
@@ -152,10 +144,7 @@ test('server steps of native vectors against values worked out by hand', async (
       await delta.fill(value);
       await applyServerStep(step, params, delta, moments);
     }
-    t.true(
-      (await numbers(params)).every((p) => Math.abs(p - expected[kind]) < 1e-5),
-      kind,
-    );
+    near(t, await numbers(params), new Float64Array(params.length).fill(expected[kind]), 1e-5, kind);
   }
 });
 

@@ -14,6 +14,7 @@ import type { RoundRecord, Store, Strategy } from '../../src/fl/types.ts';
 import { decodeMessage, encodeMessage } from '../../src/fl/wire/message.ts';
 import { decodeUpdate, encodeTask, encodeUpdate, parseCompression, setBytes } from '../../src/fl/wire/vector.ts';
 import { rng } from '../../src/rng.ts';
+import { near } from '../support/near.ts';
 import { plainFit } from '../support/plain-fit.ts';
 
 const schedule = noise();
@@ -66,7 +67,7 @@ test('bf16 rounds to nearest even, two bytes a value', async (t) => {
   const values = normals(1, 700_001);
   const { values: came, payload } = await sent(values, 'bf16');
   t.is(payload.length, 2 * values.length);
-  t.true(came.every((value, i) => Math.abs(value - values[i]!) <= Math.abs(values[i]!) * 2 ** -8));
+  near(t, came, values, { relative: 2 ** -8 });
   const rounded = createVector(values.length);
   await rounded.roundToBf16(await vectorOf(values));
   t.deepEqual(await numbers(rounded), came, 'and the same without bytes');
@@ -99,10 +100,7 @@ test('topk sends the largest magnitudes, of equal ones the first, and nothing el
     const least = values.map(Math.abs).sort()[values.length - k]!;
     const expected = values.map((value) => (Math.abs(value) >= least ? value : 0));
     t.is(came.filter((value) => value !== 0).length, k);
-    t.true(
-      came.every((value, i) => Math.abs(value - expected[i]!) <= Math.abs(expected[i]!) * 2 ** -8),
-      `share ${share}`,
-    );
+    near(t, came, expected, { relative: 2 ** -8 }, `share ${share}`);
     // Two bytes a value, and the places as gaps of a byte or two, or a bit for each parameter.
     t.true(payload.length <= 16 + 2 * k + Math.min(2 * k, Math.ceil(values.length / 8)));
   }
@@ -250,7 +248,13 @@ test('error feedback: the sum of what arrives follows the sum of the deltas', as
       wanted[i]! += after[i]! - before[i]!;
     }
     lost += norm(came.map((value, i) => after[i]! - before[i]! - value));
-    t.true(norm(wanted.map((value, i) => value - arrived[i]! - residual[i]!)) < 1e-4 * norm(wanted), 'what is missing is the residual');
+    near(
+      t,
+      arrived.map((value, i) => value + residual[i]!),
+      wanted,
+      { norm: 1e-4 },
+      'what is missing is the residual',
+    );
   }
   const missing = norm(wanted.map((value, i) => value - arrived[i]!));
   t.true(missing < 0.7 * norm(wanted), 'most of the sum has arrived, of twelve times 5 %');

@@ -19,6 +19,7 @@ import type { FederationState, Fit, Report, RoundRecord, Statistic, Strategy } f
 import { decodeMessage, encodeMessage } from '../../src/fl/wire/message.ts';
 import { type FakeFederation, fakeFederation, range } from '../support/fake-federation.ts';
 import { fakeSession } from '../support/fake-session.ts';
+import { near } from '../support/near.ts';
 import { plainFit } from '../support/plain-fit.ts';
 
 const P = 8;
@@ -492,7 +493,7 @@ test('a round measures the coherence of its updates, and the next one has its wo
   const end = await w.run(1);
   const mean = new Float32Array((await end.params.toBytes(0, P)).slice().buffer).map((value, i) => value - before[i]!);
   const parts = w.records[0]!.clients.map(({ weight, deltaNorm }) => weight * deltaNorm);
-  t.true(Math.abs(w.records[0]!.coherence! - coherenceOf(parts, Math.hypot(...mean))!) < 1e-5);
+  near(t, w.records[0]!.coherence, coherenceOf(parts, Math.hypot(...mean))!, 1e-5);
 
   const steered = await world();
   await steered.run(4, { localWork: { target: 1e-6, least: 0.5, most: 1.5 } });
@@ -523,7 +524,7 @@ test('tasks in bf16 take half the bytes', async (t) => {
   await whole.run(1);
   await half.run(1, { taskCodec: 'bf16' });
   const saved = whole.records[0]!.bytesDown - half.records[0]!.bytesDown;
-  t.true(Math.abs(saved - 4 * 2 * P) <= 4 * 8, `${saved}`);
+  near(t, saved, 4 * 2 * P, 4 * 8);
 });
 
 test('options that do not go together are refused when they are read', (t) => {

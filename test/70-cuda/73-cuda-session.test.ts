@@ -19,6 +19,8 @@ import { fedavg } from '../../src/fl/strategies/fedavg.ts';
 import { memoryTransport } from '../../src/fl/transports/memory.ts';
 import { rng } from '../../src/rng.ts';
 import { cuda, device, usable } from '../support/cuda.ts';
+import { setEnvironment } from '../support/environment.ts';
+import { near } from '../support/near.ts';
 import { plainFit } from '../support/plain-fit.ts';
 
 const withDevice = usable ? test.serial : test.serial.skip;
@@ -92,8 +94,6 @@ const drawing = (session: Session, count: number, batch: number) => ({
 const bytes = async (vector: NativeVector) => Buffer.from(await vector.toBytes(0, vector.length));
 const floats = async (vector: NativeVector) => new Float32Array((await vector.toBytes(0, vector.length)).slice().buffer);
 const state = async ({ params, ema, adamM, adamV }: Session) => Buffer.concat(await Promise.all([params, ema, adamM, adamV].map(bytes)));
-const norm = (x: ArrayLike<number>) => Math.sqrt(Array.from(x).reduce((sum, v) => sum + v * v, 0));
-const difference = (a: ArrayLike<number>, b: ArrayLike<number>) => norm(Array.from(a, (v, i) => v - b[i]!)) / norm(b);
 
 withDevice('three steps, an evaluation and samples follow the definitions', async (t) => {
   const run = async (native: Addon) => {
@@ -106,20 +106,19 @@ withDevice('three steps, an evaluation and samples follow the definitions', asyn
     return { losses, gradNorms, loss, ema: await floats(session.ema), samples: await session.sample(drawing(session, 2, 2)) };
   };
   const [fast, exact] = [await run(gpu), await run(addon('ref'))];
-  t.true(difference(fast.losses, exact.losses) <= 1e-5, `${fast.losses} against ${exact.losses}`);
-  t.true(difference(fast.gradNorms, exact.gradNorms) <= 1e-4, `${fast.gradNorms} against ${exact.gradNorms}`);
+  near(t, fast.losses, exact.losses, { norm: 1e-5 }, 'losses');
+  near(t, fast.gradNorms, exact.gradNorms, { norm: 1e-4 }, 'norms of gradients');
   // Adam's first steps are ±lr whatever the gradient's size, so where a gradient is zero in theory rounding decides the sign.
-  t.true(difference(fast.ema, exact.ema) <= 2e-3, `EMA differs by ${difference(fast.ema, exact.ema)}`);
-  t.true(difference([fast.loss], [exact.loss]) <= 1e-3, `${fast.loss} against ${exact.loss}`);
-  t.true(difference(fast.samples, exact.samples) <= 1e-2, `samples differ by ${difference(fast.samples, exact.samples)}`);
+  near(t, fast.ema, exact.ema, { norm: 2e-3 }, 'EMA');
+  near(t, fast.loss, exact.loss, { relative: 1e-3 }, 'evaluation');
+  near(t, fast.samples, exact.samples, { norm: 1e-2 }, 'samples');
 });
 
 // Once in fp32, and on both capabilities in bf16. The ordinary ones do all in order, without gradients of weights beside the rest.
 for (const precision of process.env.PHOENIX_SIMT_CAPABILITY === '8.0' ? (['bf16'] as const) : (['fp32', 'bf16'] as const))
   withDevice(`${precision}: replayed steps give the bits of ordinary ones, however they are cut into calls`, async (t) => {
     const run = async (graphs: boolean, cuts: number[]) => {
-      process.env.PHOENIX_CUDA_GRAPHS = graphs ? '1' : '0';
-      process.env.PHOENIX_CUDA_BESIDE = graphs ? '1' : '0';
+      using _ = setEnvironment({ PHOENIX_CUDA_GRAPHS: graphs ? '1' : '0', PHOENIX_CUDA_BESIDE: graphs ? '1' : '0' });
       const before = gpu.info().replays;
       using session = open(gpu, precision);
       await session.init(3n);
@@ -147,7 +146,7 @@ withDevice('a model goes from the CPU to the GPU and back, and trains on', async
     for (const which of ['params', 'ema', 'adamM', 'adamV'] as const) await to[which].fromBytes(await bytes(from[which]), 0);
   };
   const natives = [addon('cpu'), gpu, addon('cpu')];
-  process.env.PHOENIX_CUDA_GRAPHS = '1';
+  using _ = setEnvironment({ PHOENIX_CUDA_GRAPHS: '1' });
   const losses: number[] = [];
   let last: Session | undefined;
   for (const native of natives) {
@@ -165,8 +164,8 @@ withDevice('a model goes from the CPU to the GPU and back, and trains on', async
   await stay.init(3n);
   using images = await createImages(set, addon('cpu'));
   const expected = (await stay.train(images, fit(3))).losses;
-  t.true(difference(losses, expected) <= 1e-4, `${losses} against ${expected}`);
-  t.true(difference(await floats(last!.params), await floats(stay.params)) <= 5e-3);
+  near(t, losses, expected, { norm: 1e-4 }, 'losses');
+  near(t, await floats(last!.params), await floats(stay.params), { norm: 5e-3 }, 'parameters');
   last!.dispose();
 });
 
@@ -234,7 +233,7 @@ withDevice('vectors compute on the device what they compute on the CPU', async (
   const [onGpu, onCpu] = [await run(gpu), await run(addon('cpu'))];
   for (const [i, result] of onGpu.results.entries()) t.true(result.equals(onCpu.results[i]!), `result ${i}`);
   t.deepEqual(onGpu.distances, onCpu.distances);
-  t.true(Math.abs(onGpu.dot - onCpu.dot) <= 1e-9 * onCpu.dot);
+  near(t, onGpu.dot, onCpu.dot, { relative: 1e-9 }, 'dot');
   t.true(onGpu.finite);
 });
 
@@ -312,7 +311,7 @@ withDevice('a federated round on the device is that of the CPU, and a change of 
   const way = { mu: 0.1, trainOn: 3 };
   const [onGpu, onCpu] = [await federate(gpu, { ...way, handOver: true }), await federate(addon('cpu'), way)];
   t.is(onGpu.replays, onGpu.steps - 1, 'one step ran, all others replayed it');
-  t.true(difference(onGpu.params, onCpu.params) <= 1e-3, `parameters differ by ${difference(onGpu.params, onCpu.params)}`);
+  near(t, onGpu.params, onCpu.params, { norm: 1e-3 }, 'parameters');
 });
 
 withDevice('handed over on the device, no vector is copied to the host or back, and the bits are those of messages in bytes', async (t) => {

@@ -9,6 +9,7 @@ import { presets, toNative } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { rng } from '../../src/rng.ts';
 import { cuda, device, emulated, usable } from '../support/cuda.ts';
+import { near } from '../support/near.ts';
 
 const real = process.env.PHOENIX_TEST_GPU === '1' && usable && !emulated;
 const withGpu = real ? test.serial : test.serial.skip;
@@ -42,7 +43,7 @@ withGpu('300 steps in bf16 follow those in fp32: the mean loss of the last 50 wi
   const [fp32, bf16] = means as [number, number];
   t.log(`mean loss of the last 50 of 300 steps: fp32 ${fp32}, bf16 ${bf16}`);
   t.true(fp32 < 0.5, `fp32 has not learnt: ${fp32}`);
-  t.true(Math.abs(bf16 - fp32) <= 0.02 * fp32, `bf16 ${bf16}, fp32 ${fp32}`);
+  near(t, bf16, fp32, { relative: 0.02 });
 });
 
 withGpu('equal seeds give equal bits', async (t) => {

@@ -28,7 +28,7 @@ async function launchesOf(capability: string, preset: string, side: number, chan
       PHOENIX_SIMT_CAPABILITY: capability,
       PHOENIX_SIMT_HEAP_MIB: '65536',
     };
-    const program = join(root, 'test', 'launches.ts');
+    const program = join(root, 'test', 'support', 'launches.ts');
     await promisify(execFile)(process.execPath, ['--import=tsx', program, path, preset, `${side}`, `${channels}`, `${batch}`], { env });
     const captured = readFileSync(list, 'utf8')
       .split('\n')

@@ -16,6 +16,7 @@ import {
 } from '../../src/ddpm/metrics/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
 import { rng } from '../../src/rng.ts';
+import { near } from '../support/near.ts';
 
 const bytes = (count: number, seed: number) => {
   const draw = rng(seed, 'pixels');
@@ -46,7 +47,7 @@ test('classifier: the gradient agrees with finite differences of the reference b
       const up = await lossAt((w) => (w[at]! += 1e-5));
       const down = await lossAt((w) => (w[at]! -= 1e-5));
       const slope = (up - down) / 2e-5;
-      t.true(Math.abs(slope - gradient[at]!) <= 1e-7 + 1e-5 * Math.abs(slope), `weight ${at}: ${gradient[at]}, expected ${slope}`);
+      near(t, gradient[at], slope, 1e-7 + 1e-5 * Math.abs(slope), `weight ${at}`);
     }
     const direction = Float64Array.from(weights, () => draw.normal());
     const along = direction.reduce((sum, d, i) => sum + d * gradient[i]!, 0);
@@ -55,12 +56,11 @@ test('classifier: the gradient agrees with finite differences of the reference b
         for (let i = 0; i < w.length; i++) w[i]! += by * direction[i]!;
       });
     const slope = ((await step(1e-6)) - (await step(-1e-6))) / 2e-6;
-    t.true(Math.abs(slope - along) <= 1e-5 * Math.abs(slope), `along a direction: ${along}, expected ${slope}`);
+    near(t, along, slope, { relative: 1e-5 }, 'along a direction');
 
     const fast = await addon().classifierGradient(shape, weights, pixels, labels, 2);
-    t.true(Math.abs(fast.loss - loss) < 1e-5 * loss);
-    const sumOf = (term: (i: number) => number) => weights.reduce((sum, _, i) => sum + term(i) ** 2, 0);
-    t.true(sumOf((i) => fast.gradient[i]! - gradient[i]!) <= 1e-8 * sumOf((i) => gradient[i]!));
+    near(t, fast.loss, loss, { relative: 1e-5 }, 'loss');
+    near(t, fast.gradient, gradient, { norm: 1e-4 }, 'gradient');
   }
 });
 
@@ -103,14 +103,14 @@ test('logistic regression: closed forms, and the gradient is zero at the optimum
   const fit = await logisticRegression(blank, labels, 3);
   t.true(fit.gradient < 1e-7);
   const biases = logisticLogits(fit, blank).data.subarray(0, 3);
-  t.true(Math.abs(biases[0]! - biases[1]! - Math.log(3 / 2)) < 1e-5);
-  t.true(Math.abs(biases[2]! - biases[1]! - Math.log(5 / 2)) < 1e-5);
+  near(t, biases[0]! - biases[1]!, Math.log(3 / 2), 1e-5);
+  near(t, biases[2]! - biases[1]!, Math.log(5 / 2), 1e-5);
   // One feature, ±1, three of four right: the log odds are ln 3 at 1 and -ln 3 at -1.
   const sides = featureMatrix(Float64Array.from([1, 1, 1, 1, -1, -1, -1, -1]), 1);
   const odds = await logisticRegression(sides, Int32Array.from([1, 1, 1, 0, 0, 0, 0, 1]), 2, { l2: 0 });
   const logits = logisticLogits(odds, sides).data;
-  t.true(Math.abs(logits[1]! - logits[0]! - Math.log(3)) < 1e-5);
-  t.true(Math.abs(logits[9]! - logits[8]! + Math.log(3)) < 1e-5);
+  near(t, logits[1]! - logits[0]!, Math.log(3), 1e-5);
+  near(t, logits[9]! - logits[8]!, -Math.log(3), 1e-5);
 
   // Random features of different scales: mean Σ (p - onehot)·x + l2·w, computed here, vanishes.
   const draw = rng(4, 'features');
@@ -134,7 +134,7 @@ test('logistic regression: closed forms, and the gradient is zero at the optimum
         const p = exp[k]! / exp.reduce((a, b) => a + b);
         gradient += ((p - (random[row] === k ? 1 : 0)) * (column[row]! - mean)) / deviation / rows;
       }
-      t.true(Math.abs(gradient) < 1e-6, `class ${k}, feature ${c}: ${gradient}`);
+      near(t, gradient, 0, 1e-6, `class ${k}, feature ${c}`);
     }
   }
   await t.throwsAsync(logisticRegression(x, random, 3), { instanceOf: PhoenixError });
@@ -202,10 +202,7 @@ test('a chain of strided, depthwise and pointwise layers agrees with its definit
         for (let c = 0; c < 4; c++) sum += parts.pw[k * 4 + c]! * dw(i, j, c);
         mean += clamp(sum, 6) / 4;
       }
-      t.true(
-        Math.abs(features[image * 5 + k]! - mean) < 1e-4,
-        `image ${image}, feature ${k}: ${features[image * 5 + k]}, expected ${mean}`,
-      );
+      near(t, features[image * 5 + k], mean, 1e-4, `image ${image}, feature ${k}`);
     }
   }
   t.throws(() => addon().createNetwork({ ...plan, weights: weights.subarray(1) }), { instanceOf: PhoenixError });
@@ -229,9 +226,7 @@ if (!present) console.log('PHOENIX_DATA names no folder with features/ and cifar
   for (let image = 0; image < 4; image++) {
     const row = Float64Array.from(features.data.subarray(image * 1024, (image + 1) * 1024));
     const mean = row.reduce((a, b) => a + b) / 1024;
-    t.true(Math.abs(mean - golden.mean[image]) < 2e-4, `image ${image}: mean ${mean}, expected ${golden.mean[image]}`);
-    golden.first8[image].forEach((value: number, i: number) => {
-      t.true(Math.abs(row[i]! - value) < 1e-3, `image ${image}, feature ${i}: ${row[i]}, expected ${value}`);
-    });
+    near(t, mean, golden.mean[image], 2e-4, `mean of image ${image}`);
+    near(t, row.subarray(0, 8), golden.first8[image], 1e-3, `features of image ${image}`);
   }
 });

@@ -13,6 +13,7 @@ import { experimentPresets } from '../../src/experiment/presets.ts';
 import { curvesOf, figureOf, resultsOf } from '../../src/experiment/results.ts';
 import type { CellScore } from '../../src/experiment/store.ts';
 import { rng } from '../../src/rng.ts';
+import { near } from '../support/near.ts';
 
 const small = {
   name: 'small',
@@ -110,7 +111,7 @@ test('intervals: the 95 % t-interval of the mean', (t) => {
   const { mean, half, n } = figureOf([1, 2, 3]);
   t.is(mean, 2);
   t.is(n, 3);
-  t.true(Math.abs(half! - 4.303 / Math.sqrt(3)) < 1e-12);
+  near(t, half, 4.303 / Math.sqrt(3), 1e-12);
 });
 
 test('gap closed, share of bytes and the difference from the tuned mixture, on the seeds that all have', (t) => {
@@ -233,7 +234,7 @@ test('smoke: killed in trainings and between scores, then continued, it finds th
     for (const { rows } of results)
       for (const { arm, images } of rows) {
         const expected = arm.name === 'fedavg-finetuned' ? 512 + 4 * 96 : 512;
-        t.true(Math.abs(images.mean - expected) <= (arm.name === 'composed' ? 256 : 0), `${arm.name}: ${images.mean}`);
+        near(t, images.mean, expected, arm.name === 'composed' ? 256 : 0, arm.name);
       }
     const page = await readFile(result.report!, 'utf8');
     t.true(page.includes('data:image/png;base64,') && page.includes('<svg'));

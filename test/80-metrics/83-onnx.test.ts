@@ -2,10 +2,11 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import test, { type ExecutionContext } from 'ava';
+import test from 'ava';
 import { type FeatureImages, featureNetwork } from '../../src/ddpm/metrics/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
 import { rng } from '../../src/rng.ts';
+import { near } from '../support/near.ts';
 
 const RUNTIME = 'onnxruntime-node';
 const installed = await import(RUNTIME).then(
@@ -56,10 +57,7 @@ const meansOf = ({ pixels, count, channels }: FeatureImages) => {
     return channel.reduce((sum, pixel) => sum + pixel, 0) / channel.length;
   });
 };
-const near = (t: ExecutionContext, found: ArrayLike<number>, expected: number[], bound = 1e-4) => {
-  t.is(found.length, expected.length);
-  for (const [i, wanted] of expected.entries()) t.true(Math.abs(found[i]! - wanted) <= bound, `${i}: ${found[i]} instead of ${wanted}`);
-};
+const bound = 1e-4;
 
 const inFolder = async (body: (write: (name: string, content: Uint8Array) => Promise<string>) => Promise<void>) => {
   const folder = await mkdtemp(join(tmpdir(), 'phoenix-onnx-'));
@@ -81,7 +79,7 @@ withRuntime('an open size: images go in as they are, RGB values in planes; gray 
     const done: number[] = [];
     const { features, logits } = await network.run(drawn, { threads: 1, onProgress: (count) => done.push(count) });
     const expected = meansOf(drawn);
-    near(t, features.data, expected);
+    near(t, features.data, expected, bound);
     const rows = Array.from({ length: 5 }, (_, i) => expected.slice(3 * i, 3 * i + 3));
     near(
       t,
@@ -91,7 +89,7 @@ withRuntime('an open size: images go in as they are, RGB values in planes; gray 
     );
     t.deepEqual(done, [1, 2, 3, 4, 5]);
     const gray = images(2, 6, 1);
-    near(t, (await network.run(gray)).features.data, meansOf(gray));
+    near(t, (await network.run(gray)).features.data, meansOf(gray), bound);
     // An image's features do not depend on the others.
     const second = { ...drawn, pixels: drawn.pixels.subarray(147, 294), count: 1 };
     t.deepEqual((await network.run(second)).features.data, features.data.slice(3, 6));
@@ -103,9 +101,9 @@ withRuntime('a fixed size: smaller images are enlarged to it, larger ones refuse
     const network = await featureNetwork(await write('fixed.onnx', means(8, 1)));
     t.like(network, { name: 'fixed', height: 8, width: 8 });
     const same = images(2, 8, 3);
-    near(t, (await network.run(same)).features.data, meansOf(same));
+    near(t, (await network.run(same)).features.data, meansOf(same), bound);
     const flat = { ...images(1, 4, 3), pixels: new Uint8Array(48).fill(77) };
-    near(t, (await network.run(flat)).features.data, [77, 77, 77]);
+    near(t, (await network.run(flat)).features.data, [77, 77, 77], bound);
     await t.throwsAsync(network.run(images(1, 9, 3)), { instanceOf: PhoenixError, code: 'ERR_PHOENIX_SHAPE' });
     const stop = AbortSignal.abort(new Error('enough'));
     await t.throwsAsync(network.run(same, { signal: stop }), { message: 'enough' });

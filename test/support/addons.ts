@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import bindings from 'bindings';
 import type { Addon } from '../../src/bindings/native.ts';
+import { setEnvironment } from './environment.ts';
 
 const require = createRequire(import.meta.url);
 /** bindings' search, without loading what it finds; its types leave that mode out. */
@@ -42,18 +43,15 @@ export type InstructionSet = (typeof instructionSets)[number];
  */
 export function loadFast(): { addons: { isa: InstructionSet; addon: Addon }[]; missing: InstructionSet[] } {
   const path = addonPath('phoenix-cpu');
-  const before = process.env.PHOENIX_CPU_ISA;
   const folder = mkdtempSync(join(tmpdir(), 'phoenix-addons-'));
   const addons: { isa: InstructionSet; addon: Addon }[] = [];
   for (const isa of instructionSets) {
     const copy = join(folder, `phoenix-cpu-${isa}.node`);
     copyFileSync(path, copy);
-    process.env.PHOENIX_CPU_ISA = isa;
+    using _ = setEnvironment({ PHOENIX_CPU_ISA: isa });
     const addon: Addon = require(copy);
     if (addon.info().isa === isa) addons.push({ isa, addon });
   }
   rmSync(folder, { recursive: true }); // what is loaded stays
-  if (before === undefined) delete process.env.PHOENIX_CPU_ISA;
-  else process.env.PHOENIX_CPU_ISA = before;
   return { addons, missing: instructionSets.filter((isa) => !addons.some((found) => found.isa === isa)) };
 }

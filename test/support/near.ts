@@ -18,8 +18,9 @@ const allowedAt = (expected: number, tolerance: Exclude<Tolerance, { norm: numbe
 const differenceOf = (actual: number, expected: number): number => (actual === expected ? 0 : Math.abs(actual - expected));
 
 /** What is wrong, or undefined. */
-function problem(actual: Values | undefined, expected: Values, tolerance: Tolerance): string | undefined {
-  if (actual === undefined) return `actual is undefined, expected ${typeof expected === 'number' ? expected : 'an array'}`;
+function problem(actual: Values | null | undefined, expected: Values, tolerance: Tolerance): string | undefined {
+  if (actual === undefined || actual === null)
+    return `actual is ${actual}, expected ${typeof expected === 'number' ? expected : 'an array'}`;
   const scalar = typeof expected === 'number';
   if (scalar !== (typeof actual === 'number')) return `a number and an array: actual ${actual}, expected ${expected}`;
   const [found, wanted] = [scalar ? [actual as number] : (actual as ArrayLike<number>), scalar ? [expected] : expected];
@@ -52,7 +53,7 @@ function normProblem(found: ArrayLike<number>, wanted: ArrayLike<number>, norm: 
  * Fails unless every value of `actual` is within `tolerance` of the one expected, naming the first index that is not. Lengths must be equal.
  * `about` says what was compared.
  */
-export function near(t: ExecutionContext, actual: Values | undefined, expected: Values, tolerance: Tolerance, about?: string): void {
+export function near(t: ExecutionContext, actual: Values | null | undefined, expected: Values, tolerance: Tolerance, about?: string): void {
   const wrong = problem(actual, expected, tolerance);
   if (wrong === undefined) t.pass();
   else t.fail(about === undefined ? wrong : `${about}: ${wrong}`);

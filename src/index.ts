@@ -17,8 +17,8 @@ export {
   type CheckpointContent,
   readCheckpoint as loadCheckpoint,
   saveCheckpoint,
-  saveDiffusers,
 } from './ddpm/checkpoint/checkpoint.ts';
+export { saveDiffusers } from './ddpm/checkpoint/diffusers.ts';
 export { type Dataset, type DatasetOptions, openDataset } from './ddpm/data/index.ts';
 export { type FeatureSource, featureSource, pixels8, sourceOf } from './ddpm/metrics/sources.ts';
 export { type Preset, type PresetName, presets, type UNetConfig, unetConfig } from './ddpm/model/unet.ts';

@@ -9,6 +9,7 @@ import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { createSession } from '../ddpm/session.ts';
 import { plannedSteps } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
+import { freshFolder } from '../files.ts';
 import { initialState, runFederation } from '../fl/federation.ts';
 import { classHistogram, holdOut, parsePartition, partitioner } from '../fl/partition/index.ts';
 import { serverSteps } from '../fl/server/server-step.ts';
@@ -24,7 +25,8 @@ import type { ClientStep, FederationState, RoundRecord, Strategy } from '../fl/t
 import { writeReport } from '../report/report.ts';
 import { formatBytes } from '../report/units.ts';
 import { streamKey } from '../rng.ts';
-import { freshFolder, type Run, startRun } from '../run/folder.ts';
+import type { Run } from '../run/commit.ts';
+import { startRun } from '../run/start.ts';
 import { readVectors, writeVectors } from '../run/vector-file.ts';
 import type { RunEvents, RunResult } from './events.ts';
 import { type FederateOptions, parseOptions, type Settings } from './options/index.ts';

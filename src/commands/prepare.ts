@@ -1,5 +1,4 @@
 /** What a federated and a central training have in common: data, model and fit from the options, the run's configuration, sample grids. */
-import { writeFile } from 'node:fs/promises';
 import type { Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
 import { type Dataset, openDataset } from '../ddpm/data/index.ts';
@@ -8,6 +7,7 @@ import { type Noise, noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import type { LocalFit } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
+import { writeFresh } from '../files.ts';
 import { streamKey } from '../rng.ts';
 import type { RunConfig } from '../run/folder.ts';
 import { imageGrid } from './image-grid.ts';
@@ -135,5 +135,5 @@ export async function drawGrid(
     signal,
   });
   const columns = numClasses > 1 && numClasses <= 20 ? numClasses : undefined;
-  await writeFile(path, await imageGrid(toPixels(values), { count, height, width, channels, columns }));
+  await writeFresh(path, await imageGrid(toPixels(values), { count, height, width, channels, columns }));
 }

@@ -1,5 +1,5 @@
 /** Drawing images from a trained model: a checkpoint, the newest one of a run folder, or a diffusers folder. */
-import { readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import type { Session } from '../bindings/session.ts';
@@ -9,10 +9,11 @@ import { noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { createSession } from '../ddpm/session.ts';
 import { PhoenixError } from '../errors.ts';
+import { exists, io, writeWhole } from '../files.ts';
 import { splitParameters } from '../fl/site/personal.ts';
 import { setBytes } from '../fl/wire/vector.ts';
 import { streamKey } from '../rng.ts';
-import { io, openRun } from '../run/folder.ts';
+import { openRun } from '../run/folder.ts';
 import { imageGrid } from './image-grid.ts';
 import { parseOptions, type SampleOptions } from './options/index.ts';
 
@@ -101,11 +102,7 @@ export async function sample(options: SampleOptions, { onProgress, signal }: Sam
 
 /** The newest checkpoint of a run folder and what it keeps for clients; what is no run folder is the checkpoint itself. */
 export async function findCheckpoint(source: string): Promise<{ path: string; stored: Record<string, string> }> {
-  const isRun = await stat(join(source, 'state.json')).then(
-    () => true,
-    () => false,
-  );
-  if (!isRun) return { path: source, stored: {} };
+  if (!(await exists(join(source, 'state.json')))) return { path: source, stored: {} };
   const { checkpoint, stored } = await openRun(source);
   if (checkpoint === undefined) {
     throw new PhoenixError(
@@ -195,16 +192,4 @@ function classesOf(count: number, numClasses: number, wanted: number | undefined
   }
   if (numClasses === 0) return undefined;
   return Int32Array.from({ length: count }, (_, i) => wanted ?? i % numClasses);
-}
-
-async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
-  await io(path, async () => {
-    try {
-      await writeFile(`${path}.tmp`, bytes);
-      await rename(`${path}.tmp`, path);
-    } catch (error) {
-      await rm(`${path}.tmp`, { force: true });
-      throw error;
-    }
-  });
 }

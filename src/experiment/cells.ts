@@ -1,11 +1,12 @@
 /** The cells of one training: it goes from point to point of their curves, and each is scored there and at the end. */
 import { join } from 'node:path';
 import { imageGrid } from '../commands/image-grid.ts';
+import { writeWhole } from '../files.ts';
 import type { Rates } from './cost.ts';
 import type { Score, Scorer } from './features.ts';
 import { type Cell, type Grid, hasCurve, type Training, type Work } from './grid.ts';
 import { type Drawn, draw, drawUnseen, folderOf, type Lab, roundsOf, type Standing, standingOf, trainTo } from './models.ts';
-import { type CellScore, type FinalScore, writeScore, writeWhole } from './store.ts';
+import { type CellScore, type FinalScore, writeScore } from './store.ts';
 
 /** Tells progress in seconds of the plan. */
 export type Clock = { rates: Rates; at(label: string, more: number): void; add(seconds: number): void };

@@ -2,15 +2,14 @@
  * An experiment: every cell of a grid trained at equal work and scored alike, as a folder that can be killed at any moment and continued, and a
  * report at its end.
  */
-
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { z } from 'zod';
 import type { MessageEvent } from '../commands/events.ts';
 import { type ExperimentOptions, parseOptions } from '../commands/options/index.ts';
 import { prepare } from '../commands/prepare.ts';
 import { openDataset } from '../ddpm/data/index.ts';
 import { PhoenixError } from '../errors.ts';
-import { io } from '../run/folder.ts';
+import { type JsonRules, readJson } from '../files.ts';
 import { clockOf, runTraining } from './cells.ts';
 import { createScorer, explainScorer, type ScoredBy, scoredByOf } from './features.ts';
 import { type Cell, expandGrid, type Grid, parseGrid, trainOptions } from './grid.ts';
@@ -147,14 +146,11 @@ async function readGrid(source: string): Promise<Grid> {
       `There is no grid "${source}": name a file that ends in .json, or a preset: ${presets}.`,
     );
   }
-  const text = await io(source, () => readFile(source, 'utf8'));
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${source} is no grid of an experiment: it is no JSON (${(cause as Error).message}).`, {
-      cause,
-    });
-  }
-  return parseGrid(value, source);
+  const rules: JsonRules = {
+    code: 'ERR_PHOENIX_ARGUMENT',
+    maxBytes: 1 << 20,
+    verdict: 'is no grid of an experiment',
+    advice: 'docs/experiments.md shows one.',
+  };
+  return parseGrid(await readJson(source, z.unknown(), rules), source);
 }

@@ -1,5 +1,4 @@
 /** Trainings of an experiment, in pieces that end where a point of the curves is due, and drawing samples from what they have learnt. */
-import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createImages } from '../bindings/session.ts';
 import type { RunEvents } from '../commands/events.ts';
@@ -17,6 +16,7 @@ import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
+import { remove } from '../files.ts';
 import { type LoggedRound, readLog } from '../report/log.ts';
 import { streamKey } from '../rng.ts';
 import { openRun } from '../run/folder.ts';
@@ -285,7 +285,7 @@ export async function drawUnseen(lab: Lab, cell: Cell, sites: Dataset[], count: 
       images.push(await sample({ source: checkpoint, ...how, ...place }, { signal }));
     }
   } finally {
-    await rm(checkpoint, { force: true });
+    await remove(checkpoint);
   }
   return joined(images);
 }

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Prepared } from '../commands/prepare.ts';
 import type { Dataset } from '../ddpm/data/index.ts';
+import { writeWhole } from '../files.ts';
 import { describeDecision } from '../fl/strategies/filter.ts';
 import { formatCount, formatNumber } from '../report/units.ts';
 import { explainScorer, type ScoredBy } from './features.ts';
@@ -11,7 +12,7 @@ import { renderExperiment } from './page.ts';
 import type { WorkOf } from './plan.ts';
 import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, inColumns, NOTES, percent, recallOf } from './present.ts';
 import { curvesOf, filteringOf, kindOf, type Row, resultsOf } from './results.ts';
-import { type CellScore, writeWhole } from './store.ts';
+import type { CellScore } from './store.ts';
 
 export type ReportInput = {
   dir: string;

@@ -8,13 +8,12 @@
  *   own-classifier-*.safetensors
  *   report.html, report.md, results.json
  */
-import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
+import { exists, io, type JsonRules, makeFolder, readJson, writeWhole } from '../files.ts';
 import { decisionFields } from '../report/log.ts';
-import { io } from '../run/folder.ts';
 import { takeLock } from '../run/lock.ts';
 import { scoredBySchema } from './features.ts';
 
@@ -65,41 +64,11 @@ const basisSchema = z.looseObject({
   scorer: scoredBySchema.optional(),
 });
 
-/** Writes a file whole, or not at all. @throws PhoenixError ERR_PHOENIX_IO */
-export async function writeWhole(path: string, content: string | Uint8Array): Promise<void> {
-  await io(path, async () => {
-    try {
-      await writeFile(`${path}.tmp`, content, { flush: true });
-      await rename(`${path}.tmp`, path);
-    } catch (error) {
-      await rm(`${path}.tmp`, { force: true });
-      throw error;
-    }
-  });
-}
+/** How the files of an experiment are refused. */
+const jsonRules: JsonRules = { code: 'ERR_PHOENIX_RUN', maxBytes: 256 << 20, advice: 'Remove it to have it made anew.', version: 1 };
 
-async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T | undefined> {
-  const text = await io(path, () =>
-    readFile(path, 'utf8').catch((error) => {
-      if (error.code === 'ENOENT') return undefined;
-      throw error;
-    }),
-  );
-  if (text === undefined) return undefined;
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw new PhoenixError('ERR_PHOENIX_RUN', `${path} is damaged: it is no JSON. Remove it to have it made anew.`, { cause });
-  }
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  throw new PhoenixError(
-    'ERR_PHOENIX_RUN',
-    `${path} is damaged: ${z.prettifyError(parsed.error).replaceAll('\n', ' ')}. Remove it to have it made anew.`,
-    { cause: parsed.error },
-  );
-}
+const readIfThere = async <T>(path: string, schema: z.ZodType<T>): Promise<T | undefined> =>
+  (await exists(path)) ? readJson(path, schema, jsonRules) : undefined;
 
 /**
  * Makes the folder, and takes its lock.
@@ -108,13 +77,9 @@ async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T | unde
  */
 export const lockFolder = (dir: string): Promise<() => Promise<void>> =>
   io(dir, async () => {
-    const isRun = await stat(join(dir, 'state.json')).then(
-      () => true,
-      () => false,
-    );
-    if (isRun)
+    if (await exists(join(dir, 'state.json')))
       throw new PhoenixError('ERR_PHOENIX_RUN', `${dir} is the folder of a run, not of an experiment. Choose another one (--out).`);
-    await mkdir(join(dir, 'scores'), { recursive: true });
+    await makeFolder(join(dir, 'scores'));
     return takeLock(dir);
   });
 
@@ -127,7 +92,7 @@ export const lockFolder = (dir: string): Promise<() => Promise<void>> =>
 export async function noteBasis(dir: string, basis: { grid: object } & Record<string, unknown>): Promise<z.infer<typeof basisSchema>> {
   const path = join(dir, 'experiment.json');
   const now = JSON.parse(JSON.stringify({ schema: 1, ...basis })) as z.infer<typeof basisSchema>;
-  const before = await readJson(path, basisSchema);
+  const before = await readIfThere(path, basisSchema);
   if (before) {
     const differing = [...new Set([...Object.keys(before), ...Object.keys(now)])].flatMap((key) =>
       key === 'grid'
@@ -158,7 +123,7 @@ const isGrown = (before: unknown, now: unknown): boolean =>
 export const scorePath = (dir: string, cell: string): string => join(dir, 'scores', `${cell}.json`);
 
 /** What a cell has scored so far. @throws PhoenixError ERR_PHOENIX_RUN for a damaged file */
-export const readScore = (dir: string, cell: string): Promise<CellScore | undefined> => readJson(scorePath(dir, cell), scoreSchema);
+export const readScore = (dir: string, cell: string): Promise<CellScore | undefined> => readIfThere(scorePath(dir, cell), scoreSchema);
 
 export const writeScore = (dir: string, score: CellScore): Promise<void> =>
   writeWhole(scorePath(dir, score.cell), `${JSON.stringify(scoreSchema.parse(score), null, 1)}\n`);

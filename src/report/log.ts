@@ -2,6 +2,7 @@
 import { createReadStream } from 'node:fs';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
+import { ioError } from '../files.ts';
 import { statistics } from '../fl/site/probe.ts';
 
 /** A filter's decision; see Decision in fl/types.ts. */
@@ -101,8 +102,7 @@ export async function readLog(path: string): Promise<RunLog> {
       lines.forEach(takeLine);
     }
   } catch (cause) {
-    if (cause instanceof PhoenixError) throw cause;
-    throw new PhoenixError('ERR_PHOENIX_IO', `Cannot read ${path}: ${(cause as Error).message}. Is this the folder of a run?`, { cause });
+    throw ioError(path, cause, { action: 'read' });
   }
   log.cut = rest !== '';
   return log;

@@ -2,10 +2,11 @@
  * report.html of a run folder: one file that opens anywhere, without network or scripts. Loss curves, samples by round, who holds which
  * classes, who took part, bytes sent, configuration. Everything in it comes from config.json, log.jsonl and the PNG grids beside them.
  */
-import { readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
+import { writeWhole } from '../files.ts';
 import { openRun } from '../run/folder.ts';
 import { readLog } from './log.ts';
 import { type Report, renderPage } from './page.ts';
@@ -43,13 +44,7 @@ const runConfig = z.looseObject({
 export async function writeReport(dir: string): Promise<string> {
   const page = renderPage(await readReport(dir));
   const path = join(dir, 'report.html');
-  try {
-    await writeFile(`${path}.tmp`, page);
-    await rename(`${path}.tmp`, path);
-  } catch (cause) {
-    await rm(`${path}.tmp`, { force: true });
-    throw new PhoenixError('ERR_PHOENIX_IO', `Cannot write ${path}: ${(cause as Error).message}.`, { cause });
-  }
+  await writeWhole(path, page);
   return path;
 }
 

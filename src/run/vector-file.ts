@@ -1,7 +1,8 @@
 /** Vectors to and from a file of little-endian float32, one after the other, in pieces. */
-import { open, writeFile } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import type { Vector } from '../bindings/vector.ts';
 import { PhoenixError } from '../errors.ts';
+import { writeFresh } from '../files.ts';
 
 /** Values a piece: 4 MiB. */
 const PIECE = 1 << 20;
@@ -17,7 +18,7 @@ export async function writeVectors(path: string, vectors: Vector[]): Promise<voi
   async function* bytes() {
     for (const { vector, offset, count } of pieces(vectors)) yield await vector.toBytes(offset, count);
   }
-  await writeFile(path, bytes());
+  await writeFresh(path, bytes());
 }
 
 /** Fills the vectors from a file that writeVectors made. @throws PhoenixError ERR_PHOENIX_RUN if its length is another */

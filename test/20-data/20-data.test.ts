@@ -169,7 +169,7 @@ test('records: meta and records that contradict each other are errors', async (t
     const text = typeof content === 'string' ? content : JSON.stringify(content);
     await refuses(t, await write(t, { 'meta.json': text, 'boards_train.bin': records }), message);
   };
-  await broken('{', threeRecords, /meta\.json is not JSON/);
+  await broken('{', threeRecords, /meta\.json does not describe records: it is not JSON/);
   await broken({ ...meta, sites: [] }, threeRecords, /does not describe records/);
   await broken({ ...meta, classes: undefined }, threeRecords, /does not describe records[\s\S]*classes/);
   await broken({ ...meta, record: 'one byte each' }, threeRecords, /"record" should hold the size of an image/);

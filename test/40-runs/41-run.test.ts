@@ -8,8 +8,10 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
 import { PhoenixError, type PhoenixErrorCode } from '../../src/errors.ts';
+import { freshFolder } from '../../src/files.ts';
 import { rng } from '../../src/rng.ts';
-import { freshFolder, openRun, startRun } from '../../src/run/folder.ts';
+import { openRun } from '../../src/run/folder.ts';
+import { startRun } from '../../src/run/start.ts';
 import { fakeConfig, fakeRun } from '../support/fake-run.ts';
 
 const program = fileURLToPath(new URL('../support/fake-run.ts', import.meta.url));
@@ -292,8 +294,8 @@ test('a damaged run folder is an error that names the file', async (t) => {
     [/moments-2\.bin is damaged: it is missing/, (dir) => rm(join(dir, 'moments-2.bin'))],
     [/store.*is damaged: it is missing/, (dir) => rm(join(dir, 'store'), { recursive: true })],
     [/log\.jsonl is damaged.*were committed/, (dir) => truncate(join(dir, 'log.jsonl'), 10)],
-    [/config\.json is damaged: it is no JSON/, (dir) => truncate(join(dir, 'config.json'), 10)],
-    [/state\.json is damaged: it is no JSON/, (dir) => truncate(join(dir, 'state.json'), 10)],
+    [/config\.json is damaged: it is not JSON/, (dir) => truncate(join(dir, 'config.json'), 10)],
+    [/state\.json is damaged: it is not JSON/, (dir) => truncate(join(dir, 'state.json'), 10)],
     [/state\.json has schema 2/, (dir) => writeFile(join(dir, 'state.json'), JSON.stringify({ ...state, schema: 2 }))],
     [/state\.json is damaged/, (dir) => writeFile(join(dir, 'state.json'), JSON.stringify({ ...state, round: -1 }))],
     [

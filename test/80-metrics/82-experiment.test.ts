@@ -354,7 +354,7 @@ test('what an experiment cannot do is refused before anything is trained', (t) =
       await writeFile(file, typeof grid === 'string' ? grid : JSON.stringify(grid));
       await t.throwsAsync(experiment({ grid: file, out, ...more }), { instanceOf: PhoenixError, code, message });
     };
-    await refused('{', 'ERR_PHOENIX_ARGUMENT', /no JSON/);
+    await refused('{', 'ERR_PHOENIX_ARGUMENT', /not JSON/);
     await refused({ ...small, data: undefined }, 'ERR_PHOENIX_ARGUMENT', /names no data/);
     await refused(
       { ...small, partitions: ['iid', 'site'], runs: [{ arms: ['fedavg'], partitions: ['site'], seeds: [0] }] },

@@ -5,7 +5,9 @@
  */
 import { open, readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
-import { type Run, type RunConfig, startRun } from '../../src/run/folder.ts';
+import type { Run } from '../../src/run/commit.ts';
+import type { RunConfig } from '../../src/run/folder.ts';
+import { startRun } from '../../src/run/start.ts';
 
 export const fakeConfig: RunConfig = {
   schema: 1,

@@ -4,9 +4,10 @@
  * Files come from elsewhere: every length is checked against the file's size before anything is allocated.
  */
 import type { FileHandle } from 'node:fs/promises';
-import { open, rename, rm } from 'node:fs/promises';
-import { dirname, extname } from 'node:path';
+import { open } from 'node:fs/promises';
+import { extname } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
+import { io, writeWhole } from '../../files.ts';
 
 const itemBytes = { F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, I16: 2, I8: 1, U8: 1, BOOL: 1 };
 
@@ -31,27 +32,25 @@ export type SafetensorsFile = {
 export type TensorSource = { name: string; dtype: Dtype; shape: number[]; bytes: () => Promise<Uint8Array> };
 
 /** The format allows 100 MB; a tenth of that holds every U-Net, and what JSON makes of it in memory stays small. */
-const mostHeaderBytes = 10_000_000;
+const MAX_HEADER_BYTES = 10_000_000;
 const pickles = ['.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle'];
 
 /**
  * Opens a file and checks its whole header. The caller closes it.
  * @throws PhoenixError ERR_PHOENIX_CHECKPOINT for a damaged file or a pickle, ERR_PHOENIX_IO when it cannot be read
  */
-export const openSafetensors = async (path: string): Promise<SafetensorsFile> => {
+export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   if (pickles.includes(extname(path).toLowerCase())) throw pickleRefused(path);
-  const file = await open(path, 'r').catch((error: unknown) => {
-    throw ioError(path, 'open', error);
-  });
+  const file = await io(path, () => open(path, 'r'), { action: 'read' });
   try {
     return await readHeader(path, file);
   } catch (error) {
     await file.close();
     throw error;
   }
-};
+}
 
-const readHeader = async (path: string, file: FileHandle): Promise<SafetensorsFile> => {
+async function readHeader(path: string, file: FileHandle): Promise<SafetensorsFile> {
   const status = await file.stat();
   if (!status.isFile()) throw damaged(path, 'it is not a regular file');
   if (status.size < 8) throw damaged(path, `it has ${status.size} bytes, too few for the header's length`);
@@ -59,8 +58,8 @@ const readHeader = async (path: string, file: FileHandle): Promise<SafetensorsFi
   const headerBytes = start.readBigUInt64LE();
   const looksPickled = start.toString('latin1').startsWith('PK\x03\x04') || (start[0] === 0x80 && (start[1] as number) <= 5);
   if (looksPickled && headerBytes > BigInt(status.size)) throw pickleRefused(path);
-  if (headerBytes > BigInt(mostHeaderBytes))
-    throw damaged(path, `its header claims ${headerBytes} bytes; at most ${mostHeaderBytes} are allowed`);
+  if (headerBytes > BigInt(MAX_HEADER_BYTES))
+    throw damaged(path, `its header claims ${headerBytes} bytes; at most ${MAX_HEADER_BYTES} are allowed`);
   if (headerBytes > BigInt(status.size - 8))
     throw damaged(
       path,
@@ -72,7 +71,7 @@ const readHeader = async (path: string, file: FileHandle): Promise<SafetensorsFi
 
   const readRange = (begin: number, end: number) => {
     if (!(Number.isInteger(begin) && Number.isInteger(end) && begin >= 0 && begin <= end && end <= dataBytes)) {
-      throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `bytes ${begin}..${end} of ${path} were asked for; its data has ${dataBytes}`);
+      throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `Bytes ${begin}..${end} of ${path} were asked for; its data has ${dataBytes}.`);
     }
     return readExactly(path, file, dataStart + begin, end - begin);
   };
@@ -83,14 +82,14 @@ const readHeader = async (path: string, file: FileHandle): Promise<SafetensorsFi
     readRange,
     read: async (name) => {
       const tensor = tensors.get(name);
-      if (tensor === undefined) throw new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} holds no tensor ${quote(name)}`);
+      if (tensor === undefined) throw new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} holds no tensor ${quote(name)}.`);
       return readRange(tensor.begin, tensor.end);
     },
     close: () => file.close(),
   };
-};
+}
 
-const parseHeader = (path: string, bytes: Uint8Array, dataBytes: number): Pick<SafetensorsFile, 'tensors' | 'metadata'> => {
+function parseHeader(path: string, bytes: Uint8Array, dataBytes: number): Pick<SafetensorsFile, 'tensors' | 'metadata'> {
   if (bytes[0] !== 0x7b) throw damaged(path, 'its header does not begin with {');
   let header: unknown;
   try {
@@ -117,15 +116,15 @@ const parseHeader = (path: string, bytes: Uint8Array, dataBytes: number): Pick<S
   if (end > dataBytes) throw damaged(path, `its tensors take ${end} bytes, but only ${dataBytes} are there: it is truncated`);
   if (end < dataBytes) throw damaged(path, `its last ${dataBytes - end} bytes belong to no tensor`);
   return { tensors: new Map(list), metadata };
-};
+}
 
-const parseMetadata = (path: string, value: unknown): Record<string, string> => {
+function parseMetadata(path: string, value: unknown): Record<string, string> {
   const valid = isObject(value) && Object.values(value).every((entry) => typeof entry === 'string');
   if (!valid) throw damaged(path, '__metadata__ is not a map from strings to strings');
   return value as Record<string, string>;
-};
+}
 
-const parseTensor = (path: string, name: string, value: unknown): StoredTensor => {
+function parseTensor(path: string, name: string, value: unknown): StoredTensor {
   const refuse = (what: string) => damaged(path, `tensor ${quote(name)}: ${what}`);
   if (!isObject(value)) throw refuse('its entry is not an object');
   const { dtype, shape, data_offsets: offsets } = value;
@@ -142,22 +141,22 @@ const parseTensor = (path: string, name: string, value: unknown): StoredTensor =
   if (bytes !== end - begin)
     throw refuse(`${dtype} of shape ${showShape(shape)} takes ${bytes} bytes, but its data_offsets hold ${end - begin}`);
   return { dtype: dtype as Dtype, shape, begin, end };
-};
+}
 
-const tensorBytes = (dtype: Dtype, shape: number[]): number | undefined => {
+function tensorBytes(dtype: Dtype, shape: number[]): number | undefined {
   let bytes = itemBytes[dtype];
   for (const side of shape) {
     bytes *= side;
     if (!Number.isSafeInteger(bytes)) return undefined;
   }
   return bytes;
-};
+}
 
 /**
  * What JSON.parse would let pass: a key that one object holds twice (the last would win) and depth (a header is three deep; without end, it
  * would take memory without end). Text that is no JSON gets through here and is refused by JSON.parse.
  */
-const checkStructure = (path: string, json: string): void => {
+function checkStructure(path: string, json: string): void {
   const scopes: Set<string>[] = [];
   for (let i = 0; i < json.length; i++) {
     const character = json[i];
@@ -177,7 +176,7 @@ const checkStructure = (path: string, json: string): void => {
       scope?.add(key);
     }
   }
-};
+}
 
 /**
  * Writes a file so that it is there whole or not at all: into `path`.tmp, one tensor after the other, then fsync and rename. The header is
@@ -185,107 +184,78 @@ const checkStructure = (path: string, json: string): void => {
  * @throws PhoenixError ERR_PHOENIX_IO when it cannot be written (a full disk: what was at `path` is untouched), ERR_PHOENIX_SHAPE when a
  * source gives another number of bytes than its shape, ERR_PHOENIX_ARGUMENT for two tensors of one name or too much metadata
  */
-export const writeSafetensors = async (path: string, sources: TensorSource[], metadata: Record<string, string> = {}): Promise<void> => {
+export async function writeSafetensors(path: string, sources: TensorSource[], metadata: Record<string, string> = {}): Promise<void> {
   const header: [string, unknown][] = [['__metadata__', metadata]];
   const sizes: number[] = [];
   let end = 0;
   for (const { name, dtype, shape } of sources) {
     const bytes = tensorBytes(dtype, shape);
     if (bytes === undefined)
-      throw new PhoenixError('ERR_PHOENIX_SHAPE', `tensor ${quote(name)} of shape ${showShape(shape)} has more values than can be counted`);
+      throw new PhoenixError(
+        'ERR_PHOENIX_SHAPE',
+        `Tensor ${quote(name)} of shape ${showShape(shape)} has more values than can be counted.`,
+      );
     sizes.push(bytes);
     header.push([name, { dtype, shape, data_offsets: [end, end + bytes] }]);
     end += bytes;
   }
   if (new Set(header.map(([name]) => name)).size !== header.length)
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `two tensors of one name cannot be written to ${path}`);
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `Two tensors of one name cannot be written to ${path}.`);
   const json = Buffer.from(JSON.stringify(Object.fromEntries(header)));
-  if (json.length > mostHeaderBytes - 8)
+  if (json.length > MAX_HEADER_BYTES - 8)
     throw new PhoenixError(
       'ERR_PHOENIX_ARGUMENT',
-      `the header of ${path} would have ${json.length} bytes; at most ${mostHeaderBytes - 8} are allowed: keep less metadata`,
+      `The header of ${path} would have ${json.length} bytes; at most ${MAX_HEADER_BYTES - 8} are allowed: keep less metadata.`,
     );
   const start = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, ' ');
   start.writeBigUInt64LE(BigInt(start.length - 8));
   json.copy(start, 8);
 
-  await replaceFile(path, async (write) => {
-    await write(start);
+  async function* pieces() {
+    yield start;
     for (const [i, source] of sources.entries()) {
       const bytes = await source.bytes();
       if (bytes.byteLength !== sizes[i]) {
         throw new PhoenixError(
           'ERR_PHOENIX_SHAPE',
-          `tensor ${quote(source.name)}: ${source.dtype} of shape ${showShape(source.shape)} takes ${sizes[i]} bytes, but ${bytes.byteLength} came`,
+          `Tensor ${quote(source.name)}: ${source.dtype} of shape ${showShape(source.shape)} takes ${sizes[i]} bytes, but ${bytes.byteLength} came.`,
         );
       }
-      await write(bytes);
+      yield bytes;
     }
-  });
-};
-
-const replaceFile = async (path: string, fill: (write: (bytes: Uint8Array) => Promise<void>) => Promise<void>): Promise<void> => {
-  const temporary = `${path}.tmp`;
-  try {
-    const file = await open(temporary, 'w');
-    try {
-      await fill((bytes) => file.writeFile(bytes));
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, path);
-    const folder = await open(dirname(path), 'r');
-    await folder.sync().finally(() => folder.close());
-  } catch (error) {
-    await rm(temporary, { force: true }).catch(() => undefined);
-    throw error instanceof PhoenixError ? error : ioError(path, 'write', error);
   }
-};
+  await writeWhole(path, pieces());
+}
 
-const readExactly = async (path: string, file: FileHandle, position: number, length: number): Promise<Uint8Array> => {
+async function readExactly(path: string, file: FileHandle, position: number, length: number): Promise<Uint8Array> {
   const bytes = new Uint8Array(length);
   let done = 0;
   while (done < length) {
-    const { bytesRead } = await file.read(bytes, done, length - done, position + done).catch((error: unknown) => {
-      throw ioError(path, 'read', error);
-    });
+    const { bytesRead } = await io(path, () => file.read(bytes, done, length - done, position + done), { action: 'read' });
     if (bytesRead === 0) throw damaged(path, 'it became shorter while it was read');
     done += bytesRead;
   }
   return bytes;
-};
+}
 
 const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** A shape as messages show it: [2,3]. */
-export const showShape = (shape: number[]): string => `[${shape.join(',')}]`;
+export function showShape(shape: number[]): string {
+  return `[${shape.join(',')}]`;
+}
 
 /** Text from a file as it may stand in a message: no control characters, and not without end. */
-export const quote = (value: unknown): string => {
+export function quote(value: unknown): string {
   const text = JSON.stringify(value) ?? 'not there';
   return text.length > 100 ? `${text.slice(0, 100)}…` : text;
-};
+}
 
 const damaged = (path: string, what: string, cause?: unknown) =>
-  new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is not a valid safetensors file: ${what}`, { cause });
+  new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is not a valid safetensors file: ${what}.`, { cause });
 
 const pickleRefused = (path: string) =>
   new PhoenixError(
     'ERR_PHOENIX_CHECKPOINT',
     `${path} is a Python pickle, which can run any program when it is read, so it is not read here. Convert it where you trust it: load the model in Python and save it with safetensors (in diffusers: model.save_pretrained(folder, safe_serialization=True)), then give that folder.`,
   );
-
-/** A failed file operation as a PhoenixError that says what to do. */
-export const ioError = (path: string, action: 'open' | 'read' | 'write', error: unknown): PhoenixError => {
-  const code = (error as NodeJS.ErrnoException).code;
-  const reasons: Record<string, string> = {
-    ENOENT: 'no such file or folder',
-    ENOSPC: 'the disk is full: make room and try again',
-    EACCES: 'permission denied',
-    EISDIR: 'it is a folder',
-  };
-  return new PhoenixError('ERR_PHOENIX_IO', `cannot ${action} ${path}: ${reasons[code ?? ''] ?? (error as Error).message}`, {
-    cause: error,
-  });
-};

@@ -6,13 +6,20 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as z from 'zod';
 import { PhoenixError } from '../../errors.ts';
+import { type JsonRules, readJson } from '../../files.ts';
 import type { Reader, Size } from './reader.ts';
-import { countRecords, records as cut, fileBytes, only, recordsOf, smallText } from './stream.ts';
+import { countRecords, records as cut, fileBytes, only, recordsOf } from './stream.ts';
 
 const MAX_SIDE = 1024;
 const names = z.array(z.string().min(1)).min(1).max(256);
 const splitMeta = z.object({ records: z.int().positive() }).optional();
 const metaSchema = z.object({ sites: names, classes: names, record: z.string(), train: splitMeta, test: splitMeta });
+const metaRules: JsonRules = {
+  code: 'ERR_PHOENIX_DATA',
+  maxBytes: 1 << 20,
+  verdict: 'does not describe records',
+  advice: 'Expected {"sites": [names], "classes": [names], "record": "… HEIGHTxWIDTH …"}.',
+};
 
 export const records: Reader = {
   looksFor: 'site-labelled records: a folder with meta.json and files *_train.bin or *_test.bin',
@@ -41,28 +48,17 @@ export const records: Reader = {
 type Meta = z.infer<typeof metaSchema> & Size;
 
 async function readMeta(file: string): Promise<Meta> {
-  const text = await smallText(file, 1024 * 1024);
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (cause) {
-    throw new PhoenixError('ERR_PHOENIX_DATA', `${file} is not JSON: ${(cause as Error).message}`, { cause });
-  }
-  const meta = metaSchema.safeParse(json);
-  if (!meta.success) {
-    const expected = 'expected {"sites": [names], "classes": [names], "record": "… HEIGHTxWIDTH …"}';
-    throw new PhoenixError('ERR_PHOENIX_DATA', `${file} does not describe records, ${expected}:\n${z.prettifyError(meta.error)}`);
-  }
-  const size = /\b(\d{1,5})x(\d{1,5})\b/.exec(meta.data.record);
+  const meta = await readJson(file, metaSchema, metaRules);
+  const size = /\b(\d{1,5})x(\d{1,5})\b/.exec(meta.record);
   const [height, width] = [Number(size?.[1]), Number(size?.[2])];
   if (!(height >= 1 && width >= 1 && height <= MAX_SIDE && width <= MAX_SIDE)) {
     const expected = `the size of an image as HEIGHTxWIDTH, sides in 1..${MAX_SIDE}`;
     throw new PhoenixError(
       'ERR_PHOENIX_DATA',
-      `${file}: "record" should hold ${expected}, but is ${JSON.stringify(meta.data.record.slice(0, 200))}.`,
+      `${file}: "record" should hold ${expected}, but is ${JSON.stringify(meta.record.slice(0, 200))}.`,
     );
   }
-  return { ...meta.data, height, width };
+  return { ...meta, height, width };
 }
 
 async function readLabels(files: string[], meta: Meta): Promise<{ sites: Int32Array; labels: Int32Array }> {

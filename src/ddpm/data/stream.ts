@@ -4,6 +4,7 @@ import { open, stat } from 'node:fs/promises';
 import { pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import { PhoenixError } from '../../errors.ts';
+import { ioError } from '../../files.ts';
 
 const CHUNK = 256 * 1024;
 
@@ -106,7 +107,7 @@ export async function smallText(path: string, cap: number): Promise<string> {
   }
 }
 
-/** What went wrong with a file, as a PhoenixError; one that is already there stays as it is. */
+/** What went wrong with a file of a data set, as a PhoenixError; one that is already there stays as it is. */
 export function fileError(path: string, cause: unknown): unknown {
   if (cause instanceof PhoenixError || !(cause instanceof Error)) return cause;
   const code = 'code' in cause ? String(cause.code) : '';
@@ -115,7 +116,7 @@ export function fileError(path: string, cause: unknown): unknown {
     const advice = 'The file is damaged or cut short: fetch it again.';
     return new PhoenixError('ERR_PHOENIX_DATA', `${path} does not decompress (${cause.message}). ${advice}`, { cause });
   }
-  return new PhoenixError('ERR_PHOENIX_IO', `${path} cannot be read: ${cause.message}`, { cause });
+  return ioError(path, cause, { action: 'read' });
 }
 
 /** f of each item, in order, with at most `ahead` calls under way. */

@@ -8,7 +8,7 @@ import { readFile, stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { parse } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
-import { ioError } from '../checkpoint/safetensors.ts';
+import { io } from '../../files.ts';
 import { resizer } from '../data/pixels.ts';
 import { checkImages, type FeatureNetwork } from './feature-network.ts';
 import { checkInteger, featureMatrix } from './features.ts';
@@ -43,12 +43,9 @@ export async function onnxNetwork(path: string): Promise<FeatureNetwork> {
   const { InferenceSession, Tensor } = await loadRuntime(path);
   const refuse = (what: string, cause?: unknown) =>
     new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is no feature network that is known here: ${what}`, { cause });
-  const failed = (error: unknown) => {
-    throw ioError(path, 'read', error);
-  };
-  const { size } = await stat(path).catch(failed);
+  const { size } = await io(path, () => stat(path), { action: 'read' });
   if (size > MOST_BYTES) throw refuse(`it has ${size} bytes; at most ${MOST_BYTES} are read`);
-  const bytes = await readFile(path).catch(failed);
+  const bytes = await io(path, () => readFile(path), { action: 'read' });
   // From bytes, not by path: a model so opened can name no other files.
   const open = async (threads: number) => {
     try {

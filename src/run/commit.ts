@@ -1,0 +1,247 @@
+/** Writing a run folder round by round: files are staged under the next round's names, and `commit` makes them count. */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
+import { PhoenixError } from '../errors.ts';
+import { draft, type Point, publish, remove, sync, writeFresh, writeWhole } from '../files.ts';
+import type { Store } from '../fl/types.ts';
+import { type Committed, type FileKind, fileName, kinds, roundFile, runIo, runIoOptions } from './folder.ts';
+import { appendToLog, cutLog } from './log-file.ts';
+
+/** A run folder being written. */
+export type Run = AsyncDisposable & {
+  readonly dir: string;
+  /** Rounds committed; what is staged belongs to the next. */
+  readonly round: number;
+  /** The plain state of the last commit. */
+  readonly state: unknown;
+  /** What a person should know about this resume: another build, for one. */
+  readonly warnings: readonly string[];
+  /** What belongs to clients. Changes count from the next commit on: a kill before it leaves the committed values. */
+  readonly store: Store;
+  /** Path of a file of the committed round. */
+  file(kind: FileKind): string | undefined;
+  /** Has `write` make a file of the next round at the path it is given. */
+  stage(kind: FileKind, write: (path: string) => Promise<void>): Promise<void>;
+  /** Makes the next round: staged files, store, plain state and one line of the log, all or nothing. */
+  commit(state: unknown, record: object): Promise<void>;
+  /** Releases the folder; what was staged and not committed is removed. */
+  close(): Promise<void>;
+};
+
+/** Length and hash of a file. */
+export async function digest(path: string): Promise<{ sha256: string; bytes: number }> {
+  const hash = createHash('sha256');
+  let bytes = 0;
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) {
+    hash.update(chunk);
+    bytes += chunk.length;
+  }
+  return { sha256: hash.digest('hex'), bytes };
+}
+
+const jsonText = (value: unknown) => `${JSON.stringify(value, null, 1)}\n`;
+
+/** Writes a JSON file of a run whole or not at all. */
+export const replaceJson = (path: string, value: unknown, point: Point): Promise<void> =>
+  writeWhole(path, jsonText(value), point, runIoOptions);
+
+/** Removes what the commit does not refer to: of killed rounds, and of old ones. Only files that a run makes. */
+export async function sweep(dir: string, { round, files, store }: Committed, keep: number, point: Point): Promise<void> {
+  const referredTo = new Set(Object.values(store).map((entry) => entry.file));
+  const unwanted = (await readdir(dir)).filter((name) => {
+    if (name === 'state.json.tmp' || name === 'config.json.tmp') return true;
+    const [, kind, of] = roundFile.exec(name) ?? [];
+    if (!kind || files[name]) return false;
+    if (Number(of) >= round || name !== fileName(kind as FileKind, Number(of))) return true;
+    return kinds[kind as FileKind].stays === 'last';
+  });
+  const checkpoints = (await readdir(dir)).filter(
+    (name) => name.startsWith('checkpoint-') && !unwanted.includes(name) && roundFile.test(name),
+  );
+  checkpoints.sort((a, b) => Number(roundFile.exec(b)![2]) - Number(roundFile.exec(a)![2]));
+  const stored = (await readdir(join(dir, 'store'))).filter((name) => !referredTo.has(name)).map((name) => join('store', name));
+  for (const name of [...unwanted, ...checkpoints.slice(keep), ...stored]) {
+    await point(`remove ${name}`);
+    await remove(join(dir, name));
+  }
+}
+
+export function asJson(state: unknown): unknown {
+  const text = JSON.stringify(state);
+  const plain = text === undefined ? undefined : JSON.parse(text);
+  if (plain !== undefined && isDeepStrictEqual(plain, state)) return plain;
+  throw new PhoenixError(
+    'ERR_PHOENIX_CONFIG',
+    'The state of a run must be plain JSON (no undefined, NaN, Map, typed array or class), so that it can be saved and continued. A strategy keeps its state so.',
+  );
+}
+
+/** The last commit of a run, and what has been written since under the names of the next round. */
+type Pending = {
+  dir: string;
+  point: Point;
+  committed: Committed;
+  staged: FileKind[];
+  /** Changes of the store: key → file, or undefined for a deleted key. */
+  changed: Map<string, string | undefined>;
+};
+
+const nextRound = ({ committed }: Pending) => committed.round + 1;
+const stagedPath = (pending: Pending, kind: FileKind) => join(pending.dir, fileName(kind, nextRound(pending)));
+const storePath = ({ dir }: Pending, file: string) => join(dir, 'store', file);
+const storeFile = ({ changed, committed }: Pending, key: string) => (changed.has(key) ? changed.get(key) : committed.store[key]?.file);
+
+/** Encoded keys are at most 255 bytes with what comes after them, as file systems want it; longer ones go by their hash. */
+function newStoreFile(pending: Pending, key: string): string {
+  const name = encodeURIComponent(key);
+  return `${name.length <= 200 ? name : createHash('sha256').update(key).digest('hex')}.${nextRound(pending)}.bin`;
+}
+
+function storeOf(pending: Pending): Store {
+  const { dir, point } = pending;
+  return {
+    get: (key) =>
+      runIo(dir, async () => {
+        const file = storeFile(pending, key);
+        return file === undefined ? undefined : readFile(storePath(pending, file));
+      }),
+    set: (key, bytes) =>
+      runIo(dir, async () => {
+        const file = newStoreFile(pending, key);
+        try {
+          await point(`write store ${key}`);
+          await writeFresh(storePath(pending, file), bytes);
+        } catch (error) {
+          await remove(storePath(pending, file));
+          pending.changed.delete(key);
+          throw error;
+        }
+        pending.changed.set(key, file);
+      }),
+    delete: (key) =>
+      runIo(dir, async () => {
+        const file = pending.changed.get(key);
+        if (file !== undefined) {
+          await point(`remove store ${key}`);
+          await remove(storePath(pending, file));
+        }
+        pending.changed.set(key, undefined);
+      }),
+    keys: async () =>
+      [...new Set([...Object.keys(pending.committed.store), ...pending.changed.keys()])]
+        .filter((key) => storeFile(pending, key) !== undefined)
+        .sort(),
+  };
+}
+
+/** Removes what was written since the last commit. */
+async function drop(pending: Pending): Promise<void> {
+  const stored = [...pending.changed.values()].filter((file) => file !== undefined).map((file) => storePath(pending, file));
+  for (const path of [...pending.staged.map((kind) => stagedPath(pending, kind)), ...stored]) await remove(path).catch(() => {});
+  await cutLog(pending.dir, pending.committed.log).catch(() => {});
+  pending.staged = [];
+  pending.changed = new Map();
+}
+
+async function filesOnDisk(pending: Pending): Promise<Committed['files']> {
+  const files: Committed['files'] = {};
+  for (const kind of pending.staged) {
+    const path = stagedPath(pending, kind);
+    const name = fileName(kind, nextRound(pending));
+    await pending.point(`fsync ${name}`);
+    await sync(path);
+    files[name] = await digest(path);
+  }
+  return files;
+}
+
+async function storeOnDisk(pending: Pending): Promise<Committed['store']> {
+  const entries = { ...pending.committed.store };
+  for (const [key, file] of pending.changed) {
+    if (file === undefined) {
+      delete entries[key];
+      continue;
+    }
+    const path = storePath(pending, file);
+    await pending.point(`fsync store ${key}`);
+    await sync(path);
+    entries[key] = { file, ...(await digest(path)) };
+  }
+  await sync(join(pending.dir, 'store'));
+  return entries;
+}
+
+/** The one commit point: state.json is renamed into place when all that it refers to is on the disk. */
+async function commit(pending: Pending, state: unknown, record: object, keep: number): Promise<void> {
+  const { dir, point } = pending;
+  const path = join(dir, 'state.json');
+  let upcoming: Committed;
+  try {
+    const plain = asJson(state);
+    const files = await filesOnDisk(pending);
+    const store = await storeOnDisk(pending);
+    const log = await appendToLog(dir, pending.committed.log, record, point);
+    upcoming = { schema: 1, round: nextRound(pending), log, files, store, state: plain };
+    await draft(path, jsonText(upcoming), point);
+    await publish(path, point);
+  } catch (error) {
+    await drop(pending);
+    throw error;
+  }
+  pending.committed = upcoming;
+  pending.staged = [];
+  pending.changed = new Map();
+  await point('fsync the folder');
+  await sync(dir);
+  await sweep(dir, pending.committed, keep, point);
+}
+
+export type WriterOptions = {
+  dir: string;
+  /** The last commit. */
+  committed: Committed;
+  warnings: string[];
+  /** Checkpoints that stay. */
+  keep: number;
+  /** Releases the folder. */
+  unlock(): Promise<void>;
+  point: Point;
+};
+
+/** A run that goes on from a commit. */
+export function writer({ dir, committed, warnings, keep, unlock, point }: WriterOptions): Run {
+  const pending: Pending = { dir, point, committed, staged: [], changed: new Map() };
+  const close = async () => {
+    await drop(pending);
+    await unlock();
+  };
+  return {
+    dir,
+    get round() {
+      return pending.committed.round;
+    },
+    get state() {
+      return pending.committed.state;
+    },
+    warnings,
+    store: storeOf(pending),
+    file(kind) {
+      const name = fileName(kind, pending.committed.round);
+      return pending.committed.files[name] && join(dir, name);
+    },
+    stage: (kind, write) => {
+      const path = stagedPath(pending, kind);
+      return runIo(path, async () => {
+        pending.staged.push(kind);
+        await point(`write ${fileName(kind, nextRound(pending))}`);
+        await write(path);
+      });
+    },
+    commit: (state, record) => runIo(dir, () => commit(pending, state, record, keep)),
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}

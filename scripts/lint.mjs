@@ -1,7 +1,8 @@
 /**
- * `npm run lint`: formatter and linter for TypeScript, JavaScript and JSON (biome), types (tsc), formatter for C++ and CUDA (clang-format).
- * `npm run lint -- --fix` rewrites what can be rewritten. All three run even if one fails.
+ * `npm run lint`: formatter and linter for TypeScript, JavaScript and JSON (biome), types (tsc), formatter for C++ and CUDA (clang-format),
+ * width of lines. `npm run lint -- --fix` rewrites what can be rewritten; lines that are too wide are left to a person. All run even if one fails.
  */
+import { readFileSync } from 'node:fs';
 import { $, glob, which } from 'zx';
 
 const fix = process.argv.includes('--fix');
@@ -25,6 +26,24 @@ if (await which('clang-format', { nothrow: true })) {
     `lint: no clang-format on this machine: ${sources.length} C++ files NOT checked (Debian, Ubuntu: apt-get install clang-format)`,
   );
 }
+
+/** Columns of a line of Markdown prose; headings, tables, code and the targets of links may be longer. */
+const PROSE = 100;
+const width = (line) => [...line].length;
+
+function wideProse(text) {
+  let fenced = false;
+  return text.split('\n').flatMap((line, i) => {
+    if (/^\s*```/.test(line)) fenced = !fenced;
+    const isProse = !fenced && !/^(#|\||!\[| {4})/.test(line);
+    return isProse && width(line.replace(/\]\([^)]*\)/g, ']')) > PROSE ? [i + 1] : [];
+  });
+}
+
+const pages = await glob(['*.md', 'docs/**/*.md', 'test/**/*.md']);
+const wide = pages.flatMap((file) => wideProse(readFileSync(file, 'utf8')).map((line) => `${file}:${line}: wider than ${PROSE} columns`));
+console.log(['lint: width', ...wide].join('\n'));
+if (wide.length > 0) failed.push('width');
 
 if (failed.length > 0) {
   console.log(`lint: failed: ${failed.join(', ')}`);

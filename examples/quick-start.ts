@@ -9,6 +9,6 @@ const run = await federate(
   { data: `synthetic:${images}`, clients: 10, partition: 'shards:2', preset: 'tiny', rounds: Number(rounds), epochs: 4, seed: 1 },
   { onRound: ({ round, loss, evalLoss }) => console.log(`round ${round}: loss ${loss.toFixed(3)}, held out ${evalLoss?.toFixed(3)}`) },
 );
-const { pixels, count, height, width, channels } = await sample({ source: run.dir, n: 16, steps: 25 });
-await writeFile('quick-start.png', await imageGrid(pixels, { count, height, width, channels }));
+const drawn = await sample({ source: run.dir, n: 16, steps: 25 });
+await writeFile('quick-start.png', await imageGrid(drawn));
 console.log(`quick-start.png, ${run.report}`);

@@ -5,12 +5,14 @@
 import { createImages } from '../bindings/session.ts';
 import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import { openDataset } from '../ddpm/data/index.ts';
+import { evaluation } from '../ddpm/held-out.ts';
 import { noise } from '../ddpm/noise.ts';
 import { createSession } from '../ddpm/session.ts';
 import type { LocalFit, StepProgress } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { holdOut } from '../fl/partition/index.ts';
 import { splitParameters, trainPersonal } from '../fl/site/personal.ts';
+import { everyPosition } from '../images.ts';
 import { streamKey } from '../rng.ts';
 import { type FinetuneOptions, parseOptions } from './options/index.ts';
 import { findCheckpoint, personalOf } from './sample.ts';
@@ -62,8 +64,7 @@ export async function finetune(options: FinetuneOptions, { onStep, signal }: Fin
       'ERR_PHOENIX_CONFIG',
       `The model is conditioned on the classes 0..${numClasses - 1}, which the images do not have.`,
     );
-  const everyImage = Int32Array.from({ length: dataset.count }, (_, i) => i);
-  const { train, heldOut } = holdOut(everyImage, seed, SITE);
+  const { train, heldOut } = holdOut(everyPosition(dataset.count), seed, SITE);
   signal?.throwIfAborted();
 
   const schedule = noise(checkpoint.noise);
@@ -78,21 +79,16 @@ export async function finetune(options: FinetuneOptions, { onStep, signal }: Fin
   if (checkpoint.hasEma) await session.params.copy(session.ema, 0, session.parameterCount);
   const split = patterns && splitParameters(session.parameters, patterns);
 
-  const heldOutLoss = () =>
-    heldOut.length === 0
-      ? undefined
-      : session.evalLoss(
-          images,
-          {
-            indices: heldOut,
-            classes,
-            batch: Math.min(batch, heldOut.length),
-            key: streamKey(seed, 'eval', SITE),
-            weights: session.params,
-          },
-          signal,
-        );
-  const evalLoss = await heldOutLoss();
+  const held = evaluation({
+    session,
+    images,
+    heldOut,
+    most: heldOut.length,
+    classes,
+    batch: Math.min(batch, heldOut.length),
+    key: streamKey(seed, 'eval', SITE),
+  });
+  const evalLoss = await held.loss(signal);
   const fit: LocalFit = {
     epochs,
     batch,
@@ -112,7 +108,7 @@ export async function finetune(options: FinetuneOptions, { onStep, signal }: Fin
   await session.adamV.fill(0);
   const key = streamKey(seed, 'finetune', SITE);
   const { steps } = await trainPersonal({ session, images, indices: train, classes, fit, key, onStep, signal }, split);
-  const evalLossAfter = await heldOutLoss();
+  const evalLossAfter = await held.loss(signal);
   await session.ema.copy(session.params, 0, session.parameterCount);
   const { params, ema, parameters: table, parameterCount } = session;
   await saveCheckpoint(out, { params, ema, table, unet: checkpoint.unet, noise: schedule, metadata: { finetuned: String(steps) } });

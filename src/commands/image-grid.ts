@@ -1,15 +1,9 @@
 /** Pictures for people: many small images laid out in one PNG. */
 import sharp from 'sharp';
 import { PhoenixError } from '../errors.ts';
+import { type ImageSet, mismatch } from '../images.ts';
 
 export type GridOptions = {
-  /** Number of images; at least 1. */
-  count: number;
-  /** Size of each image in pixels. */
-  height: number;
-  width: number;
-  /** 1 = gray, 3 = RGB. */
-  channels: number;
   /** Images a row. @default the smallest number from √count to 2·√count that fills every row, else ⌈√count⌉ */
   columns?: number;
   /** Whole factor by which every pixel is repeated in both directions. @default the smallest that makes the longer side at least 48 pixels */
@@ -25,12 +19,12 @@ const MAX_SIDE = 32_767;
  * A grid of images as PNG, row by row, separated by one source pixel. Pixels are repeated, never blended. Cells after the last image are
  * left in the colour of the gap.
  *
- * @param pixels count·height·width·channels bytes, (N,H,W,C)
+ * @param images at least one, gray (1 channel) or RGB (3)
  * @throws PhoenixError ERR_PHOENIX_SHAPE if the sizes are no positive integers, do not fit the bytes, or make a grid wider or higher than
  * 32,767 pixels
  */
-export async function imageGrid(pixels: Uint8Array, options: GridOptions): Promise<Buffer> {
-  const { count, height, width, channels } = options;
+export async function imageGrid(images: ImageSet, options: GridOptions = {}): Promise<Buffer> {
+  const { pixels, count, height, width, channels } = images;
   const columns = Math.min(options.columns ?? defaultColumns(count), count);
   const scale = options.scale ?? Math.max(1, Math.ceil(48 / Math.max(height, width)));
   for (const [name, value] of Object.entries({ count, height, width, channels, columns, scale })) {
@@ -44,12 +38,8 @@ export async function imageGrid(pixels: Uint8Array, options: GridOptions): Promi
       `A grid is drawn from gray (1 channel) or RGB images (3 channels), not from ${channels} channels.`,
     );
   }
-  if (pixels.length !== count * height * width * channels) {
-    throw new PhoenixError(
-      'ERR_PHOENIX_SHAPE',
-      `${count} images of ${height}×${width}×${channels} are ${count * height * width * channels} bytes, but ${pixels.length} came.`,
-    );
-  }
+  const wrong = mismatch(images);
+  if (wrong) throw new PhoenixError('ERR_PHOENIX_SHAPE', `${wrong}.`);
   const rows = Math.ceil(count / columns);
   const gridWidth = columns * (width + 1) + 1;
   const gridHeight = rows * (height + 1) + 1;

@@ -8,6 +8,7 @@ import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import type { LocalFit } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { writeFresh } from '../files.ts';
+import { classesInTurn } from '../images.ts';
 import { streamKey } from '../rng.ts';
 import type { RunConfig } from '../run/folder.ts';
 import { imageGrid } from './image-grid.ts';
@@ -131,9 +132,9 @@ export async function drawGrid(
     steps,
     key: streamKey(seed, 'samples'),
     weights,
-    classes: numClasses > 0 ? Int32Array.from({ length: count }, (_, i) => i % numClasses) : undefined,
+    classes: classesInTurn(count, numClasses),
     signal,
   });
   const columns = numClasses > 1 && numClasses <= 20 ? numClasses : undefined;
-  await writeFresh(path, await imageGrid(toPixels(values), { count, height, width, channels, columns }));
+  await writeFresh(path, await imageGrid({ pixels: toPixels(values), count, height, width, channels }, { columns }));
 }

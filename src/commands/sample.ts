@@ -12,6 +12,7 @@ import { PhoenixError } from '../errors.ts';
 import { exists, io, writeWhole } from '../files.ts';
 import { splitParameters } from '../fl/site/personal.ts';
 import { setBytes } from '../fl/wire/vector.ts';
+import { classesInTurn, type ImageSet } from '../images.ts';
 import { streamKey } from '../rng.ts';
 import { openRun } from '../run/folder.ts';
 import { imageGrid } from './image-grid.ts';
@@ -23,14 +24,8 @@ export type SampleEvents = {
   signal?: AbortSignal;
 };
 
-export type Samples = {
-  /** count·height·width·channels bytes, (N,H,W,C). */
-  pixels: Uint8Array;
-  count: number;
-  height: number;
-  width: number;
-  channels: number;
-  /** Class of each image, for a class-conditional model. */
+export type Samples = ImageSet & {
+  /** Class that each image was drawn for, of a class-conditional model. */
   classes?: Int32Array;
   /** The checkpoint file or diffusers folder that was drawn from, and which of its weights. */
   checkpoint: string;
@@ -92,12 +87,13 @@ export async function sample(options: SampleOptions, { onProgress, signal }: Sam
     pixels.set(toPixels(values), done * height * width * channels);
     done += part;
   }
+  const images: ImageSet = { pixels, count, height, width, channels };
   const clients = owners.flatMap(({ id, count: part }) => (id === undefined ? [] : [{ id, count: part }]));
   if (grid !== undefined) {
     const columns = settings.class === undefined && numClasses > 1 && numClasses <= 20 ? numClasses : undefined;
-    await writeWhole(grid, await imageGrid(pixels, { count, height, width, channels, columns }));
+    await writeWhole(grid, await imageGrid(images, { columns }));
   }
-  return { pixels, count, height, width, channels, classes, checkpoint: path, weights, ...(clients.length > 0 && { clients }), grid };
+  return { ...images, classes, checkpoint: path, weights, ...(clients.length > 0 && { clients }), grid };
 }
 
 /** The newest checkpoint of a run folder and what it keeps for clients; what is no run folder is the checkpoint itself. */
@@ -190,6 +186,5 @@ function classesOf(count: number, numClasses: number, wanted: number | undefined
       numClasses === 0 ? 'this model is not class-conditional: leave it out' : `this model has the classes 0..${numClasses - 1}`;
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option class is ${wanted}, but ${valid}.`);
   }
-  if (numClasses === 0) return undefined;
-  return Int32Array.from({ length: count }, (_, i) => wanted ?? i % numClasses);
+  return wanted === undefined ? classesInTurn(count, numClasses) : new Int32Array(count).fill(wanted);
 }

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { chooseBackend, createImages, type Session } from '../bindings/session.ts';
 import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
+import { evaluation, MAX_EVAL_IMAGES } from '../ddpm/held-out.ts';
 import { warmupSteps } from '../ddpm/model/unet.ts';
 import { createSession } from '../ddpm/session.ts';
 import { plannedSteps, trainLocal } from '../ddpm/train.ts';
@@ -9,6 +10,7 @@ import { PhoenixError } from '../errors.ts';
 import { freshFolder } from '../files.ts';
 import { classHistogram, holdOut } from '../fl/partition/index.ts';
 import type { RoundRecord } from '../fl/types.ts';
+import { everyPosition } from '../images.ts';
 import { writeReport } from '../report/report.ts';
 import { streamKey } from '../rng.ts';
 import type { Run } from '../run/commit.ts';
@@ -20,8 +22,6 @@ import { describeRun, drawGrid, gridDue, mayChange, prepare } from './prepare.ts
 
 /** The one client there is, in names of streams and in config.json. */
 const CENTRAL = 'central';
-/** Most held-out images that a round is judged by, as for a client of a federation. */
-const EVAL_IMAGES = 128;
 
 const plainState = z.object({ globalStep: z.int().min(0), images: z.int().min(0), warmupSteps: z.int().min(0) });
 
@@ -38,7 +38,7 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
 
   const prepared = await prepare(settings);
   const { dataset, classes, unet, noise, fit, emaDecay } = prepared;
-  const everyImage = Int32Array.from({ length: dataset.count }, (_, i) => i);
+  const everyImage = everyPosition(dataset.count);
   const { train: indices, heldOut } = holdOut(everyImage, seed, CENTRAL);
   const length = commitImages === undefined ? { epochs: 1 } : { localImages: commitImages };
   const stepsPerRound = plannedSteps(indices.length, { ...length, batch: fit.batch });
@@ -72,21 +72,14 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
   onStart?.({ kind: 'train', dir, round: run.round, rounds, parameterCount, backend: session.info.backend, device, threads });
 
   const imagesPlanned = rounds * stepsPerRound * fit.batch;
-  const evalCount = Math.min(EVAL_IMAGES, heldOut.length);
-  const evalIndices = Int32Array.from({ length: evalCount }, (_, i) => heldOut[Math.floor((i * heldOut.length) / evalCount)]!);
-  const heldOutLoss = async () =>
-    evalCount === 0
-      ? null
-      : session.evalLoss(
-          images,
-          { indices: evalIndices, classes, batch: fit.batch, key: streamKey(seed, 'eval', CENTRAL), weights: session.params },
-          signal,
-        );
+  const evalKey = streamKey(seed, 'eval', CENTRAL);
+  const held = evaluation({ session, images, heldOut, most: MAX_EVAL_IMAGES, classes, batch: fit.batch, key: evalKey });
+  const evaluate = async () => (await held.loss(signal)) ?? null;
   // Without a decay the Session keeps no EMA.
   const ema = emaDecay > 0 ? session.ema : undefined;
 
   const records: RoundRecord[] = [];
-  let evalLoss = run.round < rounds ? await heldOutLoss() : null;
+  let evalLoss = run.round < rounds ? await evaluate() : null;
   while (run.round < rounds) {
     const round = run.round + 1;
     const started = performance.now();
@@ -105,7 +98,7 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
           onStep({ round, rounds, loss, imagesPerSecond, images: before.images + step * fit.batch, imagesPlanned })),
       signal,
     });
-    const evalLossLocal = await heldOutLoss();
+    const evalLossLocal = await evaluate();
     const record: RoundRecord = {
       round,
       loss: trained.loss,

@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { imageGrid } from '../commands/image-grid.ts';
 import { writeWhole } from '../files.ts';
+import { atMost, everyPosition, pick, slice } from '../images.ts';
 import type { Rates } from './cost.ts';
 import type { Score, Scorer } from './features.ts';
 import { type Cell, type Grid, hasCurve, type Training, type Work } from './grid.ts';
@@ -103,12 +104,10 @@ async function finalOf(lab: Lab, cell: Cell, scorer: Scorer, drawn: Drawn, score
 
 /** Which classes each client's part of a mixture shows. */
 async function mixtureOf({ images, clients }: Drawn, scorer: Scorer): Promise<NonNullable<FinalScore['mixture']>> {
-  const size = images.height * images.width * images.channels;
   const parts: NonNullable<FinalScore['mixture']> = [];
   let first = 0;
   for (const { id, count } of clients!) {
-    const pixels = images.pixels.subarray(first * size, (first + count) * size);
-    parts.push({ client: id, samples: count, classes: await scorer.classesOf({ ...images, pixels, count }) });
+    parts.push({ client: id, samples: count, classes: await scorer.classesOf(slice(images, first, count)) });
     first += count;
   }
   return parts;
@@ -138,15 +137,8 @@ function clientsOf(rounds: Awaited<ReturnType<typeof roundsOf>>): FinalScore['cl
 const PICTURE = 40;
 
 async function drawPicture(lab: Lab, cell: Cell, { images, clients }: Drawn): Promise<void> {
-  const { height, width, channels, pixels } = images;
-  const count = Math.min(PICTURE, images.count);
-  const size = height * width * channels;
-  const chosen = new Uint8Array(count * size);
-  for (let i = 0; i < count; i++) {
-    // Evenly over the whole, so that every client of a mixture is there.
-    const from = clients ? Math.floor((i * images.count) / count) : i;
-    chosen.set(pixels.subarray(from * size, (from + 1) * size), i * size);
-  }
-  const png = await imageGrid(chosen, { count, height, width, channels, columns: 10 });
+  // Evenly over the whole, so that every client of a mixture is there.
+  const shown = clients ? pick(images, atMost(everyPosition(images.count), PICTURE)) : slice(images, 0, Math.min(PICTURE, images.count));
+  const png = await imageGrid(shown, { columns: 10 });
   await writeWhole(join(lab.dir, 'scores', `${cell.id}.png`), png);
 }

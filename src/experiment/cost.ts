@@ -6,6 +6,7 @@ import { makeTable } from '../ddpm/schedulers/index.ts';
 import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
 import { parseCompression } from '../fl/wire/vector.ts';
+import { everyPosition, imageBytes } from '../images.ts';
 import { type Arm, settingsOf, type Work } from './grid.ts';
 
 export type Rates = {
@@ -30,7 +31,7 @@ export async function measureRates(
   using session = createSession({ unet, noise, device, threads: threads || undefined });
   using images = await createImages(dataset, session);
   await session.init(1n);
-  const indices = Int32Array.from({ length: dataset.count }, (_, i) => i);
+  const indices = everyPosition(dataset.count);
   const rate = async (work: () => Promise<number>) => {
     await work(); // memory is planned and caches are filled
     const started = performance.now();
@@ -63,6 +64,5 @@ export function mostBytes(arm: Arm, { rounds, selected, clients }: Work, paramet
   const each = 4 * parameterCount * (up + (compressTasks === 'bf16' ? 1 / 2 : 1));
   const most = Math.ceil(rounds / (driftTarget === undefined ? 1 : Math.min(1, workLeast)));
   const versions = shareSource === 'real' ? 1 : Math.floor(most / shareEvery);
-  const imageBytes = dataset.height * dataset.width * dataset.channels;
-  return each * selected * most + shareAlpha * shareBeta * dataset.count * imageBytes * clients * versions;
+  return each * selected * most + shareAlpha * shareBeta * dataset.count * imageBytes(dataset) * clients * versions;
 }

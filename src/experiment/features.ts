@@ -11,7 +11,6 @@ import {
   classRecall,
   densityCoverage,
   differentBins,
-  type FeatureImages,
   type FeatureNetwork,
   type Features,
   featureNetwork,
@@ -33,8 +32,9 @@ import {
   trainClassifier,
 } from '../ddpm/metrics/index.ts';
 import { PhoenixError } from '../errors.ts';
+import { everyPosition, type ImageSet, pick, valuesAt } from '../images.ts';
 import { rng } from '../rng.ts';
-import { pickImages, subset } from './images.ts';
+import { subset } from './images.ts';
 
 /** Least test accuracy of a classifier that is asked which classes samples show. */
 export const LEAST_ACCURACY = 0.8;
@@ -66,9 +66,9 @@ export type Scorer = {
    * Metrics of samples, under their names. `full`: all of them; otherwise those that curves show. `unseen`: what to compare with the sites that
    * nobody trains on, in place of `images`.
    */
-  score(images: FeatureImages, full: boolean, unseen?: FeatureImages): Promise<Score>;
+  score(images: ImageSet, full: boolean, unseen?: ImageSet): Promise<Score>;
   /** How many of the images show each class; undefined where classes cannot be told. */
-  classesOf(images: FeatureImages): Promise<number[] | undefined>;
+  classesOf(images: ImageSet): Promise<number[] | undefined>;
 };
 
 /** What is noted of it, and what the report says. `name`, `fingerprint`, `dims`: of the network. */
@@ -140,11 +140,11 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
       `${data}: test images are ${test.height}x${test.width}, training images ${train.height}x${train.width}. Pass a size.`,
     );
   const network = options.features === undefined ? await ownNetwork(options) : await featureNetwork(options.features);
-  const extract = async (what: string, images: FeatureImages) =>
+  const extract = async (what: string, images: ImageSet) =>
     network.run(images, { threads, signal, onProgress: (done) => onProgress?.(`features of ${what}`, done / images.count) });
 
   const trainRows = evenly(train.count, MOST_TRAIN);
-  const { features: trainFeatures } = await extract('training images', pickImages(train, trainRows));
+  const { features: trainFeatures } = await extract('training images', pick(train, trainRows));
   const { features, logits } = await extract('test images', test);
 
   const classNames = train.classNames;
@@ -158,12 +158,7 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
     }
     if (accuracyOf === undefined || accuracyOf < LEAST_ACCURACY) {
       onProgress?.('logistic regression', 0);
-      const fit = await logisticRegression(
-        trainFeatures,
-        Int32Array.from(trainRows, (row) => train.labels![row]!),
-        classNames.length,
-        { threads },
-      );
+      const fit = await logisticRegression(trainFeatures, valuesAt(train.labels, trainRows), classNames.length, { threads });
       const byRegression = accuracy(logisticLogits(fit, features), test.labels);
       if (byRegression > (accuracyOf ?? 0)) [accuracyOf, classesBy, regression] = [byRegression, 'logistic regression', fit];
     }
@@ -172,14 +167,14 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
 
   // Sites that nobody trains on are a reference of their own.
   const trained = new Set(train.sites);
-  const everyRow = Array.from({ length: test.count }, (_, row) => row);
+  const everyRow = [...everyPosition(test.count)];
   const isSeen = (row: number) => !test.sites || !train.sites || trained.has(test.sites[row]!);
   const referenceOf = async (rows: number[]): Promise<Reference> => {
     const chosen = pickRows(features, rows);
     return {
       features: chosen,
       moments: await moments(chosen, { threads }),
-      labels: test.labels && Int32Array.from(rows, (row) => test.labels![row]!),
+      labels: test.labels && valuesAt(test.labels, rows),
     };
   };
   const seenRows = everyRow.filter(isSeen);
@@ -258,7 +253,7 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
         metrics[`${named('fd')}_unseen_sites`] = await frechetDistance(unseen.moments, compared, { threads });
       }
       if (seen.labels && classNames.length > 1) {
-        const labels = Int32Array.from(rows, (row) => seen.labels![row]!);
+        const labels = valuesAt(seen.labels, rows);
         const recalls = await classRecall(alike, labels, classNames.length, drawn, { threads });
         score.classRecall = Array.from(recalls, (value) => (Number.isFinite(value) ? value : null));
       }

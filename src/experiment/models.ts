@@ -10,18 +10,18 @@ import { sample } from '../commands/sample.ts';
 import { train } from '../commands/train.ts';
 import { readCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import type { Dataset } from '../ddpm/data/index.ts';
-import type { FeatureImages } from '../ddpm/metrics/index.ts';
 import { noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { remove } from '../files.ts';
+import { classesInTurn, type ImageSet, joined } from '../images.ts';
 import { type LoggedRound, readLog } from '../report/log.ts';
 import { streamKey } from '../rng.ts';
 import { openRun } from '../run/folder.ts';
 import { type Cell, federateOptions, type Grid, isPersonal, type Training, trainOptions, type Work } from './grid.ts';
-import { equalParts, joined, subset } from './images.ts';
+import { equalParts, subset } from './images.ts';
 
 export type Lab = {
   grid: Grid;
@@ -166,7 +166,7 @@ async function trainAlone(lab: Lab, training: Training, work: Work, onImages: (i
 // ---- samples
 
 export type Drawn = {
-  images: FeatureImages;
+  images: ImageSet;
   /** For a mixture: who the images are of, one client after the other. */
   clients?: { id: string; count: number }[];
   /** Images that models were trained on for this, besides the training. */
@@ -193,7 +193,7 @@ export async function draw(lab: Lab, cell: Cell, count: number, onProgress: (don
     sharesOf(lab, training).map(({ id }) => id),
     count,
   );
-  const images: FeatureImages[] = [];
+  const images: ImageSet[] = [];
   let done = 0;
   for (const [i, { id, count: n }] of parts.entries()) {
     images.push(await from(join(dir, id), n, clientSeed(seed, i), done));
@@ -221,7 +221,7 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
     shares.map(({ id }) => id),
     count,
   );
-  const images: FeatureImages[] = [];
+  const images: ImageSet[] = [];
   let done = 0;
   let trainedOn = 0;
   for (const [i, { id, count: n }] of parts.entries()) {
@@ -245,7 +245,7 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
       scheduler: lab.grid.score.scheduler as 'ddim',
       steps: lab.grid.score.steps,
       key: streamKey(clientSeed(seed, i), 'samples'),
-      classes: numClasses > 0 ? Int32Array.from({ length: n }, (_, image) => image % numClasses) : undefined,
+      classes: classesInTurn(n, numClasses),
       signal,
     });
     const { height, width, channels } = dataset;
@@ -264,7 +264,7 @@ const UNSEEN_EPOCHS = 5;
  * fine-tunes that, after UNSEEN_EPOCHS on the site's images.
  * @returns undefined for an arm that has no model for each client, or whose clients train alone: nothing of it can be fitted to a site
  */
-export async function drawUnseen(lab: Lab, cell: Cell, sites: Dataset[], count: number): Promise<FeatureImages | undefined> {
+export async function drawUnseen(lab: Lab, cell: Cell, sites: Dataset[], count: number): Promise<ImageSet | undefined> {
   const { arm, seed, training } = cell;
   if (sites.length === 0 || !(arm.fineTune > 0 || isPersonal(arm))) return undefined;
   const { device, threads, signal, grid } = lab;
@@ -272,7 +272,7 @@ export async function drawUnseen(lab: Lab, cell: Cell, sites: Dataset[], count: 
   const { batch, lr } = parseOptions('federate', federateOptions(grid, arm, training.partition!, seed));
   const checkpoint = join(lab.dir, 'scores', `${cell.id}.site.safetensors`);
   const place = { device, threads: threads || undefined };
-  const images: FeatureImages[] = [];
+  const images: ImageSet[] = [];
   const parts = equalParts(
     sites.map(({ name }) => name),
     count,

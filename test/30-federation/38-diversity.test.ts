@@ -1,6 +1,6 @@
 /** The parts of diversity-aware federation, each by hand or brute force: weights, Vendi score, filter, local work, shared sets, parcels, features. */
 import test from 'ava';
-import { type FeatureImages, type FeatureNetwork, featureMatrix } from '../../src/ddpm/metrics/index.ts';
+import { type FeatureNetwork, featureMatrix } from '../../src/ddpm/metrics/index.ts';
 import { featureSource, pixels8, sourceOf } from '../../src/ddpm/metrics/sources.ts';
 import { vendiScore } from '../../src/ddpm/metrics/vendi.ts';
 import { adaptWork, checkLocalWork, coherenceOf, scaleWork } from '../../src/fl/server/local-work.ts';
@@ -12,6 +12,7 @@ import { strategies } from '../../src/fl/strategies/index.ts';
 import type { Parcel, Profiles, Report } from '../../src/fl/types.ts';
 import { encodeMessage } from '../../src/fl/wire/message.ts';
 import { decodeParcel, encodeParcel } from '../../src/fl/wire/parcel.ts';
+import type { ImageSet } from '../../src/images.ts';
 import { rng } from '../../src/rng.ts';
 import { near } from '../support/near.ts';
 
@@ -473,7 +474,7 @@ test('pixels8 are means of cells, the same as by hand, whatever the size', async
 });
 
 test('a network as a source: larger images and odd shapes are brought to its size, others are left to it', async (t) => {
-  const seen: FeatureImages[] = [];
+  const seen: ImageSet[] = [];
   const network: FeatureNetwork = {
     name: 'fake',
     fingerprint: 'f',

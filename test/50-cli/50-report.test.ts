@@ -19,7 +19,7 @@ test('a grid repeats every pixel exactly, gray and RGB, also with an unfinished 
     [40, 8, 50, 49, 3, 1],
   ] as const) {
     const pixels = image(count, height, width, channels);
-    const png = await imageGrid(pixels, { count, height, width, channels });
+    const png = await imageGrid({ pixels, count, height, width, channels });
     const { data, info } = await sharp(png).raw().toBuffer({ resolveWithObject: true });
     t.is(info.width, scale * (columns * (width + 1) + 1));
     t.is(info.height, scale * (Math.ceil(count / columns) * (height + 1) + 1));
@@ -41,16 +41,16 @@ test('a grid repeats every pixel exactly, gray and RGB, also with an unfinished 
 });
 
 test('columns and scale can be chosen; the gap is gray', async (t) => {
-  const png = await imageGrid(new Uint8Array(4 * 4), { count: 4, height: 2, width: 2, channels: 1, columns: 4, scale: 3 });
+  const png = await imageGrid({ pixels: new Uint8Array(4 * 4), count: 4, height: 2, width: 2, channels: 1 }, { columns: 4, scale: 3 });
   const { data, info } = await sharp(png).toColourspace('b-w').raw().toBuffer({ resolveWithObject: true });
   t.deepEqual([info.width, info.height], [3 * 13, 3 * 4]);
   t.is(data[0], 128);
 });
 
 test('a grid refuses sizes that do not fit', async (t) => {
-  const options = { count: 2, height: 4, width: 4, channels: 1 };
+  const images = { count: 2, height: 4, width: 4, channels: 1 };
   const refused = async (pixels: number, changes: object, message: RegExp) => {
-    const error = await t.throwsAsync(imageGrid(new Uint8Array(pixels), { ...options, ...changes }));
+    const error = await t.throwsAsync(imageGrid({ pixels: new Uint8Array(pixels), ...images, ...changes }, changes));
     t.like(error, { name: 'PhoenixError', code: 'ERR_PHOENIX_SHAPE' });
     t.regex(error!.message, message);
   };

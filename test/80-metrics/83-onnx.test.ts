@@ -3,8 +3,9 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
-import { type FeatureImages, featureNetwork } from '../../src/ddpm/metrics/index.ts';
+import { featureNetwork } from '../../src/ddpm/metrics/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
+import type { ImageSet } from '../../src/images.ts';
 import { rng } from '../../src/rng.ts';
 import { near } from '../support/near.ts';
 
@@ -44,12 +45,12 @@ const nodes = [node('GlobalAveragePool', ['x'], 'pool3'), node('Flatten', ['pool
 const means = (side: number | string, batch: number | string = 'n') =>
   model(...nodes, weights, value(11, 'x', [batch, 3, side, side]), value(12, 'pool3', [batch, 3, 1, 1]), value(12, 'logits', [batch, 2]));
 
-const images = (count: number, side: number, channels: number): FeatureImages => {
+const images = (count: number, side: number, channels: number): ImageSet => {
   const random = rng(0, 'onnx');
   const pixels = Uint8Array.from({ length: count * side * side * channels }, () => random.int(256));
   return { pixels, count, height: side, width: side, channels };
 };
-const meansOf = ({ pixels, count, channels }: FeatureImages) => {
+const meansOf = ({ pixels, count, channels }: ImageSet) => {
   const size = pixels.length / count;
   return Array.from({ length: 3 * count }, (_, i) => {
     const own = pixels.subarray(Math.floor(i / 3) * size, (Math.floor(i / 3) + 1) * size);

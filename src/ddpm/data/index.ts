@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { basename, resolve } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
+import { everyPosition, groupBy, type ImageSize, imageBytes, inTurn, valuesAt } from '../../images.ts';
 import { cifar10 } from './cifar10.ts';
 import { folder } from './folder.ts';
 import { idx } from './idx.ts';
@@ -57,8 +58,8 @@ export async function openDataset(path: string, options: DatasetOptions = {}): P
     const stream = await listing.open(positions);
     const shape = { height: size?.height ?? stream.height, width: size?.width ?? stream.width, channels: channels ?? stream.channels };
     const count = positions.length;
-    const labels = listing.labels && positions.map((position) => listing.labels![position]!);
-    const sites = listing.sites && positions.map((position) => listing.sites![position]!);
+    const labels = listing.labels && valuesAt(listing.labels, positions);
+    const sites = listing.sites && valuesAt(listing.sites, positions);
 
     const hash = createHash('sha256').update(JSON.stringify({ ...shape, count, labels: labels !== undefined, sites: sites !== undefined }));
     const pixels = allocate(path, count, shape);
@@ -97,31 +98,19 @@ async function findReader(path: string): Promise<Reader> {
   throw new PhoenixError('ERR_PHOENIX_DATA', `${path} ${found}. A data set is one of\n${looked.join('\n')}`);
 }
 
-const everyPosition = (count: number) => new Int32Array(count).map((_, i) => i);
-
-/** `limit` ascending positions: round by round the next image of every class, or of every class and site. */
+/** `limit` positions: by turns the next image of every class, or of every class and site. */
 function spread({ count, labels, sites }: Listing, limit: number): Int32Array {
-  const groups = new Map<string, number[]>();
-  for (let i = 0; i < count; i++) {
-    const key = `${sites?.[i]} ${labels?.[i]}`;
-    const group = groups.get(key);
-    if (group) group.push(i);
-    else groups.set(key, [i]);
-  }
-  const kept: number[] = [];
-  for (let turn = 0; kept.length < limit; turn++) {
-    for (const group of groups.values()) if (turn < group.length && kept.length < limit) kept.push(group[turn]!);
-  }
-  return Int32Array.from(kept).sort();
+  return inTurn([...groupBy(everyPosition(count), (i) => `${sites?.[i]} ${labels?.[i]}`).values()], limit);
 }
 
-type Shape = Size & { channels: 1 | 3 };
+type Shape = ImageSize & { channels: 1 | 3 };
 
-function allocate(path: string, count: number, { height, width, channels }: Shape): Uint8Array {
+function allocate(path: string, count: number, shape: Shape): Uint8Array {
+  const bytes = count * imageBytes(shape);
   try {
-    return new Uint8Array(count * height * width * channels);
+    return new Uint8Array(bytes);
   } catch (cause) {
-    const need = `${count} images of ${height}×${width}×${channels} need ${Math.ceil((count * height * width * channels) / 2 ** 20)} MiB`;
+    const need = `${count} images of ${shape.height}×${shape.width}×${shape.channels} need ${Math.ceil(bytes / 2 ** 20)} MiB`;
     throw new PhoenixError('ERR_PHOENIX_MEMORY', `${path}: ${need}, which could not be allocated. Pass a limit or a size.`, { cause });
   }
 }

@@ -1,8 +1,10 @@
 /** What a reader of one kind of data is: index.ts lists them all, types.ts has what comes out. */
-export type Split = 'train' | 'test';
-export type Size = { height: number; width: number };
+import type { ImageSize } from '../../images.ts';
 
-export type ImageStream = Size & {
+export type Split = 'train' | 'test';
+export type Size = Pick<ImageSize, 'height' | 'width'>;
+
+export type ImageStream = ImageSize & {
   channels: 1 | 3;
   /** Images in order, each height·width·channels bytes (H,W,C). A view stays valid until the next image is asked for. */
   images: AsyncIterable<Uint8Array>;

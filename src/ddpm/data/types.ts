@@ -1,15 +1,9 @@
-/** Images in memory: what every reader of this folder returns. */
-export type Dataset = {
+import type { ImageSet } from '../../images.ts';
+
+/** Images in memory, with what is known of them: what `openDataset` returns. `labels` are absent for an unlabelled folder. */
+export type Dataset = ImageSet & {
   name: string;
-  height: number;
-  width: number;
   channels: 1 | 3;
-  /** Number of images. */
-  count: number;
-  /** count·height·width·channels bytes, (N,H,W,C). */
-  pixels: Uint8Array;
-  /** Class of each image; absent for an unlabelled folder. */
-  labels?: Int32Array;
   classNames: string[];
   /** Site of each image, for site-labelled records. */
   sites?: Int32Array;

@@ -7,8 +7,9 @@ import { availableParallelism } from 'node:os';
 import { addon } from '../../bindings/load.ts';
 import type { NativeClassifier, NativeClassifierState } from '../../bindings/native.ts';
 import { PhoenixError } from '../../errors.ts';
+import type { ImageSet } from '../../images.ts';
 import { rng, streamKey } from '../../rng.ts';
-import type { FeatureImages, FeatureNetwork, RunNetworkOptions } from './feature-network.ts';
+import type { FeatureNetwork, RunNetworkOptions } from './feature-network.ts';
 import { checkInteger, featureMatrix } from './features.ts';
 
 const FEATURES = 64;
@@ -40,7 +41,7 @@ export type ClassifierOptions = {
  * with `signal.reason`
  */
 export const trainClassifier = async (
-  images: FeatureImages,
+  images: ImageSet,
   labels: Int32Array,
   classes: number,
   options: ClassifierOptions = {},
@@ -102,7 +103,7 @@ export const trainClassifier = async (
 export const classifierNetwork = (shape: NativeClassifier, weights: Float32Array): FeatureNetwork => {
   const { height, width, channels, classes } = shape;
   const bytes = height * width * channels;
-  const run = async (images: FeatureImages, { threads = availableParallelism(), signal, onProgress }: RunNetworkOptions = {}) => {
+  const run = async (images: ImageSet, { threads = availableParallelism(), signal, onProgress }: RunNetworkOptions = {}) => {
     const { pixels, count } = images;
     if (images.height !== height || images.width !== width || images.channels !== channels || pixels.length !== count * bytes)
       throw new PhoenixError(

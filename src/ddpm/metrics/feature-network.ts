@@ -1,5 +1,6 @@
 /** What a feature network is: network.ts opens those that there are. */
 import { PhoenixError } from '../../errors.ts';
+import { type ImageSet, mismatch } from '../../images.ts';
 import type { Features } from './features.ts';
 
 export type FeatureNetwork = {
@@ -19,10 +20,8 @@ export type FeatureNetwork = {
    * threads.
    * @throws PhoenixError ERR_PHOENIX_SHAPE for images of another shape or larger ones (resize them first), or the signal's reason
    */
-  run(images: FeatureImages, options?: RunNetworkOptions): Promise<{ features: Features; logits?: Features }>;
+  run(images: ImageSet, options?: RunNetworkOptions): Promise<{ features: Features; logits?: Features }>;
 };
-
-export type FeatureImages = { pixels: Uint8Array; count: number; height: number; width: number; channels: number };
 
 export type RunNetworkOptions = {
   /** @default all cores */
@@ -32,16 +31,15 @@ export type RunNetworkOptions = {
   onProgress?: (images: number) => void;
 };
 
-export const checkImages = ({ pixels, count, height, width, channels }: FeatureImages, side: number): void => {
+/** @throws PhoenixError ERR_PHOENIX_SHAPE unless the images are square, at most `side` wide, gray or RGB, and as many bytes as they say */
+export function checkImages(images: ImageSet, side: number): void {
+  const { count, height, width, channels } = images;
   const whole = [height, width].every((value) => Number.isInteger(value) && value >= 1 && value <= side);
   if (!whole || height !== width || (channels !== 1 && channels !== 3))
     throw new PhoenixError(
       'ERR_PHOENIX_SHAPE',
-      `featureNetwork: expected square images of at most ${side}x${side} and 1 or 3 channels, got ${height}x${width} of ${channels}; resize them first`,
+      `featureNetwork: expected square images of at most ${side}x${side} and 1 or 3 channels, got ${height}x${width} of ${channels}: resize them first.`,
     );
-  if (!(Number.isInteger(count) && count >= 1) || pixels.length !== count * height * width * channels)
-    throw new PhoenixError(
-      'ERR_PHOENIX_SHAPE',
-      `featureNetwork: ${count} images take ${count * height * width * channels} bytes, got ${pixels.length}`,
-    );
-};
+  const wrong = Number.isInteger(count) && count >= 1 ? mismatch(images) : `expected at least one image, got ${count}`;
+  if (wrong) throw new PhoenixError('ERR_PHOENIX_SHAPE', `featureNetwork: ${wrong}.`);
+}

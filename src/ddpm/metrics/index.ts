@@ -5,7 +5,7 @@ import { checkInteger } from './features.ts';
 export { binCounts, type ClusterOptions, type Clusters, differentBins, jensenShannon, kMeans } from './bins.ts';
 export { accuracy, classCoverage, inceptionScore, predictedClasses } from './classes.ts';
 export { type ClassifierOptions, classifierNetwork, trainClassifier } from './classifier.ts';
-export type { FeatureImages, FeatureNetwork, RunNetworkOptions } from './feature-network.ts';
+export type { FeatureNetwork, RunNetworkOptions } from './feature-network.ts';
 export { type Features, featureMatrix, type MetricOptions, pickRows } from './features.ts';
 export { frechetDistance, type Moments, moments } from './frechet.ts';
 export { type KernelDistanceOptions, kernelDistance } from './kernel-distance.ts';

@@ -1,8 +1,9 @@
 /** What images are compared by: a function from pixels to features, with a name that goes into a metric's. */
 import { createHash } from 'node:crypto';
 import { PhoenixError } from '../../errors.ts';
+import { type ImageSet, imageBytes, mismatch, slice } from '../../images.ts';
 import { resizer } from '../data/pixels.ts';
-import type { FeatureImages, FeatureNetwork } from './feature-network.ts';
+import type { FeatureNetwork } from './feature-network.ts';
 import { type Features, featureMatrix } from './features.ts';
 import { featureNetwork } from './network.ts';
 
@@ -12,7 +13,7 @@ export type FeatureSource = {
   /** Features under another fingerprint must not be compared with these. */
   fingerprint: string;
   /** Features (n, columns) of u8 images (n, height, width, channels), in the order given. Equal images give equal bits. */
-  extract(images: FeatureImages, options?: { signal?: AbortSignal }): Promise<Features>;
+  extract(images: ImageSet, options?: { signal?: AbortSignal }): Promise<Features>;
 };
 
 /** Cells of the grid along each side. */
@@ -27,10 +28,11 @@ const PIECE = 512;
 export const pixels8: FeatureSource = {
   name: 'pixels8',
   fingerprint: createHash('sha256').update('pixels8: means of an 8x8 grid').digest('hex'),
-  async extract({ pixels, count, height, width, channels }, { signal } = {}) {
-    const size = height * width * channels;
-    if (pixels.length !== count * size)
-      throw new PhoenixError('ERR_PHOENIX_SHAPE', `pixels8: ${count} images take ${count * size} bytes, got ${pixels.length}`);
+  async extract(images, { signal } = {}) {
+    const { pixels, count, height, width, channels } = images;
+    const wrong = mismatch(images);
+    if (wrong) throw new PhoenixError('ERR_PHOENIX_SHAPE', `pixels8: ${wrong}.`);
+    const size = imageBytes(images);
     const [rows, columns] = [Math.min(GRID, height), Math.min(GRID, width)];
     const edges = (cells: number, side: number) => Array.from({ length: cells + 1 }, (_, i) => Math.floor((i * side) / cells));
     const [tops, lefts] = [edges(rows, height), edges(columns, width)];
@@ -68,12 +70,12 @@ export const sourceOf = (network: FeatureNetwork): FeatureSource => ({
 export const featureSource = async (name: string): Promise<FeatureSource> =>
   name === pixels8.name ? pixels8 : sourceOf(await featureNetwork(name));
 
-function fit(images: FeatureImages, { height, width }: { height: number; width: number }): FeatureImages {
-  const { pixels, count, channels } = images;
+function fit(images: ImageSet, { height, width }: Pick<ImageSet, 'height' | 'width'>): ImageSet {
+  const { count, channels } = images;
   if (images.height === images.width && images.height <= height) return images;
-  const [from, to] = [images.height * images.width * channels, height * width * channels];
+  const to = imageBytes({ height, width, channels });
   const resize = resizer(images, { height, width }, channels as 1 | 3);
   const resized = new Uint8Array(count * to);
-  for (let i = 0; i < count; i++) resized.set(resize(pixels.subarray(i * from, (i + 1) * from)), i * to);
+  for (let i = 0; i < count; i++) resized.set(resize(slice(images, i, 1).pixels), i * to);
   return { pixels: resized, count, height, width, channels };
 }

@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Images, Session } from '../../bindings/session.ts';
 import type { Vector } from '../../bindings/vector.ts';
+import { evaluation, MAX_EVAL_IMAGES } from '../../ddpm/held-out.ts';
 import { trainLocal } from '../../ddpm/train.ts';
 import { PhoenixError } from '../../errors.ts';
 import { streamKey } from '../../rng.ts';
@@ -24,8 +25,6 @@ import {
 import { type ParameterSplit, splitParameters } from './personal.ts';
 import { answerProbe, type ProbeTools } from './probe.ts';
 
-/** Most held-out images that a round is judged by. */
-const EVAL_IMAGES = 128;
 /** Images of one evaluation pass; fixed, since the noise that an image gets depends on its place in a batch. */
 const EVAL_BATCH = 32;
 /** Bytes of shared images that are written at once, on the JS thread. */
@@ -94,14 +93,8 @@ export function createClient(options: ClientOptions): Client {
   if (train.length === 0)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `Client ${id} has no images to train on: give it some or leave it out.`);
 
-  const evalImages = Math.min(EVAL_IMAGES, heldOut.length);
-  const evalIndices = Int32Array.from({ length: evalImages }, (_, i) => heldOut[Math.floor((i * heldOut.length) / evalImages)]!);
   const evalKey = streamKey(seed, 'eval', id);
-
-  async function heldOutLoss(signal: AbortSignal | undefined): Promise<number | undefined> {
-    if (evalImages === 0) return undefined;
-    return session.evalLoss(images, { indices: evalIndices, classes, batch: EVAL_BATCH, key: evalKey, weights: session.params }, signal);
-  }
+  const held = evaluation({ session, images, heldOut, most: MAX_EVAL_IMAGES, classes, batch: EVAL_BATCH, key: evalKey });
 
   const damaged = (key: string, vector: Vector, bytes: Uint8Array | undefined) =>
     new PhoenixError(
@@ -276,7 +269,7 @@ export function createClient(options: ClientOptions): Client {
         const indices = shared ? await mixIn(shared) : train;
         await before.copy(session.params, 0, before.length);
         const adamStep = await restoreMoments(fit.optimizer);
-        const evalLoss = await heldOutLoss(signal);
+        const evalLoss = await held.loss(signal);
         const started = performance.now();
         const trained = await trainLocal({
           session,
@@ -291,7 +284,7 @@ export function createClient(options: ClientOptions): Client {
           signal,
         });
         const seconds = (performance.now() - started) / 1000;
-        const evalLossLocal = await heldOutLoss(signal);
+        const evalLossLocal = await held.loss(signal);
         const answers =
           probe &&
           probing &&
@@ -324,7 +317,7 @@ export function createClient(options: ClientOptions): Client {
           loss,
           evalLoss,
           evalLossLocal,
-          evalImages,
+          evalImages: held.count,
           deltaNorm,
           ...answers,
           seconds,

@@ -18,6 +18,7 @@ import { vendiScore } from '../../ddpm/metrics/vendi.ts';
 import type { Noise } from '../../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../../ddpm/sample.ts';
 import { PhoenixError } from '../../errors.ts';
+import { atMost, evenlySpaced, valuesAt } from '../../images.ts';
 import { rng, streamKey } from '../../rng.ts';
 import type { ClientId, Parcel, Probe, Report, Statistic } from '../types.ts';
 import { MOST_POINTS } from '../wire/message.ts';
@@ -54,11 +55,6 @@ export function once<T>(make: () => Promise<T>): () => Promise<T> {
   };
 }
 
-const evenly = (from: Int32Array, most: number): Int32Array => {
-  const count = Math.min(most, from.length);
-  return Int32Array.from({ length: count }, (_, i) => from[Math.floor((i * from.length) / count)]!);
-};
-
 export type ProbeInput = {
   client: ClientId;
   round: number;
@@ -91,12 +87,12 @@ export async function answerProbe(probe: Probe, input: ProbeInput): Promise<Pick
     return features.extract({ pixels, count: pixels.length / (height * width * channels), height, width, channels }, { signal });
   };
   const samples = once(async () => extract(await drawFromModel(probe, input)));
-  const own = once(() => extract(tools.pixels(evenly(train, MOST_IMAGES))));
+  const own = once(() => extract(tools.pixels(atMost(train, MOST_IMAGES))));
 
   async function quality(statistic: Statistic): Promise<number | undefined> {
     if (statistic === 'loss') return input.evalLossLocal;
     if (statistic === 'precision') {
-      const seen = evenly(heldOut, MOST_IMAGES);
+      const seen = atMost(heldOut, MOST_IMAGES);
       if (seen.length <= NEIGHBOURS) return undefined;
       return (await precisionRecall(await extract(tools.pixels(seen)), await samples(), { k: NEIGHBOURS })).precision;
     }
@@ -126,7 +122,7 @@ async function drawFromModel({ samples: count, steps }: Probe, input: ProbeInput
     batch: Math.min(count, SAMPLE_BATCH),
     steps: Math.min(steps, tools.noise.steps),
     key: streamKey(seed, 'probe', client, round),
-    classes: classes && Int32Array.from({ length: count }, (_, i) => classes[train[Math.floor((i * train.length) / count)]!]!),
+    classes: classes && valuesAt(classes, evenlySpaced(train, count)),
     signal,
   });
   return toPixels(values);

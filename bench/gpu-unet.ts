@@ -1,5 +1,6 @@
 /** Whole steps of a U-Net on a GPU, many a call so that what is timed is the replay of a recorded step, alone and in turn with PyTorch. */
 import { createImages, createNativeSession, type Precision } from '../src/bindings/session.ts';
+import { plainHyper } from '../src/ddpm/fit.ts';
 import { toNative } from '../src/ddpm/model/unet.ts';
 import { noise as noiseOf } from '../src/ddpm/noise.ts';
 import { makeTable } from '../src/ddpm/schedulers/index.ts';
@@ -80,9 +81,9 @@ export async function openOurs({ model, batch, precision }: GpuRow) {
     const indices = Int32Array.from({ length: steps * batch }, (_, i) => Math.imul(done * batch + i, 0x9e3779b1) >>> 20);
     const at = done;
     done += steps;
-    const options = { indices, steps, batch, flip: false, minSnrGamma: 0, key, firstStep: at, lr: LEARNING_RATE, warmup: 0 };
-    const adam = { beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, clip: 1, emaDecay: EMA_DECAY, mu: 0 };
-    const seconds = await timed(() => session.train(images, { ...options, ...adam, globalStep: at, adamStep: at }));
+    const hyper = { ...plainHyper, batch, lr: LEARNING_RATE, emaDecay: EMA_DECAY };
+    const options = { indices, steps, hyper, key, firstStep: at, globalStep: at, adamStep: at };
+    const seconds = await timed(() => session.train(images, options));
     return { seconds, memoryBytes: memoryBytes() };
   };
   const denoise =

@@ -1,5 +1,6 @@
 /** The U-Nets that are timed: presets at the sizes of Fashion-MNIST and CIFAR-10. */
-import { presets, type UNetConfig } from '../src/ddpm/model/unet.ts';
+import { presets } from '../src/ddpm/model/presets.ts';
+import type { UNetConfig } from '../src/ddpm/model/unet.ts';
 
 type Model = {
   unet: UNetConfig;

@@ -1,7 +1,8 @@
 /** Whole federated rounds in one process: what the federation costs on top of its clients' training. */
 import { createImages } from '../src/bindings/session.ts';
 import { openDataset } from '../src/ddpm/data/index.ts';
-import { presets } from '../src/ddpm/model/unet.ts';
+import { plainHyper } from '../src/ddpm/fit.ts';
+import { presets } from '../src/ddpm/model/presets.ts';
 import { createSession } from '../src/ddpm/session.ts';
 import { initialState } from '../src/fl/federation.ts';
 import { partitioner } from '../src/fl/partition/index.ts';
@@ -64,21 +65,8 @@ export async function benchRound(options: RoundOptions): Promise<RoundResult> {
     shares.map((train, i) => createClient({ id: `client-${i + 1}`, session, images, train, heldOut: none, store, seed: SEED })),
     { handOver: device === 'cuda' },
   );
-  const fit = {
-    epochs: 1,
-    batch,
-    lr: training.lr,
-    warmupSteps: 0,
-    beta1: 0.9,
-    beta2: 0.999,
-    adamEps: 1e-8,
-    weightDecay: 0,
-    clip: training.clip,
-    flip: false,
-    minSnrGamma: 0,
-    mu: 0,
-    optimizer: 'reset',
-  } as const;
+  const hyper = { ...plainHyper, batch, lr: training.lr, clip: training.clip };
+  const fit = { hyper, length: { epochs: 1 }, optimizer: 'reset' } as const;
   try {
     const shareOf: number[] = [];
     const repetitions: Repetition[] = [];

@@ -1,5 +1,7 @@
 /** Whole steps of a U-Net: training (noising, forward, loss, backward, clipping, Adam) and denoising (DDIM), beside PyTorch in turn. */
+
 import { createImages } from '../src/bindings/session.ts';
+import { plainHyper } from '../src/ddpm/fit.ts';
 import { noise as noiseOf } from '../src/ddpm/noise.ts';
 import { makeTable } from '../src/ddpm/schedulers/index.ts';
 import { createSession } from '../src/ddpm/session.ts';
@@ -150,22 +152,11 @@ async function startOurs(model: ModelName, batch: number, threads: number) {
       return session.train(images, {
         indices,
         steps: 1,
-        batch,
-        flip: false,
-        minSnrGamma: 0,
+        hyper: { ...plainHyper, batch, lr: LEARNING_RATE, clip: CLIP },
         key,
         firstStep: at,
-        lr: LEARNING_RATE,
-        warmup: 0,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weightDecay: 0,
-        clip: CLIP,
-        emaDecay: 0,
         globalStep: at,
         adamStep: at,
-        mu: 0,
       });
     },
     denoise: () => session.sample({ count: batch, batch, table, clip: true, key, firstImage: 0, weights: session.params }),

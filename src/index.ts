@@ -20,13 +20,15 @@ export {
 } from './ddpm/checkpoint/checkpoint.ts';
 export { saveDiffusers } from './ddpm/checkpoint/diffusers.ts';
 export { type Dataset, type DatasetOptions, openDataset } from './ddpm/data/index.ts';
+export { type Hyper, type Length, type Position, plainHyper } from './ddpm/fit.ts';
 export { type FeatureSource, featureSource, pixels8, sourceOf } from './ddpm/metrics/sources.ts';
-export { type Preset, type PresetName, presets, type UNetConfig, unetConfig } from './ddpm/model/unet.ts';
+export { type Preset, type PresetName, presets } from './ddpm/model/presets.ts';
+export { type UNetConfig, unetConfig } from './ddpm/model/unet.ts';
 export { type Noise, type NoiseOptions, noise } from './ddpm/noise.ts';
 export { type DrawSamplesOptions, drawSamples, toPixels } from './ddpm/sample.ts';
 export { makeTable, type Scheduler, type SchedulerName, type SchedulerOptions, type Step, schedulers } from './ddpm/schedulers/index.ts';
 export { createSession, type SessionOptions } from './ddpm/session.ts';
-export { type LocalFit, type Trained, type TrainLocalOptions, trainLocal } from './ddpm/train.ts';
+export { type Trained, type TrainLocalOptions, trainLocal } from './ddpm/train.ts';
 export { PhoenixError, type PhoenixErrorCode } from './errors.ts';
 export { type ExperimentEvents, type ExperimentResult, experiment } from './experiment/experiment.ts';
 export type { Plan } from './experiment/plan.ts';

@@ -38,10 +38,11 @@ Napi::Value error_of(Napi::Env env, std::exception_ptr error) {
   }
 }
 
-Napi::Object object(const Napi::CallbackInfo& info, size_t i, const char* name) {
-  if (!info[i].IsObject()) raise(info.Env(), kArgument, std::string(name) + ": expected an object");
-  return info[i].As<Napi::Object>();
+Napi::Object object(Napi::Env env, Napi::Value value, const char* name) {
+  if (!value.IsObject()) raise(env, kArgument, std::string(name) + ": expected an object");
+  return value.As<Napi::Object>();
 }
+Napi::Object object(const Napi::CallbackInfo& info, size_t i, const char* name) { return object(info.Env(), info[i], name); }
 
 double number(Napi::Env env, Napi::Value value, const char* name, double least, double most) {
   double x = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : NAN;

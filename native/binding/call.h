@@ -188,6 +188,7 @@ class Job {
 
 // ---- arguments
 
+Napi::Object object(Napi::Env env, Napi::Value value, const char* name);
 Napi::Object object(const Napi::CallbackInfo& info, size_t i, const char* name);
 double number(Napi::Env env, Napi::Value value, const char* name, double least = -INFINITY, double most = INFINITY);
 double number(Napi::Object from, const char* name, double least = -INFINITY, double most = INFINITY);

@@ -7,8 +7,6 @@
 namespace phx {
 namespace {
 
-constexpr double kBelowOne = 1 - 1e-12;
-
 int64_t step_count(Napi::Object from, const char* name) { return int64_t(number(from, name, 0, 9e15)); }
 
 // ---- Images
@@ -104,27 +102,45 @@ class AbortHandle : public Napi::ObjectWrap<AbortHandle> {
 
 // ---- Session
 
+// src/ddpm holds the limits of what a model may be. Here a size is bounded only so that products of a few fit into 64 bits.
+constexpr int kMaxSize = 1 << 20;
+
 UNetConfig unet_config(Napi::Object o) {
   Napi::Env env = o.Env();
   UNetConfig c;
-  c.height = whole(o, "height", 1, 4096), c.width = whole(o, "width", 1, 4096);
-  c.in_channels = whole(o, "inChannels", 1, 1024), c.out_channels = whole(o, "outChannels", 1, 1024);
-  c.layers_per_block = whole(o, "layersPerBlock", 1, 64);
-  c.attention_head_dim = whole(o, "attentionHeadDim", 0, 65536);
-  c.groups = whole(o, "groups", 1, 65536);
-  c.norm_eps = number(o, "normEps", 0, 1);
-  c.dropout = number(o, "dropout", 0, 0.99);
-  c.classes = whole(o, "classes", 0, 1 << 20);
+  c.height = whole(o, "height", 1, kMaxSize), c.width = whole(o, "width", 1, kMaxSize);
+  c.in_channels = whole(o, "inChannels", 1, kMaxSize), c.out_channels = whole(o, "outChannels", 1, kMaxSize);
+  c.layers_per_block = whole(o, "layersPerBlock", 1, kMaxSize);
+  c.attention_head_dim = whole(o, "attentionHeadDim", 0, kMaxSize);
+  c.groups = whole(o, "normGroups", 1, kMaxSize);
+  c.norm_eps = number(o, "normEps");
+  c.dropout = number(o, "dropout");
+  c.classes = whole(o, "numClasses", 0, kMaxSize);
   c.flip_sin_to_cos = flag(o, "flipSinToCos");
   c.freq_shift = whole(o, "freqShift", 0, 1);
   c.downsample_padding = whole(o, "downsamplePadding", 0, 1);
   if (!o.Get("blockOutChannels").IsArray() || !o.Get("attention").IsArray())
     raise(env, kArgument, "unet: blockOutChannels and attention must be arrays");
   Napi::Array widths = o.Get("blockOutChannels").As<Napi::Array>(), attention = o.Get("attention").As<Napi::Array>();
-  if (widths.Length() > 12) raise(env, kArgument, "unet: expected at most 12 levels");
-  for (uint32_t i = 0; i < widths.Length(); i++) c.block_out_channels.push_back(whole(env, widths.Get(i), "blockOutChannels", 1, 65536));
+  for (uint32_t i = 0; i < widths.Length(); i++) c.block_out_channels.push_back(whole(env, widths.Get(i), "blockOutChannels", 1, kMaxSize));
   for (uint32_t i = 0; i < attention.Length(); i++) c.attention.push_back(attention.Get(i).ToBoolean());
   return c;
+}
+
+void read(Napi::Object from, const char* name, int& value) { value = whole(from, name, 1); }
+void read(Napi::Object from, const char* name, double& value) { value = number(from, name); }
+void read(Napi::Object from, const char* name, bool& value) {
+  if (!from.Get(name).IsBoolean()) raise(from.Env(), kArgument, std::string(name) + ": expected true or false");
+  value = from.Get(name).ToBoolean();
+}
+
+Hyper hyper_of(Napi::Object o) {
+  Hyper h;
+  uint32_t known = 0;
+  each_hyper(h, [&](const char* name, auto& value, Reads) { read(o, name, value), known++; });
+  if (o.GetPropertyNames().Length() != known)
+    raise(o.Env(), kArgument, "hyper: expected only the " + std::to_string(known) + " hyper-parameters of the addon; do addon and package belong together?");
+  return h;
 }
 
 NoiseSchedule noise_schedule(Napi::Object o) {
@@ -261,29 +277,24 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     ImagesHandle& images = ImagesHandle::get(env, info[0]);
     Napi::Object o = object(info, 1, "options");
     TrainOptions t;
-    t.steps = whole(o, "steps", 1), t.batch = whole(o, "batch", 1);
+    t.steps = whole(o, "steps", 1);
+    t.hyper = hyper_of(object(env, o.Get("hyper"), "hyper"));
     t.indices = ints(env, o.Get("indices"), "indices");
     t.classes = ints(env, o.Get("classes"), "classes");
-    t.flip = flag(o, "flip");
-    t.min_snr_gamma = number(o, "minSnrGamma", 0);
     t.key = key(env, o.Get("key"));
     t.first_step = uint32_t(number(o, "firstStep", 0, 4294967295.0 - t.steps));
-    t.lr = number(o, "lr", 0), t.warmup = number(o, "warmup", 0);
-    t.beta1 = number(o, "beta1", 0, kBelowOne), t.beta2 = number(o, "beta2", 0, kBelowOne), t.eps = number(o, "eps", 0);
-    t.weight_decay = number(o, "weightDecay", 0), t.clip = number(o, "clip", 0), t.ema_decay = number(o, "emaDecay", 0, 1);
     t.global_step = step_count(o, "globalStep"), t.adam_step = step_count(o, "adamStep");
-    t.mu = number(o, "mu", 0);
     guarded(env, [&] {
       lazily(env, m_, &Session::adam_m), lazily(env, v_, &Session::adam_v);
-      if (t.ema_decay > 0) lazily(env, ema_, &Session::ema);
+      if (t.hyper.ema_decay > 0) lazily(env, ema_, &Session::ema);
       return 0;
     });
     locks.write(env, params_->lock, "the Session's parameters");
     locks.write(env, m_->lock, "the Session's moments");
     locks.write(env, v_->lock, "the Session's moments");
-    if (t.ema_decay > 0) locks.write(env, ema_->lock, "the Session's EMA");
+    if (t.hyper.ema_decay > 0) locks.write(env, ema_->lock, "the Session's EMA");
     locks.read(env, images.lock(), "the Images");
-    if (t.mu > 0) {
+    if (t.hyper.mu > 0) {
       auto anchor = vector_of(env, o.Get("anchor"), "anchor");
       if (anchor->buffer == params_->buffer) raise(env, kArgument, "anchor: expected another Vector than the Session's own parameters");
       locks.read(env, anchor->lock, "the anchor");

@@ -195,7 +195,6 @@ class Record {
   size_t batch_;
 };
 
-uint64_t bits(double value) { return std::bit_cast<uint64_t>(value); }
 uint64_t bits(const void* pointer) { return uint64_t(reinterpret_cast<uintptr_t>(pointer)); }
 
 }  // namespace
@@ -215,64 +214,64 @@ void Session::run_step(std::vector<uint64_t> baked, const std::function<void()>&
 // ---- training
 
 Session::TrainResult Session::train(const Images& images, const TrainOptions& o, const std::atomic<bool>* stop) {
-  check(o.steps > 0 && o.batch > 0 && o.indices.size() == size_t(o.steps) * o.batch, "train", "steps·batch indices");
+  const Hyper& h = o.hyper;
+  check(o.steps > 0 && h.batch > 0 && o.indices.size() == size_t(o.steps) * h.batch, "train", "steps·batch indices");
   check(!o.anchor || o.anchor->count == params_->count, "train", "an anchor of as many values as the model has parameters");
   check_images(images, o.indices, o.classes);
   lazily(gradient_, params_->count), adam_m(), adam_v();
-  size_t count = params_->count, bytes = Record<TrainHeader>::bytes(o.batch);
+  size_t count = params_->count, bytes = Record<TrainHeader>::bytes(h.batch);
   const real* anchor = nullptr;
-  if (o.mu > 0 && o.anchor && device_is_host) {
+  if (h.mu > 0 && o.anchor && device_is_host) {
     anchor = o.anchor->data;
-  } else if (o.mu > 0 && o.anchor) {  // copied to one place, so that a recorded step serves every anchor
+  } else if (h.mu > 0 && o.anchor) {  // copied to one place, so that a recorded step serves every anchor
     device_copy(lazily(anchor_, count)->data, o.anchor->data, count);
     anchor = anchor_->data;
   }
-  real* averaged = o.ema_decay > 0 ? ema()->data : nullptr;
-  reserve(o.batch, true, true);
+  real* averaged = h.ema_decay > 0 ? ema()->data : nullptr;
+  reserve(h.batch, true, true);
   now_.reserve(bytes), records_.reserve(bytes * kTrainRecords), results_.reserve(kTrainRecords * sizeof(StepResult));
   if (averaged && o.global_step == 0) device_copy(averaged, params_->data, count);
   if (o.adam_step == 0)
     for (const BufferPtr& moment : {m_, v_}) device_fill(moment->data, 0, count);
   use_weights(params_->data);
 
-  Record<TrainHeader> now(now_.data(), o.batch);
+  Record<TrainHeader> now(now_.data(), h.batch);
   const Draw* draw = &now.header()->draw;
   Adam* adam = &now.header()->adam;
   auto* progress = reinterpret_cast<Progress*>(progress_.data());
   auto* results = reinterpret_cast<StepResult*>(results_.data());
-  NoiseBatch noise{noise_.prediction, int(noise_.alpha_bar.size()), real(o.min_snr_gamma), o.flip, draw};
+  NoiseBatch noise{noise_.prediction, int(noise_.alpha_bar.size()), real(h.min_snr_gamma), h.flip, draw};
   auto step = [&] {
     Tensor losses;
     next_record(context_, now_.data(), records_.data(), bytes, progress);
     arena_.reset();
     pass(
-        arena_, o.batch, params_->data, gradient_->data, true, {0, 0, draw}, stop,
+        arena_, h.batch, params_->data, gradient_->data, true, {0, 0, draw}, stop,
         [&](const Batch& b) {
           noise_batch(context_, b.x, b.target, b.weight, b.t, images.pixels(), now.indices(),
                       reinterpret_cast<const double*>(alpha_bar_.data()), noise);
           device_copy(b.classes.data, now.classes(), b.classes.size());
         },
         [&](const Batch& b, Tensor) { losses = b.loss; });  // nothing takes memory of the arena until the next step
-    if (anchor) proximal(context_, gradient_->data, params_->data, anchor, o.mu, count);
-    finish_gradient(context_, results, progress, adam, losses, gradient_->data, count, o.clip);
+    if (anchor) proximal(context_, gradient_->data, params_->data, anchor, h.mu, count);
+    finish_gradient(context_, results, progress, adam, losses, gradient_->data, count, h.clip);
     adam_step(context_, params_->data, m_->data, v_->data, averaged, rounded_, gradient_->data, count, adam);
   };
-  std::vector<uint64_t> baked{
-      0, uint64_t(o.batch), o.flip, bits(o.min_snr_gamma), bits(o.mu), bits(o.clip), bits(anchor), bits(averaged), bits(images.pixels())};
+  std::vector<uint64_t> baked = captured(h, {0, bits(anchor), bits(averaged), bits(images.pixels())});
 
   TrainResult result;
   for (int first = 0, n; first < o.steps; first += n) {
     n = std::min(kTrainRecords, o.steps - first);
     std::vector<char> staged(bytes * size_t(n));
     for (int i = 0; i < n; i++) {
-      Record<TrainHeader> record(staged.data() + bytes * size_t(i), o.batch);
+      Record<TrainHeader> record(staged.data() + bytes * size_t(i), h.batch);
       int64_t at = o.global_step + first + i;
-      Adam a{o.lr, o.beta1, o.beta2, o.eps, o.weight_decay, 1, 0, o.adam_step + first + i + 1};
-      if (o.warmup > 0) a.lr *= std::min(1.0, double(at + 1) / o.warmup);
-      a.ema_decay = std::min(o.ema_decay, double(1 + at) / double(10 + at));
+      Adam a{h.lr, h.beta1, h.beta2, h.adam_eps, h.weight_decay, 1, 0, o.adam_step + first + i + 1};
+      if (h.warmup_steps > 0) a.lr *= std::min(1.0, double(at + 1) / h.warmup_steps);
+      a.ema_decay = std::min(h.ema_decay, double(1 + at) / double(10 + at));
       *record.header() = {{o.key, o.first_step + uint32_t(first + i)}, a};
-      const int32_t* indices = o.indices.data() + size_t(first + i) * o.batch;
-      for (int j = 0; j < o.batch; j++) {
+      const int32_t* indices = o.indices.data() + size_t(first + i) * h.batch;
+      for (int j = 0; j < h.batch; j++) {
         record.indices()[j] = indices[j];
         record.classes()[j] = real(net_.config().classes ? o.classes[indices[j]] : 0);
       }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../kernels/device.h"
+#include "hyper.h"
 #include "unet.h"
 
 namespace phx {
@@ -65,15 +66,12 @@ struct NotFinite {
 struct TrainOptions {
   std::vector<int32_t> indices;  // steps·batch
   std::vector<int32_t> classes;  // of every image of the set, or empty
-  int steps = 0, batch = 0;
-  bool flip = false;
-  double min_snr_gamma = 0;
+  int steps = 0;
+  Hyper hyper;
   uint64_t key = 0;
   uint32_t first_step = 0;
-  double lr = 0, warmup = 0, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0, clip = 0, ema_decay = 0;
   int64_t global_step = 0, adam_step = 0;
-  double mu = 0;
-  BufferPtr anchor;
+  BufferPtr anchor;  // of mu > 0
 };
 
 struct EvalOptions {

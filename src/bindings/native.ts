@@ -27,7 +27,7 @@ export type AddonInfo = {
   copied: number;
 };
 
-/** U-Net shape as native takes it: see ddpm/unet.ts for meaning and validation. */
+/** U-Net shape as native takes it: see ddpm/model/unet.ts for meaning and limits. */
 export type NativeUNet = {
   height: number;
   width: number;
@@ -39,11 +39,11 @@ export type NativeUNet = {
   attention: boolean[];
   /** Channels a head; 0 = one head of full width. */
   attentionHeadDim: number;
-  groups: number;
+  normGroups: number;
   normEps: number;
   dropout: number;
   /** 0 = no class conditioning. */
-  classes: number;
+  numClasses: number;
   flipSinToCos: boolean;
   freqShift: number;
   downsamplePadding: number;
@@ -54,35 +54,26 @@ export type NativeNoise = { prediction: 'eps' | 'x0' | 'v'; alphaBar: Float64Arr
 /** A named range of the parameter vector. `shape` is the checkpoint's (OIHW for convolutions); in memory convolutions are KRSC. */
 export type ParameterEntry = { name: string; offset: number; count: number; shape: number[] };
 
+/**
+ * Hyper-parameters by name. ddpm/fit.ts says what each means and is the one place of their limits; native/unet/hyper.h lists them again, and
+ * the addon refuses an object that lacks one of these or has another.
+ */
+export type NativeHyper = Readonly<Record<string, number | boolean>>;
+
 export type NativeTrain = {
   /** steps·batch positions into the images. */
   indices: Int32Array;
   /** Class of every image of the set (not of the batch); needed iff the U-Net is class-conditional. */
   classes?: Int32Array;
   steps: number;
-  batch: number;
-  flip: boolean;
-  minSnrGamma: number;
-  /** 64-bit key of the stream and the step that its counters start at. */
+  hyper: NativeHyper;
+  /** 64-bit key of the random stream. */
   key: bigint;
+  /** The position that the first step has: see Position in ddpm/fit.ts. */
   firstStep: number;
-  lr: number;
-  /** Linear warm-up: step n (counted from 0 at `globalStep`) uses lr·min(1, (n+1)/warmup); 0 = none. */
-  warmup: number;
-  beta1: number;
-  beta2: number;
-  eps: number;
-  weightDecay: number;
-  /** Largest gradient norm; 0 = no clipping. */
-  clip: number;
-  /** Largest EMA decay, used as min(emaDecay, (1+n)/(10+n)); 0 = no EMA kept. */
-  emaDecay: number;
-  /** Steps this model has made so far, everywhere: drives warm-up and EMA. */
   globalStep: number;
-  /** Steps since the optimizer's moments were zero: drives bias correction. */
   adamStep: number;
-  /** FedProx: mu/2·|p - anchor|² is added to the loss; 0 = off. */
-  mu: number;
+  /** What FedProx pulls towards; needed iff `hyper.mu` > 0. */
   anchor?: NativeVector;
 };
 

@@ -3,11 +3,10 @@ import { z } from 'zod';
 import { chooseBackend, createImages, type Session } from '../bindings/session.ts';
 import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import type { Dataset } from '../ddpm/data/index.ts';
+import { plannedSteps, warmupSteps } from '../ddpm/fit.ts';
 import { type FeatureSource, featureSource } from '../ddpm/metrics/sources.ts';
-import { warmupSteps } from '../ddpm/model/unet.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { createSession } from '../ddpm/session.ts';
-import { plannedSteps } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { freshFolder } from '../files.ts';
 import { initialState, runFederation } from '../fl/federation.ts';
@@ -74,10 +73,10 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
   const serverStep = serverStepOf(settings);
 
   const prepared = await prepare(settings);
-  const { dataset, classes, unet, noise, emaDecay } = prepared;
+  const { dataset, classes, unet, noise, hyper } = prepared;
   const { shares, shared } = dealImages(settings, dataset);
   const length = settings.localImages === undefined ? { epochs: settings.epochs ?? 1 } : { localImages: settings.localImages };
-  const stepsOf = (share: Share) => plannedSteps(share.train.length + shared.each, { ...length, batch: prepared.fit.batch });
+  const stepsOf = (share: Share) => plannedSteps(share.train.length + shared.each, hyper.batch, length);
   const stepsPerRound = shares.reduce((sum, share) => sum + stepsOf(share), 0) / shares.length;
   signal?.throwIfAborted();
 
@@ -146,17 +145,17 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
       threads: session.threads,
     });
     const selected = Math.max(1, Math.round(fraction * shares.length));
-    const imagesPlanned = plain.images + Math.round((rounds - run.round) * selected * stepsPerRound * prepared.fit.batch);
-    const progress = progressOf({ rounds, selected, batch: prepared.fit.batch, images: plain.images, imagesPlanned });
+    const imagesPlanned = plain.images + Math.round((rounds - run.round) * selected * stepsPerRound * hyper.batch);
+    const progress = progressOf({ rounds, selected, batch: hyper.batch, images: plain.images, imagesPlanned });
     const records: RoundRecord[] = [];
 
     await runFederation(begun, {
       transport,
       strategy,
       fit: {
-        ...prepared.fit,
-        ...length,
-        warmupSteps: plain.warmupSteps,
+        // The EMA is the server's, over rounds: clients keep none.
+        hyper: { ...hyper, warmupSteps: plain.warmupSteps, emaDecay: 0 },
+        length,
         optimizer: settings.optimizer,
         compress: settings.compress,
         personal,
@@ -182,7 +181,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
       createVector: session.createVector,
       fraction,
       serverStep,
-      emaDecay,
+      emaDecay: hyper.emaDecay,
       normBound: settings.normBound,
       store: run.store,
       onStep: onStep && ((step) => onStep(progress(step))),
@@ -299,7 +298,7 @@ async function featuresOf({ dataset }: Prepared, { extract }: FeatureSource, pos
 
 function sharingOf(settings: Settings<'federate'>, prepared: Prepared, session: Session, { count: images, images: real }: Shared): Sharing {
   const { shareAlpha: alpha, shareEvery: every, probeSteps: steps, seed } = settings;
-  const { dataset, classes, unet, noise, fit } = prepared;
+  const { dataset, classes, unet, noise, hyper } = prepared;
   if (real) {
     const labels = classes && Int32Array.from(real, (image) => classes[image]!);
     return { alpha, set: { count: images, pixels: pixelsOf(dataset, real), classes: labels } };
@@ -311,7 +310,7 @@ function sharingOf(settings: Settings<'federate'>, prepared: Prepared, session: 
     every,
     async draw({ ema: weights }, round, signal) {
       const key = streamKey(seed, 'shared set', round);
-      const batch = Math.min(images, fit.batch);
+      const batch = Math.min(images, hyper.batch);
       const values = await drawSamples({ session, noise, count: images, batch, steps, key, weights, classes: drawn, signal });
       return { count: images, pixels: toPixels(values), classes: drawn };
     },

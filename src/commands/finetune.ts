@@ -5,10 +5,11 @@
 import { createImages } from '../bindings/session.ts';
 import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import { openDataset } from '../ddpm/data/index.ts';
+import { atStart, plainHyper } from '../ddpm/fit.ts';
 import { evaluation } from '../ddpm/held-out.ts';
 import { noise } from '../ddpm/noise.ts';
 import { createSession } from '../ddpm/session.ts';
-import type { LocalFit, StepProgress } from '../ddpm/train.ts';
+import type { StepProgress } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { holdOut } from '../fl/partition/index.ts';
 import { splitParameters, trainPersonal } from '../fl/site/personal.ts';
@@ -89,25 +90,11 @@ export async function finetune(options: FinetuneOptions, { onStep, signal }: Fin
     key: streamKey(seed, 'eval', SITE),
   });
   const evalLoss = await held.loss(signal);
-  const fit: LocalFit = {
-    epochs,
-    batch,
-    lr,
-    warmupSteps: 0,
-    beta1: 0.9,
-    beta2: 0.999,
-    adamEps: 1e-8,
-    weightDecay: 0,
-    clip: 1,
-    flip: false,
-    minSnrGamma: 0,
-    mu: 0,
-    globalStep: 0,
-  };
+  const training = { hyper: { ...plainHyper, batch, lr }, length: { epochs }, position: atStart };
   await session.adamM.fill(0);
   await session.adamV.fill(0);
   const key = streamKey(seed, 'finetune', SITE);
-  const { steps } = await trainPersonal({ session, images, indices: train, classes, fit, key, onStep, signal }, split);
+  const { steps } = await trainPersonal({ session, images, indices: train, classes, ...training, key, onStep, signal }, split);
   const evalLossAfter = await held.loss(signal);
   await session.ema.copy(session.params, 0, session.parameterCount);
   const { params, ema, parameters: table, parameterCount } = session;

@@ -1,11 +1,12 @@
-/** What a federated and a central training have in common: data, model and fit from the options, the run's configuration, sample grids. */
+/** What a federated and a central training have in common: data, model and hyper-parameters from the options, the run's configuration, sample grids. */
 import type { Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
 import { type Dataset, openDataset } from '../ddpm/data/index.ts';
-import { presets, type UNetConfig, type WarmupRule } from '../ddpm/model/unet.ts';
+import { type Hyper, hyperSchema, plainHyper, type WarmupRule } from '../ddpm/fit.ts';
+import { presets } from '../ddpm/model/presets.ts';
+import type { UNetConfig } from '../ddpm/model/unet.ts';
 import { type Noise, noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
-import type { LocalFit } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { writeFresh } from '../files.ts';
 import { classesInTurn } from '../images.ts';
@@ -23,9 +24,8 @@ export type Prepared = {
   classes?: Int32Array;
   unet: UNetConfig;
   noise: Noise;
-  /** Without its length (epochs or localImages) and warm-up. */
-  fit: Omit<LocalFit, 'epochs' | 'localImages' | 'warmupSteps' | 'globalStep' | 'emaDecay'>;
-  emaDecay: number;
+  /** Without the warm-up, which follows from `warmup` and the planned length. */
+  hyper: Omit<Hyper, 'warmupSteps'>;
   warmup: WarmupRule;
 };
 
@@ -53,21 +53,17 @@ export async function prepare(settings: Training): Promise<Prepared> {
     classes: settings.classConditional ? dataset.labels : undefined,
     unet: { ...unet, dropout: settings.dropout ?? unet.dropout },
     noise: noise({ kind: settings.schedule, prediction: settings.prediction }),
-    fit: {
-      batch: settings.batch ?? training.batch,
-      lr: settings.lr ?? training.lr,
-      beta1: 0.9,
-      beta2: 0.999,
-      adamEps: 1e-8,
-      weightDecay: settings.weightDecay,
-      clip: settings.clip ?? training.clip,
-      flip: settings.flip ?? training.flip,
-      minSnrGamma: settings.minSnrGamma,
-      mu: 'mu' in settings ? settings.mu : 0,
-    },
-    emaDecay: settings.emaDecay ?? training.emaDecay,
+    hyper: chosenHyper(settings, training),
     warmup: training.warmup,
   };
+}
+
+/** Each hyper-parameter as the option of that name says, else as the preset says, else as is usual. */
+function chosenHyper(settings: Partial<Hyper>, preset: Partial<Hyper>): Prepared['hyper'] {
+  const schema = hyperSchema.omit({ warmupSteps: true });
+  const names = Object.keys(schema.shape) as (keyof Hyper)[];
+  const usual: Partial<Hyper> = plainHyper;
+  return schema.parse(Object.fromEntries(names.map((name) => [name, settings[name] ?? preset[name] ?? usual[name]])));
 }
 
 /** What a resume may change besides options: where the data lies. The build is compared too, but only warned of. */
@@ -78,7 +74,7 @@ export const mayChange = (command: 'federate' | 'train'): string[] => [
 
 /** config.json of a run. `more`: what only this kind of training has. */
 export function describeRun(kind: 'federate' | 'train', settings: Training, prepared: Prepared, session: Session, more: object): RunConfig {
-  const { dataset, unet, fit, emaDecay } = prepared;
+  const { dataset, unet, hyper } = prepared;
   const { name, fingerprint, count, height, width, channels, classNames, siteNames } = dataset;
   const { kind: schedule, steps, betaStart, betaEnd, prediction } = prepared.noise;
   const { version } = packageInfo();
@@ -90,7 +86,7 @@ export function describeRun(kind: 'federate' | 'train', settings: Training, prep
     data: { name, fingerprint, count, height, width, channels, classNames, siteNames },
     unet,
     noise: { kind: schedule, steps, betaStart, betaEnd, prediction },
-    fit: { ...fit, emaDecay },
+    fit: hyper,
     parameterCount: session.parameterCount,
     ...more,
     build: {
@@ -116,7 +112,7 @@ export function gridDue(round: number, rounds: number, every: number | undefined
 export async function drawGrid(
   path: string,
   settings: Training,
-  { unet, noise, fit }: Prepared,
+  { unet, noise, hyper }: Prepared,
   session: Session,
   weights: Vector,
   signal: AbortSignal | undefined,
@@ -127,7 +123,7 @@ export async function drawGrid(
     session,
     noise,
     count,
-    batch: Math.min(count, fit.batch),
+    batch: Math.min(count, hyper.batch),
     scheduler,
     steps,
     key: streamKey(seed, 'samples'),

@@ -2,10 +2,10 @@
 import { z } from 'zod';
 import { chooseBackend, createImages, type Session } from '../bindings/session.ts';
 import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
+import { plannedSteps, warmupSteps } from '../ddpm/fit.ts';
 import { evaluation, MAX_EVAL_IMAGES } from '../ddpm/held-out.ts';
-import { warmupSteps } from '../ddpm/model/unet.ts';
 import { createSession } from '../ddpm/session.ts';
-import { plannedSteps, trainLocal } from '../ddpm/train.ts';
+import { trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { freshFolder } from '../files.ts';
 import { classHistogram, holdOut } from '../fl/partition/index.ts';
@@ -37,15 +37,15 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
   const { seed, epochs, images: imagesInAll, commitImages, resume, keep } = settings;
 
   const prepared = await prepare(settings);
-  const { dataset, classes, unet, noise, fit, emaDecay } = prepared;
+  const { dataset, classes, unet, noise, hyper } = prepared;
   const everyImage = everyPosition(dataset.count);
   const { train: indices, heldOut } = holdOut(everyImage, seed, CENTRAL);
   const length = commitImages === undefined ? { epochs: 1 } : { localImages: commitImages };
-  const stepsPerRound = plannedSteps(indices.length, { ...length, batch: fit.batch });
+  const stepsPerRound = plannedSteps(indices.length, hyper.batch, length);
   const rounds =
     imagesInAll === undefined && commitImages === undefined
       ? epochs
-      : Math.ceil((imagesInAll ?? epochs * indices.length) / (stepsPerRound * fit.batch));
+      : Math.ceil((imagesInAll ?? epochs * indices.length) / (stepsPerRound * hyper.batch));
   signal?.throwIfAborted();
 
   using session = createSession({ unet: unet, noise, device: settings.device, threads: settings.threads || undefined });
@@ -71,12 +71,12 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
   const device = chooseBackend(settings.device).why;
   onStart?.({ kind: 'train', dir, round: run.round, rounds, parameterCount, backend: session.info.backend, device, threads });
 
-  const imagesPlanned = rounds * stepsPerRound * fit.batch;
+  const imagesPlanned = rounds * stepsPerRound * hyper.batch;
   const evalKey = streamKey(seed, 'eval', CENTRAL);
-  const held = evaluation({ session, images, heldOut, most: MAX_EVAL_IMAGES, classes, batch: fit.batch, key: evalKey });
+  const held = evaluation({ session, images, heldOut, most: MAX_EVAL_IMAGES, classes, batch: hyper.batch, key: evalKey });
   const evaluate = async () => (await held.loss(signal)) ?? null;
   // Without a decay the Session keeps no EMA.
-  const ema = emaDecay > 0 ? session.ema : undefined;
+  const ema = hyper.emaDecay > 0 ? session.ema : undefined;
 
   const records: RoundRecord[] = [];
   let evalLoss = run.round < rounds ? await evaluate() : null;
@@ -89,13 +89,14 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
       images,
       indices,
       classes,
-      fit: { ...fit, ...length, warmupSteps: before.warmupSteps, globalStep: before.globalStep, emaDecay },
+      hyper: { ...hyper, warmupSteps: before.warmupSteps },
+      length,
+      position: { globalStep: before.globalStep, adamStep: before.globalStep, firstStep: 0 },
       key: streamKey(seed, 'train', CENTRAL, round),
-      adamStep: before.globalStep,
       onStep:
         onStep &&
         (({ step, loss, imagesPerSecond }) =>
-          onStep({ round, rounds, loss, imagesPerSecond, images: before.images + step * fit.batch, imagesPlanned })),
+          onStep({ round, rounds, loss, imagesPerSecond, images: before.images + step * hyper.batch, imagesPlanned })),
       signal,
     });
     const evalLossLocal = await evaluate();

@@ -6,42 +6,10 @@ import type { Images, Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
 import { PhoenixError } from '../errors.ts';
 import { rng } from '../rng.ts';
+import { checkHyper, type Hyper, type Length, type Position, plannedSteps } from './fit.ts';
 
 /** How long one native call should last, in milliseconds: progress and aborts come about this often. */
 const CALL_MS = 50;
-
-/** How to train; plain data. */
-export type LocalFit = {
-  /** Passes over the images, an integer ≥ 1; each is ceil(examples/batch) full batches. Exactly one of `epochs` and `localImages` is set. */
-  epochs?: number;
-  /** Images drawn, an integer ≥ 1, rounded up to full batches. */
-  localImages?: number;
-  /** Images a step, an integer ≥ 1; may be more than there are images. */
-  batch: number;
-  /** Learning rate after warm-up. */
-  lr: number;
-  /** Steps of linear warm-up, counted from `globalStep` 0; 0 = none. */
-  warmupSteps: number;
-  /** Decay of Adam's first and second moments, in [0,1). */
-  beta1: number;
-  beta2: number;
-  /** Adam's eps (not privacy, not predicted noise). */
-  adamEps: number;
-  /** Decoupled weight decay (AdamW, Loshchilov & Hutter 2019); 0 = off. */
-  weightDecay: number;
-  /** Largest gradient norm; 0 = off. */
-  clip: number;
-  /** Whether images are mirrored at random. */
-  flip: boolean;
-  /** Min-SNR-γ loss weighting (Hang et al. 2023); 0 = off. */
-  minSnrGamma: number;
-  /** FedProx μ (Li et al. 2020): μ/2·|p - anchor|² is added to the loss; 0 = off. */
-  mu: number;
-  /** Optimizer steps that the model has behind it: drives warm-up and EMA. */
-  globalStep: number;
-  /** Largest decay of the per-step EMA in `session.ema`; 0 = none is kept. @default 0 */
-  emaDecay?: number;
-};
 
 /** Where a loop stands after a native call. */
 export type StepProgress = {
@@ -62,14 +30,12 @@ export type TrainLocalOptions = {
   indices: Int32Array;
   /** Class of every image of `images`, for a class-conditional model. */
   classes?: Int32Array;
-  fit: LocalFit;
+  hyper: Hyper;
+  length: Length;
+  position: Position;
   /** The stream of everything random: order of the images, flips, t, noise, dropout. */
   key: bigint;
-  /** Step of the stream to begin at: n steps and then m steps from `firstStep: n` are n + m steps. @default 0 */
-  firstStep?: number;
-  /** Steps since the moments were zero. @default 0 */
-  adamStep?: number;
-  /** What FedProx pulls towards; needed if `fit.mu` > 0. */
+  /** What FedProx pulls towards; needed if `hyper.mu` > 0. */
   anchor?: Vector;
   onStep?(progress: StepProgress): void;
   signal?: AbortSignal;
@@ -81,42 +47,24 @@ export type Trained = {
   images: number;
   /** Mean over the steps. */
   loss: number;
-  /** One a step. */
+  /** One per step. */
   losses: Float64Array;
   /** Steps since the moments were zero, for the next call. */
   adamStep: number;
 };
 
 /**
- * Optimizer steps of `fit` over `examples` images: epochs·ceil(examples/batch), or ceil(localImages/batch).
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT unless exactly one of `epochs` and `localImages` is set and all are integers ≥ 1
- */
-export function plannedSteps(examples: number, fit: Pick<LocalFit, 'epochs' | 'localImages' | 'batch'>): number {
-  const { epochs, localImages, batch } = fit;
-  if ((epochs === undefined) === (localImages === undefined)) {
-    throw new PhoenixError(
-      'ERR_PHOENIX_ARGUMENT',
-      `Set exactly one of epochs and localImages, not ${epochs === undefined ? 'none' : 'both'}.`,
-    );
-  }
-  for (const [name, value] of Object.entries({ examples, batch, ...(epochs === undefined ? { localImages } : { epochs }) })) {
-    if (!Number.isSafeInteger(value) || value! < 1) {
-      throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${name} must be an integer of at least 1, not ${value}.`);
-    }
-  }
-  return epochs === undefined ? Math.ceil(localImages! / batch) : epochs * Math.ceil(examples / batch);
-}
-
-/**
  * Trains `session.params` in place. An epoch is ceil(n/B) full batches that wrap around a permutation of the images, a fresh one each
  * epoch; with `localImages` the batches run on over one permutation after the other. Steps are grouped into native calls of about 50 ms;
  * the result does not depend on the grouping.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a fit, indices or anchor out of range, and what `session.train` throws, ERR_PHOENIX_NOT_FINITE
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for hyper-parameters, a length, indices or an anchor out of range, and what `session.train` throws, ERR_PHOENIX_NOT_FINITE
  * among it; an abort rejects with `signal.reason`. `session.params` is then somewhere on the way.
  */
 export async function trainLocal(options: TrainLocalOptions): Promise<Trained> {
-  const { session, images, indices, classes, fit, key, firstStep = 0, adamStep = 0, anchor, onStep, signal } = options;
-  const steps = plannedSteps(indices.length, fit);
+  const { session, images, indices, classes, hyper, length, position, key, anchor, onStep, signal } = options;
+  checkHyper(hyper);
+  const { batch } = hyper;
+  const steps = plannedSteps(indices.length, batch, length);
   const outside = indices.find((index) => index < 0 || index >= images.count);
   if (outside !== undefined) {
     throw new PhoenixError(
@@ -124,10 +72,10 @@ export async function trainLocal(options: TrainLocalOptions): Promise<Trained> {
       `Image ${outside} was to be trained on, but there are only images 0..${images.count - 1}.`,
     );
   }
-  if (fit.mu > 0 && !anchor)
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', 'A fit with mu > 0 needs an anchor: the parameters that training starts from.');
+  if (hyper.mu > 0 && !anchor)
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', 'A training with mu > 0 needs an anchor: the parameters that it starts from.');
 
-  const imageAt = drawingOrder(indices, fit, key);
+  const imageAt = drawingOrder(indices, batch, length, key);
   const pieces: Float64Array[] = [];
   const started = performance.now();
   let done = 0;
@@ -135,31 +83,20 @@ export async function trainLocal(options: TrainLocalOptions): Promise<Trained> {
   while (done < steps) {
     signal?.throwIfAborted();
     const count = Math.min(stepsPerCall, steps - done);
-    const first = firstStep + done;
+    const firstStep = position.firstStep + done;
     const callStarted = performance.now();
     const { losses } = await session.train(
       images,
       {
-        indices: Int32Array.from({ length: count * fit.batch }, (_, i) => imageAt(first + Math.floor(i / fit.batch), i % fit.batch)),
+        indices: Int32Array.from({ length: count * batch }, (_, i) => imageAt(firstStep + Math.floor(i / batch), i % batch)),
         classes,
         steps: count,
-        batch: fit.batch,
-        flip: fit.flip,
-        minSnrGamma: fit.minSnrGamma,
+        hyper,
         key,
-        firstStep: first,
-        lr: fit.lr,
-        warmup: fit.warmupSteps,
-        beta1: fit.beta1,
-        beta2: fit.beta2,
-        eps: fit.adamEps,
-        weightDecay: fit.weightDecay,
-        clip: fit.clip,
-        emaDecay: fit.emaDecay ?? 0,
-        globalStep: fit.globalStep + done,
-        adamStep: adamStep + done,
-        mu: fit.mu,
-        anchor: fit.mu > 0 ? anchor : undefined,
+        firstStep,
+        globalStep: position.globalStep + done,
+        adamStep: position.adamStep + done,
+        anchor: hyper.mu > 0 ? anchor : undefined,
       },
       signal,
     );
@@ -167,7 +104,7 @@ export async function trainLocal(options: TrainLocalOptions): Promise<Trained> {
     done += count;
     const now = performance.now();
     stepsPerCall = Math.max(1, Math.min(2 * count, Math.floor((CALL_MS * count) / (now - callStarted))));
-    onStep?.({ step: done, steps, loss: mean(losses), imagesPerSecond: (1000 * done * fit.batch) / (now - started) });
+    onStep?.({ step: done, steps, loss: mean(losses), imagesPerSecond: (1000 * done * batch) / (now - started) });
   }
 
   const losses = new Float64Array(steps);
@@ -176,22 +113,22 @@ export async function trainLocal(options: TrainLocalOptions): Promise<Trained> {
     losses.set(piece, at);
     at += piece.length;
   }
-  return { steps, images: steps * fit.batch, loss: mean(losses), losses, adamStep: adamStep + steps };
+  return { steps, images: steps * batch, loss: mean(losses), losses, adamStep: position.adamStep + steps };
 }
 
 /**
  * The image at position `slot` of the batch of `step`, a function of the key alone; asked for in rising order. Each pass shuffles the images
  * by Fisher and Yates, as far as they are asked for: a large data set costs no pause.
  */
-function drawingOrder(indices: Int32Array, fit: LocalFit, key: bigint): (step: number, slot: number) => number {
+function drawingOrder(indices: Int32Array, batch: number, length: Length, key: bigint): (step: number, slot: number) => number {
   const count = indices.length;
-  const slotsPerPass = fit.epochs === undefined ? count : Math.ceil(count / fit.batch) * fit.batch;
+  const slotsPerPass = 'epochs' in length ? Math.ceil(count / batch) * batch : count;
   let pass = -1;
   let stream = rng(key);
   let order = indices;
   let shuffled = 0;
   return (step, slot) => {
-    const drawn = step * fit.batch + slot;
+    const drawn = step * batch + slot;
     if (Math.floor(drawn / slotsPerPass) !== pass) {
       pass = Math.floor(drawn / slotsPerPass);
       stream = rng(key, 'pass', pass);

@@ -2,6 +2,7 @@
 import { createImages } from '../bindings/session.ts';
 import type { Prepared } from '../commands/prepare.ts';
 import type { Dataset } from '../ddpm/data/index.ts';
+import { atStart } from '../ddpm/fit.ts';
 import { makeTable } from '../ddpm/schedulers/index.ts';
 import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
@@ -26,7 +27,7 @@ export async function measureRates(
   dataset: Dataset,
   options: { steps: number; scheduler: string; device: 'auto' | 'cpu' | 'cuda'; threads: number; signal?: AbortSignal },
 ): Promise<Rates> {
-  const { unet, noise, fit, classes } = prepared;
+  const { unet, noise, hyper, classes } = prepared;
   const { device, threads, signal } = options;
   using session = createSession({ unet, noise, device, threads: threads || undefined });
   using images = await createImages(dataset, session);
@@ -40,8 +41,12 @@ export async function measureRates(
     return (1000 * done) / (performance.now() - started);
   };
   const train = await rate(async () => {
-    const length = { localImages: 4 * fit.batch, warmupSteps: 0, globalStep: 0, emaDecay: 0 };
-    return (await trainLocal({ session, images, indices, classes, fit: { ...fit, mu: 0, ...length }, key: 2n, signal })).images;
+    const training = {
+      hyper: { ...hyper, mu: 0, warmupSteps: 0, emaDecay: 0 },
+      length: { localImages: 4 * hyper.batch },
+      position: atStart,
+    };
+    return (await trainLocal({ session, images, indices, classes, ...training, key: 2n, signal })).images;
   });
   const table = makeTable(options.scheduler as 'ddim', noise, options.steps);
   const drawn = unet.numClasses > 0 ? new Int32Array(SAMPLE_BATCH) : undefined;

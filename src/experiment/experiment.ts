@@ -57,7 +57,7 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
   const dataset = await openDataset(data, { size: grid.size, limit: grid.limit });
   const prepared = await prepare(parseOptions('train', { ...trainOptions(grid, 0, 1), data: dataset }));
   const cells = expandGrid(grid);
-  const workOf = workTable(grid, prepared.fit.batch, dataset.sites && new Set(dataset.sites).size);
+  const workOf = workTable(grid, prepared.hyper.batch, dataset.sites && new Set(dataset.sites).size);
   signal?.throwIfAborted();
 
   const unlock = await lockFolder(dir);

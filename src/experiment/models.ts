@@ -10,6 +10,7 @@ import { sample } from '../commands/sample.ts';
 import { train } from '../commands/train.ts';
 import { readCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import type { Dataset } from '../ddpm/data/index.ts';
+import { atStart } from '../ddpm/fit.ts';
 import { noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { createSession } from '../ddpm/session.ts';
@@ -232,7 +233,9 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
       images: resident,
       indices: shares.find((share) => share.id === id)!.train,
       classes: prepared.classes,
-      fit: { ...prepared.fit, epochs: arm.fineTune, warmupSteps: 0, globalStep: 0, emaDecay: 0 },
+      hyper: { ...prepared.hyper, warmupSteps: 0, emaDecay: 0 },
+      length: { epochs: arm.fineTune },
+      position: atStart,
       key: streamKey(seed, 'fine-tune', id),
       signal,
     });

@@ -61,7 +61,7 @@ export async function writeExperimentReport(input: ReportInput): Promise<{ repor
       `${width}×${height} ${channels === 1 ? 'gray' : 'RGB'}`,
       `preset ${grid.options.preset ?? 'tiny'}`,
       `${prepared.noise.prediction}-prediction, ${prepared.noise.kind} schedule`,
-      `batch ${prepared.fit.batch}, learning rate ${prepared.fit.lr}`,
+      `batch ${prepared.hyper.batch}, learning rate ${prepared.hyper.lr}`,
       `every cell trains on ${formatCount(total)} images`,
       `${rounds} rounds of ${formatCount(perClient)} images a client`,
       `${formatCount(samples)} samples, ${scheduler} ${steps} steps`,

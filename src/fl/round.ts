@@ -4,7 +4,7 @@
  */
 import type { ParameterEntry } from '../bindings/native.ts';
 import { createVector as nativeVector, type Vector } from '../bindings/vector.ts';
-import { emaDecayOver } from '../ddpm/model/unet.ts';
+import { emaDecayOver } from '../ddpm/fit.ts';
 import { PhoenixError } from '../errors.ts';
 import { failureOf } from './failure.ts';
 import { adaptWork, checkLocalWork, coherenceOf, type LocalWork, scaleWork } from './server/local-work.ts';

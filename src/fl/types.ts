@@ -5,7 +5,8 @@
  * reports alone the strategy weighs the clients; those with a weight then upload their Update: the encoded delta = after - before.
  */
 import type { Vector } from '../bindings/vector.ts';
-import type { LocalFit, StepProgress } from '../ddpm/train.ts';
+import type { Hyper, Length } from '../ddpm/fit.ts';
+import type { StepProgress } from '../ddpm/train.ts';
 
 export type ClientId = string;
 
@@ -13,7 +14,9 @@ export type ClientId = string;
 export type ClientInfo = { id: ClientId; examples: number };
 
 /** How clients train in one round; plain data, sent with the task. `globalStep` is the global model's: see FederationState. */
-export type Fit = Omit<LocalFit, 'emaDecay'> & {
+export type Fit = {
+  hyper: Hyper;
+  length: Length;
   /** Whether Adam's moments start at zero each round or are kept by the client. */
   optimizer: 'reset' | 'keep';
   /** How updates are compressed: none, bf16, int8 or topk:SHARE (see vector.ts). @default 'none' */
@@ -24,6 +27,7 @@ export type Fit = Omit<LocalFit, 'emaDecay'> & {
   shared?: number;
   /** What to find out besides training. @default nothing */
   probe?: Probe;
+  globalStep: number;
 };
 
 /**

@@ -1,4 +1,5 @@
 // The U-Net's configuration, and its weights in safetensors files and diffusers folders: both ways, and what is refused.
+
 import { createHash } from 'node:crypto';
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -8,16 +9,9 @@ import type { ParameterEntry } from '../../src/bindings/native.ts';
 import { readCheckpoint, saveCheckpoint } from '../../src/ddpm/checkpoint/checkpoint.ts';
 import { saveDiffusers } from '../../src/ddpm/checkpoint/diffusers.ts';
 import { openSafetensors, type TensorSource, writeSafetensors } from '../../src/ddpm/checkpoint/safetensors.ts';
-import {
-  emaDecayAt,
-  emaDecayOver,
-  presets,
-  toNative,
-  type UNetConfig,
-  unetConfig,
-  validateUNet,
-  warmupSteps,
-} from '../../src/ddpm/model/unet.ts';
+import { emaDecayAt, emaDecayOver, warmupSteps } from '../../src/ddpm/fit.ts';
+import { presets } from '../../src/ddpm/model/presets.ts';
+import { toNative, type UNetConfig, unetConfig, validateUNet } from '../../src/ddpm/model/unet.ts';
 import { countParameters, parameterTable } from '../support/diffusers-names.ts';
 import { fakeVector } from '../support/fake-vector.ts';
 import { near } from '../support/near.ts';
@@ -107,7 +101,7 @@ test('presets fit the images they are asked for', (t) => {
       freqShift: 1,
       normEps: 1e-6,
     });
-    t.like(toNative(config), { outChannels: 1, attentionHeadDim: 0, classes: 10, groups: config.normGroups });
+    t.like(toNative(config), { outChannels: 1, attentionHeadDim: 0, numClasses: 10, normGroups: config.normGroups });
   }
   t.is(presets.tiny.unet({ height: 8, width: 8, channels: 3 }).numClasses, 0);
 });

@@ -6,7 +6,8 @@ import { readFile } from 'node:fs/promises';
 import test from 'ava';
 import { addon } from '../../src/bindings/load.ts';
 import { sessionOn } from '../../src/bindings/session.ts';
-import { presets, toNative } from '../../src/ddpm/model/unet.ts';
+import { presets } from '../../src/ddpm/model/presets.ts';
+import { toNative } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { checkGolden } from '../support/golden-unet.ts';
 

@@ -1,15 +1,18 @@
 /** The border between JavaScript and native code: what goes wrong is a typed error, never a crash; what is freed is free. */
+
 import { Worker } from 'node:worker_threads';
 import test, { type ExecutionContext } from 'ava';
 import { addon } from '../../src/bindings/load.ts';
 import type { NativeTrain } from '../../src/bindings/native.ts';
 import { createImages, type Images, type Session } from '../../src/bindings/session.ts';
 import { createVector } from '../../src/bindings/vector.ts';
+import { atStart } from '../../src/ddpm/fit.ts';
 import { unetConfig } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { makeTable } from '../../src/ddpm/schedulers/index.ts';
 import { createSession } from '../../src/ddpm/session.ts';
 import { PhoenixError, type PhoenixErrorCode } from '../../src/errors.ts';
+import { testHyper } from '../support/plain-fit.ts';
 
 const unet = unetConfig({
   height: 8,
@@ -35,22 +38,9 @@ const images = (): Promise<Images> =>
 const fit = (steps: number, batch = 4): NativeTrain => ({
   indices: Int32Array.from({ length: steps * batch }, (_, i) => i % COUNT),
   steps,
-  batch,
-  flip: false,
-  minSnrGamma: 0,
+  hyper: testHyper({ batch, emaDecay: 0.9999 }),
   key: 7n,
-  firstStep: 0,
-  lr: 1e-3,
-  warmup: 0,
-  beta1: 0.9,
-  beta2: 0.999,
-  eps: 1e-8,
-  weightDecay: 0,
-  clip: 1,
-  emaDecay: 0.9999,
-  globalStep: 0,
-  adamStep: 0,
-  mu: 0,
+  ...atStart,
 });
 
 const ready = async (threads = 1): Promise<Session> => {
@@ -129,7 +119,7 @@ test('an image does not depend on how many are drawn with it', async (t) => {
 test('overfits one batch', async (t) => {
   const session = await ready(2);
   const set = await images();
-  const one = { ...fit(300), indices: new Int32Array(300 * 4).map((_, i) => i % 4), lr: 3e-3 };
+  const one = { ...fit(300), indices: new Int32Array(300 * 4).map((_, i) => i % 4), hyper: testHyper({ emaDecay: 0.9999, lr: 3e-3 }) };
   const { losses } = await session.train(set, one);
   const mean = (part: Float64Array) => part.reduce((a, b) => a + b, 0) / part.length;
   t.true(
@@ -216,10 +206,10 @@ test('wrong shapes, values and kinds are typed errors', async (t) => {
   await coded(t, 'ERR_PHOENIX_SHAPE', () => session.train(set, { ...fit(2), steps: 3 }));
   await coded(t, 'ERR_PHOENIX_SHAPE', () => session.train(set, { ...fit(1), indices: Int32Array.of(0, 1, 2, COUNT) }));
   await coded(t, 'ERR_PHOENIX_SHAPE', () => session.train(set, { ...fit(1), indices: Int32Array.of(0, 1, 2, -1) }));
-  await coded(t, 'ERR_PHOENIX_ARGUMENT', () => session.train(set, { ...fit(1), lr: Number.NaN }));
-  await coded(t, 'ERR_PHOENIX_ARGUMENT', () => session.train(set, { ...fit(1), batch: 2.5 }));
+  await coded(t, 'ERR_PHOENIX_ARGUMENT', () => session.train(set, { ...fit(1), hyper: testHyper({ lr: Number.NaN }) }));
+  await coded(t, 'ERR_PHOENIX_ARGUMENT', () => session.train(set, { ...fit(1), hyper: testHyper({ batch: 2.5 }) }));
   await coded(t, 'ERR_PHOENIX_ARGUMENT', () => session.train({} as Images, fit(1)));
-  await coded(t, 'ERR_PHOENIX_ARGUMENT', () => session.train(set, { ...fit(1), mu: 1 }));
+  await coded(t, 'ERR_PHOENIX_ARGUMENT', () => session.train(set, { ...fit(1), hyper: testHyper({ mu: 1 }) }));
   const small = await createImages({ pixels: new Uint8Array(49), count: 1, height: 7, width: 7, channels: 1 });
   const shape = await coded(t, 'ERR_PHOENIX_SHAPE', () => session.train(small, { ...fit(1), indices: new Int32Array(4) }));
   t.regex(shape.message, /8x8x1.*7x7x1/);
@@ -235,7 +225,9 @@ test('wrong shapes, values and kinds are typed errors', async (t) => {
   await coded(t, 'ERR_PHOENIX_MEMORY', () => addon().createImages(2 ** 30, 65536, 65536, 64));
   await coded(t, 'ERR_PHOENIX_SHAPE', () => session.forward(new Float64Array(64), Float64Array.of(1), a));
   await coded(t, 'ERR_PHOENIX_SHAPE', () => session.gradient(new Float64Array(64), Float64Array.of(1), new Float64Array(64), a));
-  await coded(t, 'ERR_PHOENIX_ARGUMENT', () => session.train(set, { ...fit(1), beta1: 1 }));
+  const { lr: _, ...lacking } = testHyper();
+  await coded(t, 'ERR_PHOENIX_ARGUMENT', () => session.train(set, { ...fit(1), hyper: lacking }));
+  await coded(t, 'ERR_PHOENIX_ARGUMENT', () => session.train(set, { ...fit(1), hyper: { ...testHyper(), momentum: 0 } }));
   await coded(t, 'ERR_PHOENIX_SHAPE', () => session.sample({ ...drawing(session, 1, 1), table: new Float64Array(6) }));
 });
 

@@ -2,13 +2,16 @@
  * The whole U-Net in the shapes that the golden model does not have: sides that do not halve evenly, several heads, classes, both paddings, two
  * channels at the ends. The definition's gradient against differences of its loss, the fast backend against the definition.
  */
+
 import test from 'ava';
 import { addon } from '../../src/bindings/load.ts';
 import { createImages, type Session, sessionOn } from '../../src/bindings/session.ts';
+import { atStart } from '../../src/ddpm/fit.ts';
 import { toNative, type UNetConfig, unetConfig } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { rng } from '../../src/rng.ts';
 import { near } from '../support/near.ts';
+import { testHyper } from '../support/plain-fit.ts';
 
 const base = { inChannels: 1, layersPerBlock: 1, dropout: 0, normGroups: 4 };
 const variants: Record<string, UNetConfig> = {
@@ -100,22 +103,10 @@ test('three training steps of the fast backend follow those of the definition', 
       indices: Int32Array.from({ length: 12 }, (_, i) => i),
       classes: Int32Array.from({ length: 16 }, (_, i) => i % 5),
       steps: 3,
-      batch: 4,
-      flip: true,
-      minSnrGamma: 5,
+      hyper: testHyper({ flip: true, minSnrGamma: 5, warmupSteps: 2, weightDecay: 0.01, clip: 0.5, emaDecay: 0.999 }),
       key: 11n,
+      ...atStart,
       firstStep: 2,
-      lr: 1e-3,
-      warmup: 2,
-      beta1: 0.9,
-      beta2: 0.999,
-      eps: 1e-8,
-      weightDecay: 0.01,
-      clip: 0.5,
-      emaDecay: 0.999,
-      globalStep: 0,
-      adamStep: 0,
-      mu: 0,
     });
     const ema = new Float32Array((await session.ema.toBytes(0, session.parameterCount)).buffer);
     return { losses, gradNorms, ema };

@@ -1,4 +1,5 @@
 /** A model written to a file and read back, in each layout, trains on as if nothing had happened: ten equal losses. */
+
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +10,7 @@ import { saveDiffusers } from '../../src/ddpm/checkpoint/diffusers.ts';
 import { unetConfig } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { createSession } from '../../src/ddpm/session.ts';
+import { testHyper } from '../support/plain-fit.ts';
 
 const unet = unetConfig({
   height: 8,
@@ -33,22 +35,11 @@ const train = async (session: Session, steps: number, firstStep: number) => {
     indices: Int32Array.from({ length: steps * 4 }, (_, i) => (i * 5) % COUNT),
     classes,
     steps,
-    batch: 4,
-    flip: true,
-    minSnrGamma: 0,
+    hyper: testHyper({ flip: true, lr: 2e-3, warmupSteps: 4, emaDecay: 0.999 }),
     key: 5n,
     firstStep,
-    lr: 2e-3,
-    warmup: 4,
-    beta1: 0.9,
-    beta2: 0.999,
-    eps: 1e-8,
-    weightDecay: 0,
-    clip: 1,
-    emaDecay: 0.999,
     globalStep: firstStep,
     adamStep: firstStep,
-    mu: 0,
   });
 };
 

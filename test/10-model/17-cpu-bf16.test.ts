@@ -3,6 +3,7 @@
  * in float, all else is as in fp32. Against the definitions, on every number of threads and in every batch; what it is not for is refused.
  * Skipped aloud where the processor lacks AVX512_BF16, but for the refusals.
  */
+
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,6 +13,7 @@ import type { Addon, OpTensor } from '../../src/bindings/native.ts';
 import { createImages, type Precision, sessionOn } from '../../src/bindings/session.ts';
 import { sample } from '../../src/commands/sample.ts';
 import { saveCheckpoint } from '../../src/ddpm/checkpoint/checkpoint.ts';
+import { atStart } from '../../src/ddpm/fit.ts';
 import { toNative, unetConfig } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { makeTable } from '../../src/ddpm/schedulers/index.ts';
@@ -20,6 +22,7 @@ import { rng } from '../../src/rng.ts';
 import { attend, cases, conv, linearOf, type OpArguments, roundToBf16 } from '../cases.ts';
 import { loadFast, loadReference } from '../support/addons.ts';
 import { near } from '../support/near.ts';
+import { testHyper } from '../support/plain-fit.ts';
 import { error } from '../support/relative-error.ts';
 
 const cpu = addon('cpu');
@@ -203,25 +206,9 @@ withBf16('training in bf16 on a CPU is refused, its loss is not', async (t) => {
   using session = await open(cpu, 'bf16');
   using images = await createImages({ pixels: new Uint8Array(4 * 12 * 12 * 3).fill(99), count: 4, height: 12, width: 12, channels: 3 });
   const indices = Int32Array.of(0, 1, 2, 3);
-  const step = {
-    indices,
-    steps: 1,
-    batch: 4,
-    flip: false,
-    minSnrGamma: 0,
-    key: 1n,
-    firstStep: 0,
-    lr: 1e-3,
-    warmup: 0,
-    beta1: 0.9,
-    beta2: 0.999,
-  };
-  const rest = { eps: 1e-8, weightDecay: 0, clip: 0, emaDecay: 0, globalStep: 0, adamStep: 0, mu: 0 };
+  const step = { indices, steps: 1, hyper: testHyper(), key: 1n, ...atStart };
   const values = new Float64Array(12 * 12 * 3);
-  for (const call of [
-    () => session.train(images, { ...step, ...rest }),
-    () => session.gradient(values, Float64Array.of(1), values, session.params),
-  ]) {
+  for (const call of [() => session.train(images, step), () => session.gradient(values, Float64Array.of(1), values, session.params)]) {
     const refusal = await t.throwsAsync(call, {
       instanceOf: PhoenixError,
       message: /training on a CPU is in fp32.*Make one with precision 'fp32'/,

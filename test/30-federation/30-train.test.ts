@@ -1,23 +1,19 @@
 import test from 'ava';
+import { atStart, type Hyper, type Length, plannedSteps } from '../../src/ddpm/fit.ts';
 import { toPixels } from '../../src/ddpm/sample.ts';
-import { type LocalFit, plannedSteps, type StepProgress, trainLocal } from '../../src/ddpm/train.ts';
+import { type StepProgress, type TrainLocalOptions, trainLocal } from '../../src/ddpm/train.ts';
 import { fakeImages, fakeSession } from '../support/fake-session.ts';
 import { near } from '../support/near.ts';
-import { plainFit } from '../support/plain-fit.ts';
+import { testHyper } from '../support/plain-fit.ts';
 
-const fit: LocalFit = {
-  epochs: 1,
-  batch: 4,
-  lr: 0.05,
-  ...plainFit,
-  globalStep: 0,
-};
+const hyper = testHyper({ lr: 0.05 });
 
 const indices = Int32Array.from({ length: 10 }, (_, i) => 100 + i);
 
-async function run(change: Partial<LocalFit>, more: { key?: bigint; firstStep?: number; adamStep?: number; indices?: Int32Array } = {}) {
+async function run(length: Length, change: Partial<Hyper> = {}, more: Partial<TrainLocalOptions> = {}) {
   const session = fakeSession();
-  const trained = await trainLocal({ session, images: fakeImages(200), indices, key: 7n, ...more, fit: { ...fit, ...change } });
+  const common = { images: fakeImages(200), indices, key: 7n, position: atStart };
+  const trained = await trainLocal({ session, ...common, length, hyper: { ...hyper, ...change }, ...more });
   const drawn = session.calls.flatMap((call) => Array.from(call.indices));
   return { session, trained, drawn, params: await session.params.toBytes(0, 6) };
 }
@@ -39,14 +35,14 @@ test('an epoch is ceil(n/B) full batches that wrap around one permutation, a fre
 });
 
 test('fewer images than a batch wrap several times', async (t) => {
-  const { trained, drawn } = await run({ epochs: 2, batch: 8 }, { indices: Int32Array.of(5, 6, 7) });
+  const { trained, drawn } = await run({ epochs: 2 }, { batch: 8 }, { indices: Int32Array.of(5, 6, 7) });
   t.is(trained.steps, 2);
   t.deepEqual(sorted(drawn.slice(0, 3)), [5, 6, 7]);
   t.deepEqual(drawn.slice(3, 8), [...drawn.slice(0, 3), ...drawn.slice(0, 2)]);
 });
 
 test('localImages draws full batches over one permutation after the other', async (t) => {
-  const { trained, drawn } = await run({ epochs: undefined, localImages: 25 });
+  const { trained, drawn } = await run({ localImages: 25 });
   t.is(trained.steps, 7);
   t.is(drawn.length, 28);
   t.deepEqual(sorted(drawn.slice(0, 10)), [...indices]);
@@ -55,13 +51,13 @@ test('localImages draws full batches over one permutation after the other', asyn
 });
 
 test('equal keys give equal bytes, other keys other orders', async (t) => {
-  const [a, b, c] = [await run({}), await run({}), await run({}, { key: 8n })];
+  const [a, b, c] = [await run({ epochs: 1 }), await run({ epochs: 1 }), await run({ epochs: 1 }, {}, { key: 8n })];
   t.deepEqual(a.params, b.params);
   t.notDeepEqual(a.drawn, c.drawn);
 });
 
 test('every step has its own number, whatever calls it is grouped in, and firstStep goes on where a loop ended', async (t) => {
-  const whole = await run({ epochs: 4, globalStep: 30, warmupSteps: 40 });
+  const whole = await run({ epochs: 4 }, { warmupSteps: 40 }, { position: { ...atStart, globalStep: 30 } });
   let step = 0;
   for (const call of whole.session.calls) {
     t.deepEqual([call.firstStep, call.globalStep, call.adamStep], [step, 30 + step, step]);
@@ -72,10 +68,10 @@ test('every step has its own number, whatever calls it is grouped in, and firstS
 
   const session = fakeSession();
   const images = fakeImages(200);
-  const two = { ...fit, epochs: 2, warmupSteps: 40 };
-  const first = await trainLocal({ session, images, indices, key: 7n, fit: { ...two, globalStep: 30 } });
+  const two = { session, images, indices, key: 7n, hyper: { ...hyper, warmupSteps: 40 }, length: { epochs: 2 } };
+  const first = await trainLocal({ ...two, position: { ...atStart, globalStep: 30 } });
   t.is(first.adamStep, 6);
-  await trainLocal({ session, images, indices, key: 7n, firstStep: 6, adamStep: first.adamStep, fit: { ...two, globalStep: 36 } });
+  await trainLocal({ ...two, position: { firstStep: 6, adamStep: first.adamStep, globalStep: 36 } });
   t.deepEqual(await session.params.toBytes(0, 6), whole.params);
 });
 
@@ -87,7 +83,9 @@ test('progress reaches the last step, and its losses are those returned', async 
     images: fakeImages(200),
     indices,
     key: 7n,
-    fit: { ...fit, epochs: 5 },
+    hyper,
+    length: { epochs: 5 },
+    position: atStart,
     onStep: (event) => events.push(event),
   });
   t.is(events.at(-1)!.step, 15);
@@ -106,7 +104,9 @@ test('an abort stops with its reason and lets no further call begin', async (t) 
     images: fakeImages(200),
     indices,
     key: 7n,
-    fit: { ...fit, epochs: 100 },
+    hyper,
+    length: { epochs: 100 },
+    position: atStart,
     onStep({ step }) {
       last = step;
       if (step >= 3) controller.abort(reason);
@@ -121,23 +121,25 @@ test('an abort stops with its reason and lets no further call begin', async (t) 
   t.true(last < 100);
 });
 
-test('a fit, images or anchor out of range are refused', async (t) => {
-  const refuse = (change: Partial<LocalFit>, more: Parameters<typeof run>[1], message: RegExp) =>
-    t.throwsAsync(run(change, more), { code: 'ERR_PHOENIX_ARGUMENT', message });
-  await refuse({ localImages: 10 }, {}, /exactly one/);
-  await refuse({ epochs: undefined }, {}, /exactly one/);
-  await refuse({ epochs: 0 }, {}, /epochs/);
-  await refuse({ batch: 1.5 }, {}, /batch/);
-  await refuse({}, { indices: new Int32Array(0) }, /examples/);
-  await refuse({}, { indices: Int32Array.of(200) }, /0\.\.199/);
-  await refuse({}, { indices: Int32Array.of(-1) }, /Image -1/);
-  await refuse({ mu: 0.1 }, {}, /anchor/);
+test('hyper-parameters, a length, images or an anchor out of range are refused', async (t) => {
+  const refuse = (run: Promise<unknown>, message: RegExp) => t.throwsAsync(run, { code: 'ERR_PHOENIX_ARGUMENT', message });
+  const once = { epochs: 1 };
+  await refuse(run({ epochs: 1, localImages: 10 }), /exactly one/);
+  await refuse(run({} as Length), /exactly one/);
+  await refuse(run({ epochs: 0 }), /epochs/);
+  await refuse(run(once, { batch: 1.5 }), /batch is 1\.5/);
+  for (const [name, value] of Object.entries({ lr: -1, beta1: 1, beta2: -0.1, clip: Number.NaN, flip: 1, emaDecay: 1, warmupSteps: 0.5 }))
+    await refuse(run(once, { [name]: value }), new RegExp(`${name} is ${value}`));
+  await refuse(run(once, { momentum: 1 } as Partial<Hyper>), /momentum/);
+  await refuse(run(once, {}, { indices: new Int32Array(0) }), /examples/);
+  await refuse(run(once, {}, { indices: Int32Array.of(200) }), /0\.\.199/);
+  await refuse(run(once, {}, { indices: Int32Array.of(-1) }), /Image -1/);
+  await refuse(run(once, { mu: 0.1 }), /anchor/);
 });
 
 test('planned steps are the steps that are made', async (t) => {
-  for (const change of [{ epochs: 3 }, { epochs: undefined, localImages: 25 }, { batch: 16 }, { batch: 5 }] as Partial<LocalFit>[]) {
-    t.is((await run(change)).trained.steps, plannedSteps(10, { ...fit, ...change }));
-  }
+  for (const length of [{ epochs: 3 }, { localImages: 25 }])
+    for (const batch of [4, 16, 5]) t.is((await run(length, { batch })).trained.steps, plannedSteps(10, batch, length));
 });
 
 test('pixels are rounded and clamped', (t) => {

@@ -1,6 +1,6 @@
 import test from 'ava';
 import type { Vector } from '../../src/bindings/vector.ts';
-import { emaDecayAt } from '../../src/ddpm/model/unet.ts';
+import { atStart, emaDecayAt } from '../../src/ddpm/fit.ts';
 import { trainLocal } from '../../src/ddpm/train.ts';
 import { PhoenixError } from '../../src/errors.ts';
 import { initialState, runFederation } from '../../src/fl/federation.ts';
@@ -16,17 +16,11 @@ import { streamKey } from '../../src/rng.ts';
 import { type FakeFederation, fakeFederation, range } from '../support/fake-federation.ts';
 import { alive, fakeImages, fakeSession, fakeVector } from '../support/fake-session.ts';
 import { near } from '../support/near.ts';
-import { plainFit } from '../support/plain-fit.ts';
+import { testFit, testHyper } from '../support/plain-fit.ts';
 
 const P = 6;
 const images = fakeImages(1000);
-const fit = {
-  epochs: 2,
-  batch: 4,
-  lr: 0.05,
-  ...plainFit,
-  optimizer: 'reset' as const,
-};
+const fit = testFit({ epochs: 2 }, { lr: 0.05 });
 
 const ground = { parameters: P, images: images.count, sizes: [10, 15, 20], heldOut: 3, options: { fit } };
 type World = FakeFederation & { dataOf?(client: number): Int32Array; stream?: ClientOptions['stream'] };
@@ -45,7 +39,8 @@ test('one client for one round is local training', async (t) => {
     images,
     indices: range(0, 10),
     key: streamKey(3, 'train', 'a', 1),
-    fit: { ...fit, globalStep: 0 },
+    ...fit,
+    position: atStart,
   });
   const state = await w.run(1);
   near(t, await numbers(state.params), await numbers(alone.params), { norm: 1e-6 });
@@ -104,7 +99,8 @@ test('FedAvg weighs by examples, and params move by the weighted mean of the del
       images,
       indices: range(50 * i, 10 + 5 * i),
       key: streamKey(3, 'train', client, 1),
-      fit: { ...fit, globalStep: 0 },
+      ...fit,
+      position: atStart,
     });
     deltas.push((await numbers(alone.params)).map((p, j) => p - before[j]!));
   }
@@ -398,8 +394,8 @@ test("moments that were kept are a client's own: one client kept over rounds is 
       images,
       indices: range(0, 8),
       key: 5n,
-      adamStep,
-      fit: { ...fit, globalStep: 4 * round },
+      ...fit,
+      position: { globalStep: 4 * round, adamStep, firstStep: 0 },
     }));
   near(t, await numbers(w.state.params), await numbers(alone.params), { norm: 1e-6 });
 });
@@ -408,15 +404,15 @@ test('FedProx pulls towards the parameters received', async (t) => {
   const plain = await world({ sizes: [10] });
   const prox = await world({ sizes: [10] });
   await plain.run(1);
-  await prox.run(1, { fit: { ...fit, mu: 5 } });
+  await prox.run(1, { fit: { ...fit, hyper: testHyper({ lr: 0.05, mu: 5 }) } });
   t.true(prox.records[0]!.clients[0]!.deltaNorm < plain.records[0]!.clients[0]!.deltaNorm);
-  t.true(prox.session.calls.every((call) => call.mu === 5 && call.anchor !== undefined));
+  t.true(prox.session.calls.every((call) => call.hyper.mu === 5 && call.anchor !== undefined));
   t.true(plain.session.calls.every((call) => call.anchor === undefined));
 });
 
 test('warm-up counts global steps: the mean over the clients, summed over rounds', async (t) => {
   const w = await world();
-  const state = await w.run(2, { fit: { ...fit, warmupSteps: 100 } });
+  const state = await w.run(2, { fit: { ...fit, hyper: testHyper({ lr: 0.05, warmupSteps: 100 }) } });
   const perRound = Math.round((10 * 6 + 15 * 8 + 20 * 10) / 45);
   t.is(state.globalStep, 2 * perRound);
   const starts = w.session.calls.filter((call) => call.firstStep === 0).map((call) => call.globalStep);

@@ -4,23 +4,9 @@ import { decodeMessage, decodeReport, encodeMessage, type MessageHeader } from '
 import { decodeTask, decodeUpdate, encodeTask, encodeUpdate } from '../../src/fl/wire/vector.ts';
 import { rng } from '../../src/rng.ts';
 import { fakeVector } from '../support/fake-session.ts';
+import { testFit } from '../support/plain-fit.ts';
 
-const fit: Fit = {
-  epochs: 1,
-  batch: 32,
-  lr: 1e-3,
-  warmupSteps: 10,
-  beta1: 0.9,
-  beta2: 0.999,
-  adamEps: 1e-8,
-  weightDecay: 0,
-  clip: 1,
-  flip: true,
-  minSnrGamma: 0,
-  mu: 0,
-  optimizer: 'reset',
-  globalStep: 3,
-};
+const fit: Fit = { ...testFit({ epochs: 1 }, { batch: 32, warmupSteps: 10, flip: true }), globalStep: 3 };
 
 const report: Report = {
   client: 'a',
@@ -136,9 +122,12 @@ test('what the other side would refuse is not sent', async (t) => {
   const bad: [string, MessageHeader][] = [
     ['NaN', { kind: 'report', version: 1, report: { ...report, loss: NaN } }],
     ['infinity', { kind: 'report', version: 1, report: { ...report, deltaNorm: Infinity } }],
-    ['both lengths', { kind: 'task', version: 1, round: 1, codec: 'float32', count: 1, fit: { ...fit, localImages: 5 } }],
-    ['no length', { kind: 'task', version: 1, round: 1, codec: 'float32', count: 1, fit: { ...fit, epochs: undefined } }],
-    ['beta 1', { kind: 'task', version: 1, round: 1, codec: 'float32', count: 1, fit: { ...fit, beta1: 1 } }],
+    [
+      'both lengths',
+      { kind: 'task', version: 1, round: 1, codec: 'float32', count: 1, fit: { ...fit, length: { epochs: 1, localImages: 5 } } },
+    ],
+    ['no length', { kind: 'task', version: 1, round: 1, codec: 'float32', count: 1, fit: { ...fit, length: {} as Fit['length'] } }],
+    ['beta 1', { kind: 'task', version: 1, round: 1, codec: 'float32', count: 1, fit: { ...fit, hyper: { ...fit.hyper, beta1: 1 } } }],
   ];
   for (const [name, header] of bad) t.throws(() => encodeMessage(header), { code: 'ERR_PHOENIX_ARGUMENT' }, name);
 });

@@ -2,6 +2,7 @@
 import test from 'ava';
 import { createImages, createNativeSession } from '../../src/bindings/session.ts';
 import { createVector, type Vector } from '../../src/bindings/vector.ts';
+import { atStart } from '../../src/ddpm/fit.ts';
 import { toNative, unetConfig } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { drawSamples } from '../../src/ddpm/sample.ts';
@@ -16,7 +17,7 @@ import type { RoundRecord } from '../../src/fl/types.ts';
 import { decodeUpdate, encodeUpdate } from '../../src/fl/wire/vector.ts';
 import { rng, streamKey } from '../../src/rng.ts';
 import { near } from '../support/near.ts';
-import { plainFit } from '../support/plain-fit.ts';
+import { testFit } from '../support/plain-fit.ts';
 
 const schedule = noise();
 const unet = unetConfig({
@@ -35,14 +36,7 @@ const pixels = Uint8Array.from({ length: count * 64 }, () => draw.int(256));
 const classes = Int32Array.from({ length: count }, (_, i) => i % 2);
 const images = await createImages({ pixels, count, height: 8, width: 8, channels: 1 });
 
-const fit = {
-  epochs: 1,
-  batch: 4,
-  lr: 1e-3,
-  ...plainFit,
-  flip: true,
-  optimizer: 'reset' as const,
-};
+const fit = testFit({ epochs: 1 }, { flip: true });
 
 const range = (from: number, n: number) => Int32Array.from({ length: n }, (_, i) => from + i);
 const newSession = (threads = 2) => createNativeSession({ unet: toNative(unet), noise: schedule, threads });
@@ -75,7 +69,7 @@ test('one client for one round is local training', async (t) => {
   using alone = newSession();
   await alone.init(streamKey(3, 'init'));
   const key = streamKey(3, 'train', 'c0', 1);
-  const trained = await trainLocal({ session: alone, images, classes, indices: range(0, 10), key, fit: { ...fit, globalStep: 0 } });
+  const trained = await trainLocal({ session: alone, images, classes, indices: range(0, 10), key, ...fit, position: atStart });
   near(t, records[0]!.loss, trained.loss, { relative: 1e-6 }, 'loss');
   near(t, await numbers(state.params), await numbers(alone.params), { norm: 1e-6 }, 'parameters');
 });
@@ -106,10 +100,11 @@ test('training in two loops is training in one', async (t) => {
   const indices = range(0, 12);
   await whole.init(1n);
   await halves.init(1n);
-  await trainLocal({ session: whole, images, classes, indices, key, fit: { ...fit, epochs: 2, globalStep: 0, emaDecay: 0.99 } });
-  await trainLocal({ session: halves, images, classes, indices, key, fit: { ...fit, globalStep: 0, emaDecay: 0.99 } });
-  const second = { ...fit, globalStep: 3, emaDecay: 0.99 };
-  await trainLocal({ session: halves, images, classes, indices, key, firstStep: 3, adamStep: 3, fit: second });
+  const common = { images, classes, indices, key, hyper: { ...fit.hyper, emaDecay: 0.99 } };
+  await trainLocal({ session: whole, ...common, length: { epochs: 2 }, position: atStart });
+  await trainLocal({ session: halves, ...common, length: { epochs: 1 }, position: atStart });
+  const middle = { globalStep: 3, adamStep: 3, firstStep: 3 };
+  await trainLocal({ session: halves, ...common, length: { epochs: 1 }, position: middle });
   t.deepEqual(await numbers(halves.params), await numbers(whole.params));
   t.deepEqual(await numbers(halves.ema), await numbers(whole.ema));
 });

@@ -15,7 +15,7 @@ import { decodeMessage, encodeMessage } from '../../src/fl/wire/message.ts';
 import { decodeUpdate, encodeTask, encodeUpdate, parseCompression, setBytes } from '../../src/fl/wire/vector.ts';
 import { rng } from '../../src/rng.ts';
 import { near } from '../support/near.ts';
-import { plainFit } from '../support/plain-fit.ts';
+import { testFit } from '../support/plain-fit.ts';
 
 const schedule = noise();
 const unet = unetConfig({
@@ -185,13 +185,7 @@ test('compressions are parsed strictly', (t) => {
     t.throws(() => parseCompression(bad), { code: 'ERR_PHOENIX_ARGUMENT', message: /none, bf16, int8, topk:SHARE/ }, bad);
 });
 
-const fit = {
-  epochs: 1,
-  batch: 4,
-  lr: 1e-3,
-  ...plainFit,
-  optimizer: 'reset' as const,
-};
+const fit = testFit({ epochs: 1 });
 
 type World = { strategy?: Strategy; store?: Store; handOver?: boolean; taskCodec?: 'bf16'; personal?: string[] };
 

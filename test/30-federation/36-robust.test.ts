@@ -13,7 +13,7 @@ import { type CreateVector, encodeUpdate, getBytes, setBytes } from '../../src/f
 import { rng } from '../../src/rng.ts';
 import { fakeImages, fakeSession, fakeVector } from '../support/fake-session.ts';
 import { near } from '../support/near.ts';
-import { plainFit } from '../support/plain-fit.ts';
+import { testFit } from '../support/plain-fit.ts';
 
 const numbers = async (vector: Vector) => [...new Float32Array((await getBytes(vector)).buffer)];
 
@@ -119,13 +119,7 @@ test('what a round collected is dropped', async (t) => {
   t.deepEqual(await store.keys(), []);
 });
 
-const fit = {
-  epochs: 2,
-  batch: 4,
-  lr: 0.05,
-  ...plainFit,
-  optimizer: 'reset' as const,
-};
+const fit = testFit({ epochs: 2 }, { lr: 0.05 });
 
 /** Seven clients with almost the same data; `lie` changes what c0 and c1 upload. */
 async function attacked(strategy: Strategy, lie: ((delta: number[]) => number[]) | undefined, change: { normBound?: number } = {}) {

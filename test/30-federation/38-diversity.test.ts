@@ -1,5 +1,7 @@
 /** The parts of diversity-aware federation, each by hand or brute force: weights, Vendi score, filter, local work, shared sets, parcels, features. */
+
 import test from 'ava';
+import type { Length } from '../../src/ddpm/fit.ts';
 import { type FeatureNetwork, featureMatrix } from '../../src/ddpm/metrics/index.ts';
 import { featureSource, pixels8, sourceOf } from '../../src/ddpm/metrics/sources.ts';
 import { vendiScore } from '../../src/ddpm/metrics/vendi.ts';
@@ -15,6 +17,7 @@ import { decodeParcel, encodeParcel } from '../../src/fl/wire/parcel.ts';
 import type { ImageSet } from '../../src/images.ts';
 import { rng } from '../../src/rng.ts';
 import { near } from '../support/near.ts';
+import { testFit } from '../support/plain-fit.ts';
 
 const report = (client: string, more: Partial<Report> = {}): Report => ({
   client,
@@ -337,22 +340,6 @@ for (const name of Object.keys(strategies) as (keyof typeof strategies)[]) {
 
 // ---- local work
 
-const fit = {
-  batch: 8,
-  lr: 1,
-  warmupSteps: 0,
-  beta1: 0.9,
-  beta2: 0.9,
-  adamEps: 1,
-  weightDecay: 0,
-  clip: 0,
-  flip: false,
-  minSnrGamma: 0,
-  mu: 0,
-  optimizer: 'reset' as const,
-  globalStep: 0,
-};
-
 test('coherence is the mean cosine between two updates, by their parts', (t) => {
   const draw = rng(9, 'updates');
   const updates = Array.from({ length: 4 }, () => Array.from({ length: 6 }, () => draw.normal() + 0.5));
@@ -392,9 +379,10 @@ test('local work follows the coherence, a quarter up or a fifth down at most, wi
 
 test('scaled work is in images: of passes, the full batches that they come to', (t) => {
   const client = { id: 'a', examples: 20 };
-  t.deepEqual(scaleWork({ ...fit, epochs: 2 }, client, 1), { ...fit, epochs: 2 });
-  t.deepEqual(scaleWork({ ...fit, epochs: 2 }, client, 1.5), { ...fit, localImages: 1.5 * 2 * 24 });
-  t.deepEqual(scaleWork({ ...fit, localImages: 30 }, client, 0.5), { ...fit, localImages: 16 });
+  const fit = (length: Length) => ({ ...testFit(length, { batch: 8 }), globalStep: 0 });
+  t.deepEqual(scaleWork(fit({ epochs: 2 }), client, 1), fit({ epochs: 2 }));
+  t.deepEqual(scaleWork(fit({ epochs: 2 }), client, 1.5), fit({ localImages: 1.5 * 2 * 24 }));
+  t.deepEqual(scaleWork(fit({ localImages: 30 }), client, 0.5), fit({ localImages: 16 }));
 });
 
 // ---- shared set

@@ -20,19 +20,13 @@ import { decodeMessage, encodeMessage } from '../../src/fl/wire/message.ts';
 import { type FakeFederation, fakeFederation, range } from '../support/fake-federation.ts';
 import { fakeSession } from '../support/fake-session.ts';
 import { near } from '../support/near.ts';
-import { plainFit } from '../support/plain-fit.ts';
+import { testFit, testHyper } from '../support/plain-fit.ts';
 
 const P = 8;
 const OWN = 300;
 const ROOM = 10;
 
-const fit: Omit<Fit, 'globalStep'> = {
-  localImages: 16,
-  batch: 4,
-  lr: 0.05,
-  ...plainFit,
-  optimizer: 'reset',
-};
+const fit: Omit<Fit, 'globalStep'> = testFit({ localImages: 16 }, { lr: 0.05 });
 
 /** A client's pixels: those of one client are alike. */
 const pixelsOf = (positions: Int32Array) => {
@@ -101,7 +95,10 @@ const groups: Record<string, Record<string, Setting>> = {
   tasks: { 'tasks in bf16': { options: { taskCodec: 'bf16' } } },
   probes: { 'of samples': { probing: { histogramOf: 'samples' } }, noised: { probing: { histogramNoise: 2 } } },
   server: { momentum: { world: { serverStep: serverSteps.momentum } }, yogi: { world: { serverStep: serverSteps.yogi } } },
-  client: { 'kept moments': { fit: { optimizer: 'keep' } }, 'passes and FedProx': { fit: { epochs: 1, localImages: undefined, mu: 0.5 } } },
+  client: {
+    'kept moments': { fit: { optimizer: 'keep' } },
+    'passes and FedProx': { fit: { length: { epochs: 1 }, hyper: testHyper({ lr: 0.05, mu: 0.5 }) } },
+  },
   round: {
     fraction: { options: { fraction: 0.5 } },
     'lost clients': {

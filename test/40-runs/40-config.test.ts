@@ -1,7 +1,7 @@
 /** Options: one table for the API and the command line. */
 import test from 'ava';
 import { type Command, changeableOptions, demoOptions, optionTable, parseOptions } from '../../src/commands/options/index.ts';
-import { presets } from '../../src/ddpm/model/unet.ts';
+import { presets } from '../../src/ddpm/model/presets.ts';
 import { schedulers } from '../../src/ddpm/schedulers/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
 import { strategies } from '../../src/fl/strategies/index.ts';

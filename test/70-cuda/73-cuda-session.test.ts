@@ -7,6 +7,7 @@ import test from 'ava';
 import { addon } from '../../src/bindings/load.ts';
 import type { Addon, NativeTrain, NativeVector } from '../../src/bindings/native.ts';
 import { createImages, type Precision, type Session, sessionOn } from '../../src/bindings/session.ts';
+import { type Hyper, hyperSchema } from '../../src/ddpm/fit.ts';
 import { toNative, unetConfig } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { makeTable } from '../../src/ddpm/schedulers/index.ts';
@@ -21,7 +22,7 @@ import { rng } from '../../src/rng.ts';
 import { cuda, device, usable } from '../support/cuda.ts';
 import { setEnvironment } from '../support/environment.ts';
 import { near } from '../support/near.ts';
-import { plainFit } from '../support/plain-fit.ts';
+import { testFit, testHyper } from '../support/plain-fit.ts';
 
 const withDevice = usable ? test.serial : test.serial.skip;
 const gpu = cuda as Addon;
@@ -58,26 +59,25 @@ const classes = Int32Array.from({ length: COUNT }, (_, i) => i % 5);
 const open = (native: Addon, precision: Precision = 'fp32') =>
   sessionOn(native, { unet: toNative(unet), noise: noise({ prediction: 'v' }), threads: 1, precision });
 
+const hyper = testHyper({
+  batch: BATCH,
+  flip: true,
+  minSnrGamma: 5,
+  warmupSteps: 2,
+  weightDecay: 0.01,
+  clip: 0.5,
+  emaDecay: 0.999,
+});
+
 const fit = (steps: number, first = 0): NativeTrain => ({
   indices: Int32Array.from({ length: BATCH * steps }, (_, i) => ((BATCH * first + i) * 7) % COUNT),
   classes,
   steps,
-  batch: BATCH,
-  flip: true,
-  minSnrGamma: 5,
+  hyper,
   key: 11n,
   firstStep: first,
-  lr: 1e-3,
-  warmup: 2,
-  beta1: 0.9,
-  beta2: 0.999,
-  eps: 1e-8,
-  weightDecay: 0.01,
-  clip: 0.5,
-  emaDecay: 0.999,
   globalStep: first,
   adamStep: first,
-  mu: 0,
 });
 
 const drawing = (session: Session, count: number, batch: number) => ({
@@ -126,7 +126,7 @@ for (const precision of process.env.PHOENIX_SIMT_CAPABILITY === '8.0' ? (['bf16'
       const losses: number[] = [];
       for (const steps of cuts) losses.push(...(await session.train(images, fit(steps, losses.length))).losses);
       // A larger batch moves the memory that recorded steps use.
-      const larger = { ...fit(1, losses.length), batch: 5, indices: Int32Array.of(1, 5, 9, 2, 7) };
+      const larger = { ...fit(1, losses.length), hyper: { ...hyper, batch: 5 }, indices: Int32Array.of(1, 5, 9, 2, 7) };
       losses.push(...(await session.train(images, larger)).losses);
       losses.push(...(await session.train(images, fit(1, losses.length))).losses);
       const samples = await session.sample(drawing(session, 2, 2));
@@ -140,6 +140,51 @@ for (const precision of process.env.PHOENIX_SIMT_CAPABILITY === '8.0' ? (['bf16'
     t.deepEqual(replayed.samples, plain.samples);
     t.true(replayed.state.equals(plain.state));
   });
+
+withDevice('a hyper-parameter that changes between two replays acts as it does where nothing is recorded', async (t) => {
+  // At these values half of each makes a difference within two steps.
+  const base = testHyper({ ...hyper, lr: 1e-2, warmupSteps: 8, adamEps: 1e-3, weightDecay: 0.1, mu: 0.2, emaDecay: 0.1 });
+  const names = Object.keys(hyperSchema.shape) as (keyof Hyper)[];
+  const changes = names.map((name) => {
+    const value = base[name];
+    return { name, changed: { ...base, [name]: typeof value === 'boolean' ? !value : value / 2 } };
+  });
+  using images = await createImages(set, gpu);
+  const twoSteps = async (session: Session, change: Hyper, first: number) => {
+    const anchor = session.createVector(session.parameterCount);
+    const indices = Int32Array.from({ length: 2 * change.batch }, (_, i) => ((first + i) * 7) % COUNT);
+    await session.train(images, { ...fit(2, first), indices, hyper: change, anchor });
+    anchor.dispose();
+    return state(session);
+  };
+
+  process.env.PHOENIX_CUDA_GRAPHS = '0';
+  using plain = open(gpu);
+  await plain.init(3n);
+  const middle = await twoSteps(plain, base, 0);
+  const after = async (change: Hyper) => {
+    const length = 4 * plain.parameterCount;
+    for (const [i, which] of (['params', 'ema', 'adamM', 'adamV'] as const).entries())
+      await plain[which].fromBytes(middle.subarray(i * length, (i + 1) * length), 0);
+    return twoSteps(plain, change, 2);
+  };
+  const unchanged = await after(base);
+  const expected = new Map<string, Buffer>();
+  for (const { name, changed } of changes) expected.set(name, await after(changed));
+  for (const [name, end] of expected) t.false(end.equals(unchanged), `half of ${name} changes nothing: give it another value above`);
+
+  process.env.PHOENIX_CUDA_GRAPHS = '1';
+  using recorded = open(gpu);
+  for (const { name, changed } of changes) {
+    await recorded.init(3n);
+    const before = gpu.info().replays;
+    t.true((await twoSteps(recorded, base, 0)).equals(middle), `before ${name}`);
+    const between = gpu.info().replays;
+    t.true(between > before, `${name}: a step was replayed before the change`);
+    t.true((await twoSteps(recorded, changed, 2)).equals(expected.get(name)!), name);
+    t.true(gpu.info().replays > between, `${name}: a step was replayed after the change`);
+  }
+});
 
 withDevice('a model goes from the CPU to the GPU and back, and trains on', async (t) => {
   const move = async (from: Session, to: Session) => {
@@ -174,7 +219,7 @@ withDevice('a step that is not finite is not applied, nor are those after it; th
     const session = open(gpu);
     await session.init(3n);
     using images = await createImages(set, gpu);
-    const error = await session.train(images, { ...fit(steps), lr, warmup: 0, clip: 0 }).catch((e) => e);
+    const error = await session.train(images, { ...fit(steps), hyper: { ...hyper, lr, warmupSteps: 0, clip: 0 } }).catch((e) => e);
     const result = { error, params: await floats(session.params) };
     session.dispose();
     return result;
@@ -246,7 +291,7 @@ withDevice('too little memory is an error that names the bytes wanted and free, 
   const error = t.throws(() => gpu.createVector(wanted / 4), { instanceOf: PhoenixError });
   t.is(error?.code, 'ERR_PHOENIX_MEMORY');
   t.regex(error!.message, new RegExp(`${wanted} bytes wanted, \\d+ of \\d+ free`));
-  const big = { ...fit(1), batch: 1 << 24, indices: new Int32Array(1 << 24) }; // hundreds of GB: more than any card has
+  const big = { ...fit(1), hyper: { ...hyper, batch: 1 << 24 }, indices: new Int32Array(1 << 24) }; // hundreds of GB: more than any card has
   const failed = await t.throwsAsync(session.train(images, { ...big, firstStep: 1, globalStep: 1, adamStep: 1 }), {
     instanceOf: PhoenixError,
   });
@@ -277,16 +322,7 @@ async function federate(native: Addon, { handOver = false, compress = 'none', mu
     }),
   );
   const strategy = fedavg();
-  const fitOptions = {
-    ...plainFit,
-    epochs: 1,
-    batch: BATCH,
-    lr: 1e-3,
-    flip: true,
-    mu,
-    optimizer: 'reset' as const,
-    compress,
-  };
+  const fitOptions = { ...testFit({ epochs: 1 }, { batch: BATCH, flip: true, mu }), compress };
   const io = {
     transport: memoryTransport(clients, { handOver }),
     strategy,

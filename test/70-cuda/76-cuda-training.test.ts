@@ -2,14 +2,18 @@
  * Training on a real GPU (PHOENIX_TEST_GPU=1, as `npm run gpu:verify` sets it; the emulator would take days): bf16 follows fp32, and equal seeds give
  * equal bits. The CIFAR-10 U-Net on synthetic images, batch 16. Skipped aloud elsewhere.
  */
+
 import test from 'ava';
 import { createImages, type Precision, sessionOn } from '../../src/bindings/session.ts';
 import { openDataset } from '../../src/ddpm/data/index.ts';
-import { presets, toNative } from '../../src/ddpm/model/unet.ts';
+import { atStart } from '../../src/ddpm/fit.ts';
+import { presets } from '../../src/ddpm/model/presets.ts';
+import { toNative } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { rng } from '../../src/rng.ts';
 import { cuda, device, emulated, usable } from '../support/cuda.ts';
 import { near } from '../support/near.ts';
+import { testHyper } from '../support/plain-fit.ts';
 
 const real = process.env.PHOENIX_TEST_GPU === '1' && usable && !emulated;
 const withGpu = real ? test.serial : test.serial.skip;
@@ -28,9 +32,8 @@ async function train(precision: Precision, steps: number) {
   await session.init(1n);
   const r = rng(1, 'training');
   const indices = Int32Array.from({ length: steps * BATCH }, () => r.int(dataset.count));
-  const data = { indices, steps, batch: BATCH, flip: true, minSnrGamma: 0, key: 2n, firstStep: 0, globalStep: 0, adamStep: 0 };
-  const adam = { lr: 2e-4, warmup: 50, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, clip: 1, emaDecay: 0.9999, mu: 0 };
-  const { losses } = await session.train(images, { ...data, ...adam });
+  const hyper = testHyper({ batch: BATCH, lr: 2e-4, warmupSteps: 50, flip: true, emaDecay: 0.9999 });
+  const { losses } = await session.train(images, { indices, steps, hyper, key: 2n, ...atStart });
   return { losses, params: Buffer.from(await session.params.toBytes(0, session.parameterCount)) };
 }
 

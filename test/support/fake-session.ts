@@ -5,6 +5,7 @@
 import type { NativeSample, NativeTrain } from '../../src/bindings/native.ts';
 import type { Images, Session } from '../../src/bindings/session.ts';
 import type { Vector } from '../../src/bindings/vector.ts';
+import type { Hyper } from '../../src/ddpm/fit.ts';
 import { philox } from '../../src/rng.ts';
 
 /** Fake vectors alive, and the most there were at once. */
@@ -147,10 +148,11 @@ export function fakeSession({ length = 6, noise = 0.1 } = {}): Session & { calls
   const calls: NativeTrain[] = [];
 
   function step(options: NativeTrain, number: number): number {
-    const { batch, beta1, beta2, key, mu, anchor } = options;
+    const { key, anchor } = options;
+    const { batch, beta1, beta2, mu, adamEps, warmupSteps, ...hyper } = options.hyper as Hyper;
     const images = Array.from(options.indices.subarray(number * batch, (number + 1) * batch));
     const adamStep = options.adamStep + number + 1;
-    const lr = options.lr * (options.warmup > 0 ? Math.min(1, (options.globalStep + number + 1) / options.warmup) : 1);
+    const lr = hyper.lr * (warmupSteps > 0 ? Math.min(1, (options.globalStep + number + 1) / warmupSteps) : 1);
     let loss = 0;
     for (let j = 0; j < length; j++) {
       const p = params.values[j]!;
@@ -160,7 +162,7 @@ export function fakeSession({ length = 6, noise = 0.1 } = {}): Session & { calls
       adamV.values[j] = beta2 * adamV.values[j]! + (1 - beta2) * g * g;
       const m = adamM.values[j]! / (1 - beta1 ** adamStep);
       const v = adamV.values[j]! / (1 - beta2 ** adamStep);
-      params.values[j] = p - lr * (m / (Math.sqrt(v) + options.eps));
+      params.values[j] = p - lr * (m / (Math.sqrt(v) + adamEps));
       loss += (off * off) / 2 / length;
     }
     return loss;

@@ -1,12 +1,12 @@
-/** Adam as it is usually set, without weight decay, flips, weighting by noise or a pull: what most tests train with. */
-export const plainFit = {
-  warmupSteps: 0,
-  beta1: 0.9,
-  beta2: 0.999,
-  adamEps: 1e-8,
-  weightDecay: 0,
-  clip: 1,
-  flip: false,
-  minSnrGamma: 0,
-  mu: 0,
-};
+/** Trainings as most tests make them: small batches, plain Adam, no weight decay, flips, weighting by noise or pull. */
+import { type Hyper, plainHyper } from '../../src/ddpm/fit.ts';
+
+/** Hyper-parameters of a test, but for those named. */
+export function testHyper(change: Partial<Hyper> = {}): Hyper {
+  return { ...plainHyper, batch: 4, lr: 1e-3, ...change };
+}
+
+/** What a round asks of each client, but for what a test says of the hyper-parameters. */
+export function testFit<Length extends { epochs: number } | { localImages: number }>(length: Length, change: Partial<Hyper> = {}) {
+  return { hyper: testHyper(change), length, optimizer: 'reset' as const };
+}

@@ -3,7 +3,7 @@
  * and the rules of a resume all derive from this table; choices come from the registries.
  */
 import type { z } from 'zod';
-import { presets } from '../../ddpm/model/unet.ts';
+import { presets } from '../../ddpm/model/presets.ts';
 import { schedulers } from '../../ddpm/schedulers/index.ts';
 import { PhoenixError } from '../../errors.ts';
 import { serverSteps } from '../../fl/server/server-step.ts';

@@ -1,6 +1,6 @@
 /**
- * The U-Net of Ho et al. 2020 ("Denoising Diffusion Probabilistic Models", appendix B) as a configuration: what it means, what is valid,
- * the presets and how each is trained. The network itself is native (native/unet).
+ * The U-Net of Ho et al. 2020 ("Denoising Diffusion Probabilistic Models", appendix B) as a configuration: what it means, and
+ * what is valid. The network itself is native (native/unet).
  */
 import type { NativeUNet } from '../../bindings/native.ts';
 import { PhoenixError } from '../../errors.ts';
@@ -34,33 +34,6 @@ export type UNetConfig = {
   freqShift: number;
   /** Padding of the stride-2 convolutions: 0 = one row and column right and bottom only (Ho et al.), 1 = all around. @default 0 */
   downsamplePadding: number;
-};
-
-/** What a preset needs to know of the images. `classes`: 0 or absent = no class conditioning. */
-export type ImageShape = { height: number; width: number; channels: number; classes?: number };
-
-export type TrainingDefaults = {
-  /** Images a step. */
-  batch: number;
-  /** Adam's learning rate after warm-up. */
-  lr: number;
-  /** Largest EMA decay: see emaDecayAt. */
-  emaDecay: number;
-  /** Largest gradient norm. */
-  clip: number;
-  /** Random horizontal flips. */
-  flip: boolean;
-  /** Linear warm-up over `share` of the planned steps, at most `most` steps: see warmupSteps. */
-  warmup: WarmupRule;
-};
-
-export type WarmupRule = { share: number; most: number };
-
-export type Preset = {
-  /** One line for help texts. */
-  summary: string;
-  unet(images: ImageShape): UNetConfig;
-  training: TrainingDefaults;
 };
 
 type Essential = 'height' | 'width' | 'inChannels' | 'blockOutChannels' | 'layersPerBlock' | 'attention';
@@ -136,89 +109,5 @@ export const validateUNet = (config: UNetConfig): void => {
 /** The configuration as the addon takes it. @throws PhoenixError ERR_PHOENIX_CONFIG as validateUNet */
 export const toNative = (config: UNetConfig): NativeUNet => {
   validateUNet(config);
-  return {
-    height: config.height,
-    width: config.width,
-    inChannels: config.inChannels,
-    outChannels: config.inChannels,
-    blockOutChannels: [...config.blockOutChannels],
-    layersPerBlock: config.layersPerBlock,
-    attention: [...config.attention],
-    attentionHeadDim: config.attentionHeadDim ?? 0,
-    groups: config.normGroups,
-    normEps: config.normEps,
-    dropout: config.dropout,
-    classes: config.numClasses,
-    flipSinToCos: config.flipSinToCos,
-    freqShift: config.freqShift,
-    downsamplePadding: config.downsamplePadding,
-  };
-};
-
-const imageFields = (images: ImageShape) => ({
-  height: images.height,
-  width: images.width,
-  inChannels: images.channels,
-  numClasses: images.classes ?? 0,
-});
-
-const warmup: WarmupRule = { share: 0.05, most: 5000 };
-
-export const presets = {
-  tiny: {
-    summary: 'base 16, three levels, 1 block, attention at the lowest level: minutes on two cores',
-    unet: (images) =>
-      unetConfig({
-        ...imageFields(images),
-        blockOutChannels: [16, 32, 32],
-        layersPerBlock: 1,
-        attention: [false, false, true],
-        normGroups: 8,
-        dropout: 0,
-      }),
-    training: { batch: 32, lr: 2e-3, emaDecay: 0.9999, clip: 1, flip: false, warmup },
-  },
-  small: {
-    summary: 'base 32, three levels, 2 blocks, attention at the middle level: 28x28 and 32x32 images on a CPU',
-    unet: (images) =>
-      unetConfig({
-        ...imageFields(images),
-        blockOutChannels: [32, 64, 64],
-        layersPerBlock: 2,
-        attention: [false, true, false],
-        dropout: 0.1,
-      }),
-    training: { batch: 32, lr: 5e-4, emaDecay: 0.9999, clip: 1, flip: false, warmup },
-  },
-  cifar: {
-    summary: "Ho et al.'s CIFAR-10 model, 35.7 million parameters: for a GPU",
-    unet: (images) =>
-      unetConfig({
-        ...imageFields(images),
-        blockOutChannels: [128, 256, 256, 256],
-        layersPerBlock: 2,
-        attention: [false, true, false, false],
-        dropout: 0.1,
-      }),
-    training: { batch: 128, lr: 2e-4, emaDecay: 0.9999, clip: 1, flip: true, warmup },
-  },
-} satisfies Record<string, Preset>;
-
-export type PresetName = keyof typeof presets;
-
-/** Steps of linear warm-up for a training of `plannedSteps`: min(most, share · planned), so that a short run is not all warm-up. */
-export const warmupSteps = (plannedSteps: number, rule: WarmupRule = warmup): number =>
-  Math.min(rule.most, Math.floor(rule.share * plannedSteps));
-
-/**
- * EMA decay of step n (counted from 0): min(max, (1+n)/(10+n)), so that a short run does not sample its initial noise. The ramp is that
- * of TensorFlow's ExponentialMovingAverage with num_updates.
- */
-export const emaDecayAt = (n: number, max = 0.9999): number => Math.min(max, (1 + n) / (10 + n));
-
-/** The decay of `steps` steps from step n on: the product of emaDecayAt(n) … emaDecayAt(n+steps-1). 1 for no steps. */
-export const emaDecayOver = (n: number, steps: number, max = 0.9999): number => {
-  let decay = 1;
-  for (let step = 0; step < steps; step++) decay *= emaDecayAt(n + step, max);
-  return decay;
+  return { ...config, outChannels: config.inChannels, attentionHeadDim: config.attentionHeadDim ?? 0 };
 };

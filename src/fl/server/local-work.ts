@@ -2,7 +2,7 @@
  * Local work that follows the drift. Many local steps a round help clients that agree and hurt those that do not, so their number is steered by how well
  * the updates agree: the mean cosine between two of them. It takes the norms and the norm of the sum alone, so no single update needs to be seen for it.
  */
-import { plannedSteps } from '../../ddpm/train.ts';
+import { plannedSteps } from '../../ddpm/fit.ts';
 import { PhoenixError } from '../../errors.ts';
 import type { ClientInfo, Fit } from '../types.ts';
 
@@ -52,6 +52,6 @@ export function adaptWork(work: number, coherence: number | undefined, { target,
 /** The fit with this multiple of its local images. */
 export function scaleWork(fit: Fit, { examples }: ClientInfo, work: number): Fit {
   if (work === 1) return fit;
-  const { epochs: _, ...rest } = fit;
-  return { ...rest, localImages: Math.max(1, Math.round(work * plannedSteps(examples, fit) * fit.batch)) };
+  const { batch } = fit.hyper;
+  return { ...fit, length: { localImages: Math.max(1, Math.round(work * plannedSteps(examples, batch, fit.length) * batch)) } };
 }

@@ -3,7 +3,8 @@
  * by glob patterns over the parameters' names; what they leave is the shared part, the only part that travels.
  */
 import type { ParameterEntry } from '../../bindings/native.ts';
-import { plannedSteps, type TrainLocalOptions, trainLocal } from '../../ddpm/train.ts';
+import { plannedSteps } from '../../ddpm/fit.ts';
+import { type TrainLocalOptions, trainLocal } from '../../ddpm/train.ts';
 import { PhoenixError } from '../../errors.ts';
 
 /**
@@ -107,10 +108,9 @@ function rangesOf(entries: ParameterEntry[]): Float64Array {
  */
 export async function trainPersonal(options: TrainLocalOptions, split: ParameterSplit | undefined): Promise<{ steps: number }> {
   if (!split) return trainLocal(options);
-  const { session, indices, fit, onStep } = options;
-  const { batch } = fit;
-  const steps = plannedSteps(indices.length, fit);
-  const { epochs: _, ...rest } = fit;
+  const { session, indices, hyper, length, position, onStep } = options;
+  const { batch } = hyper;
+  const steps = plannedSteps(indices.length, batch, length);
   const frozen = session.createVector(split.sharedCount);
   const started = performance.now();
   try {
@@ -118,9 +118,8 @@ export async function trainPersonal(options: TrainLocalOptions, split: Parameter
     for (let step = 0; step < steps; step++) {
       const { loss } = await trainLocal({
         ...options,
-        fit: { ...rest, localImages: batch, globalStep: fit.globalStep + step },
-        firstStep: step,
-        adamStep: step,
+        length: { localImages: batch },
+        position: { globalStep: position.globalStep + step, adamStep: position.adamStep + step, firstStep: position.firstStep + step },
         onStep: undefined,
       });
       await session.params.scatter(frozen, split.shared);

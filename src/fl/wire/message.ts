@@ -3,6 +3,7 @@
  * of 8, payload. What is decoded comes from elsewhere: lengths are checked before anything is parsed, and headers against a schema.
  */
 import { z } from 'zod';
+import { hyperSchema, lengthSchema } from '../../ddpm/fit.ts';
 import { PhoenixError } from '../../errors.ts';
 import type { ClientId, Report } from '../types.ts';
 
@@ -24,7 +25,6 @@ export const clientId = z
 const count = z.int().min(0);
 const positive = z.int().min(1);
 const notNegative = z.number().min(0);
-const decay = z.number().min(0).lt(1);
 
 const probe = z.strictObject({
   samples: positive.max(65_536),
@@ -35,29 +35,16 @@ const probe = z.strictObject({
   bins: positive.optional(),
 });
 
-const fit = z
-  .strictObject({
-    epochs: positive.optional(),
-    localImages: positive.optional(),
-    batch: positive,
-    lr: notNegative,
-    warmupSteps: count,
-    beta1: decay,
-    beta2: decay,
-    adamEps: notNegative,
-    weightDecay: notNegative,
-    clip: notNegative,
-    flip: z.boolean(),
-    minSnrGamma: notNegative,
-    mu: notNegative,
-    optimizer: z.enum(['reset', 'keep']),
-    compress: z.string().max(40).optional(),
-    personal: z.array(z.string().min(1).max(200)).min(1).max(64).optional(),
-    shared: positive.optional(),
-    probe: probe.optional(),
-    globalStep: count,
-  })
-  .refine((value) => (value.epochs === undefined) !== (value.localImages === undefined), 'exactly one of epochs and localImages is set');
+const fit = z.strictObject({
+  hyper: hyperSchema,
+  length: lengthSchema,
+  optimizer: z.enum(['reset', 'keep']),
+  compress: z.string().max(40).optional(),
+  personal: z.array(z.string().min(1).max(200)).min(1).max(64).optional(),
+  shared: positive.optional(),
+  probe: probe.optional(),
+  globalStep: count,
+});
 
 const report = z.strictObject({
   client: clientId,

@@ -36,7 +36,7 @@ const load = (backend: Backend): Addon => {
   if (found) return found;
   throw new PhoenixError(
     'ERR_PHOENIX_LOAD',
-    `no native addon phoenix-${backend} could be loaded for ${process.platform}-${process.arch}. Run \`npm rebuild phoenix\` (or \`npm install\` in a checkout); ` +
+    `No native addon phoenix-${backend} could be loaded for ${process.platform}-${process.arch}. Run \`npm rebuild phoenix\` (or \`npm install\` in a checkout); ` +
       `if install scripts are blocked, first \`npm install-scripts approve phoenix\`. Tried:\n${reasons.map((r) => `  - ${r.message}`).join('\n')}`,
     { cause: new AggregateError(reasons) },
   );

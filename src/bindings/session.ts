@@ -91,13 +91,17 @@ export const chooseBackend = (device: Device): Choice => {
     reason = info.device;
   } catch (error) {
     if (device === 'cuda')
-      throw new PhoenixError('ERR_PHOENIX_LOAD', `device 'cuda' was asked for, but ${(error as Error).message}`, { cause: error });
+      throw new PhoenixError(
+        'ERR_PHOENIX_LOAD',
+        `Device 'cuda' was asked for, but phoenix-cuda cannot be loaded. ${(error as Error).message}`,
+        { cause: error },
+      );
     reason = 'phoenix-cuda is not built (npm install builds it where a CUDA compiler is found)';
   }
   if (device === 'cuda')
     throw new PhoenixError(
       'ERR_PHOENIX_LOAD',
-      `device 'cuda' was asked for, but it cannot be used: ${reason}. Use device 'auto' or 'cpu'.`,
+      `Device 'cuda' was asked for, but it cannot be used: ${reason}. Use device 'auto' or 'cpu'.`,
     );
   return { backend: 'cpu', why: `no GPU is used: ${reason}` };
 };
@@ -119,7 +123,7 @@ export const sessionOn = (native: Addon, options: NativeSessionOptions): Session
     const asked = process.env.PHOENIX_CPU_ISA ? ` (PHOENIX_CPU_ISA=${process.env.PHOENIX_CPU_ISA})` : '';
     throw new PhoenixError(
       'ERR_PHOENIX_ARGUMENT',
-      `precision 'bf16' needs CUDA, or a CPU with AVX512_BF16 instructions and the set avx512 in use; this one is ${backend} with the set ${isa}${asked}, without them. Use precision 'fp32'.`,
+      `Precision 'bf16' needs CUDA, or a CPU with AVX512_BF16 instructions and the set avx512 in use; this one is ${backend} with the set ${isa}${asked}, without them. Use precision 'fp32'.`,
     );
   }
   /** What needs a gradient. */
@@ -127,7 +131,7 @@ export const sessionOn = (native: Addon, options: NativeSessionOptions): Session
     if (precision === 'fp32' || backend === 'cuda') return call();
     throw new PhoenixError(
       'ERR_PHOENIX_ARGUMENT',
-      "training on a CPU is in fp32, but this Session has precision 'bf16', which is for sampling there. Make one with precision 'fp32'.",
+      "Training on a CPU is in fp32, but this Session has precision 'bf16', which is for sampling there. Create one with precision 'fp32'.",
     );
   };
   const session = native.createSession(options.unet, options.noise, { threads, bf16: precision === 'bf16' });
@@ -194,7 +198,10 @@ export const createImages = async (
 ): Promise<Images> => {
   const { pixels, count, height, width, channels, room = 0 } = dataset;
   if (pixels.length !== count * height * width * channels)
-    throw new PhoenixError('ERR_PHOENIX_SHAPE', `pixels: expected ${count}·${height}·${width}·${channels} bytes, got ${pixels.length}`);
+    throw new PhoenixError(
+      'ERR_PHOENIX_SHAPE',
+      `${count} images need ${count}·${height}·${width}·${channels} bytes of pixels, but ${pixels.length} came.`,
+    );
   const images = on.createImages(count + room, height, width, channels);
   for (let at = 0; at < pixels.length; at += PIECE_BYTES) {
     images.write(pixels.subarray(at, at + PIECE_BYTES), at);

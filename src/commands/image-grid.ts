@@ -46,7 +46,7 @@ export async function imageGrid(images: ImageSet, options: GridOptions = {}): Pr
   if (Math.max(gridWidth, gridHeight) * scale > MAX_SIDE) {
     throw new PhoenixError(
       'ERR_PHOENIX_SHAPE',
-      `${count} images of ${height}×${width} in ${columns} columns at scale ${scale} make ${gridHeight * scale}×${gridWidth * scale} pixels; at most ${MAX_SIDE} a side can be drawn. Take fewer images, another number of columns or a smaller scale.`,
+      `${count} images of ${height}×${width} in ${columns} columns at scale ${scale} make ${gridHeight * scale}×${gridWidth * scale} pixels; at most ${MAX_SIDE} per side can be drawn. Take fewer images, another number of columns or a smaller scale.`,
     );
   }
   const grid = new Uint8Array(gridHeight * gridWidth * channels).fill(GAP_LEVEL);

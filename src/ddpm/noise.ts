@@ -32,7 +32,10 @@ export const noise = (options: NoiseOptions = {}): Noise => {
   const { kind = 'linear', steps = 1000, betaStart = 1e-4, betaEnd = 0.02, prediction = 'eps' } = options;
   const check = (field: keyof NoiseOptions, valid: boolean, expected: string) => {
     if (!valid)
-      throw new PhoenixError('ERR_PHOENIX_CONFIG', `noise schedule: ${field} is ${JSON.stringify(options[field])}; it must be ${expected}`);
+      throw new PhoenixError(
+        'ERR_PHOENIX_CONFIG',
+        `Noise schedule: ${field} is ${JSON.stringify(options[field])}; it must be ${expected}.`,
+      );
   };
   check('kind', kinds.includes(kind), `one of ${kinds.join(', ')}`);
   check('prediction', predictions.includes(prediction), `one of ${predictions.join(', ')}`);

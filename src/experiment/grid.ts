@@ -120,7 +120,7 @@ export type Grid = Omit<GridFile, 'arms' | 'partitions'> & { arms: Arm[]; partit
  */
 export function parseGrid(value: unknown, source: string): Grid {
   const parsed = gridSchema.safeParse(value);
-  const refuse = (what: string) => new PhoenixError('ERR_PHOENIX_ARGUMENT', `${source} is no grid of an experiment: ${what}`);
+  const refuse = (what: string) => new PhoenixError('ERR_PHOENIX_ARGUMENT', `${source} is no grid of an experiment: ${what}.`);
   if (!parsed.success) throw refuse(z.prettifyError(parsed.error).replaceAll('\n', ' '));
   const known = <T>(kind: string, entry: string, registry: Record<string, T>): T => {
     if (Object.hasOwn(registry, entry)) return registry[entry]!;

@@ -211,7 +211,7 @@ withBf16('training in bf16 on a CPU is refused, its loss is not', async (t) => {
   for (const call of [() => session.train(images, step), () => session.gradient(values, Float64Array.of(1), values, session.params)]) {
     const refusal = await t.throwsAsync(call, {
       instanceOf: PhoenixError,
-      message: /training on a CPU is in fp32.*Make one with precision 'fp32'/,
+      message: /Training on a CPU is in fp32.*Create one with precision 'fp32'/,
     });
     t.is(refusal?.code, 'ERR_PHOENIX_ARGUMENT');
   }

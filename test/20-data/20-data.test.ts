@@ -69,7 +69,7 @@ test('cifar10: what is cut short, empty or mislabelled is named', async (t) => {
   await refuses(
     t,
     await write(t, { 'data_batch_1.bin': whole, 'batches.meta.txt': 'cat\ndog\n' }),
-    /should name 10 classes, one a line; it has 2/,
+    /should name 10 classes, one per line; it has 2/,
   );
 });
 

@@ -161,8 +161,8 @@ test('what images, labels or clients do not allow is an error', (t) => {
     refused(text, { labels: undefined }, /these images have none/);
     refused(text, { labels: new Int32Array(99) }, /99 labels for 100 images/);
   }
-  refused('shards:11', {}, /more classes a client than the 10/);
-  refused('shards:3', { labels: new Int32Array(100).map((_, i) => i % 2) }, /than the 2 there are/);
+  refused('shards:11', {}, /more classes per client than the 10/);
+  refused('shards:3', { labels: new Int32Array(100).map((_, i) => i % 2) }, /than the 2 that there are/);
   refused('shards:5', { clients: 30 }, /30 clients with 5 shards each need 150 images, there are 100/);
   refused('site', { sites: undefined }, /have none/);
   refused('site', { clients: 5 }, /4 sites have images, but 5 clients/);

@@ -58,7 +58,7 @@ async function readClassNames(file: string): Promise<string[]> {
   const names = (await smallText(file, 64 * 1024)).split('\n').map((line) => line.trim());
   const found = names.filter((name) => name !== '');
   if (found.length === CLASSES) return found;
-  throw new PhoenixError('ERR_PHOENIX_DATA', `${file} should name ${CLASSES} classes, one a line; it has ${found.length} lines.`);
+  throw new PhoenixError('ERR_PHOENIX_DATA', `${file} should name ${CLASSES} classes, one per line; it has ${found.length} lines.`);
 }
 
 async function* readImages(files: string[], positions: Int32Array): AsyncGenerator<Uint8Array> {

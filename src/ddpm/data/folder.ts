@@ -23,7 +23,7 @@ type Entries = { images: string[]; folders: string[] };
 type Rejected = { file: string; reason: string };
 
 export const folder: Reader = {
-  looksFor: `an image folder: images (${extensions.join(' ')}) in it, or in one sub-folder a class`,
+  looksFor: `an image folder: images (${extensions.join(' ')}) in it, or in one sub-folder per class`,
 
   async detect(path, entries) {
     if (!entries) return false;
@@ -85,11 +85,11 @@ async function findImages(root: string): Promise<{ files: string[]; labels?: Int
   }
   if (files.length > 0 && top.images.length > 0) {
     const found = `${top.images.length} images beside sub-folders with images (${top.images[0]}, ${classNames[0]}/)`;
-    throw new PhoenixError('ERR_PHOENIX_DATA', `${root} has ${found}: put all into sub-folders, one a class, or none.`);
+    throw new PhoenixError('ERR_PHOENIX_DATA', `${root} has ${found}: put all into sub-folders, one per class, or none.`);
   }
   if (top.images.length > 0) return { files: top.images.map((name) => join(root, name)), classNames };
   if (files.length > 0) return { files, labels: Int32Array.from(labels), classNames };
-  throw new PhoenixError('ERR_PHOENIX_DATA', `${root} has no images: expected ${extensions.join(' ')} in it or in one sub-folder a class.`);
+  throw new PhoenixError('ERR_PHOENIX_DATA', `${root} has no images: expected ${extensions.join(' ')} in it or in one sub-folder per class.`);
 }
 
 /** Reads every header: the common size, and whether all are gray. */

@@ -48,7 +48,7 @@ const checkBins = (what: string, a: Float64Array, b: Float64Array) => {
   if (!valid)
     throw new PhoenixError(
       'ERR_PHOENIX_ARGUMENT',
-      `${what}: expected two lists of equally many counts ≥ 0, each with a positive sum, got ${a.length} and ${b.length} counts`,
+      `${what} needs two lists of equally many counts ≥ 0, each with a positive sum, not lists of ${a.length} and ${b.length} counts.`,
     );
 };
 

@@ -17,7 +17,7 @@ export const predictedClasses = (logits: Features): Int32Array => {
 /** Share of samples whose predicted class is the label, 0..1. @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE */
 export const accuracy = (logits: Features, labels: Int32Array): number => {
   if (labels.length !== logits.rows)
-    throw new PhoenixError('ERR_PHOENIX_SHAPE', `accuracy: expected ${logits.rows} labels, got ${labels.length}`);
+    throw new PhoenixError('ERR_PHOENIX_SHAPE', `accuracy needs ${logits.rows} labels, one per sample, not ${labels.length}.`);
   return predictedClasses(logits).reduce((sum, label, i) => sum + (label === labels[i] ? 1 : 0), 0) / labels.length;
 };
 
@@ -33,7 +33,7 @@ export const classCoverage = (
   { threshold = 0.5 }: { threshold?: number } = {},
 ): { covered: number; share: number; counts: Float64Array; shares: Float64Array; entropy: number } => {
   if (!(threshold > 0 && threshold <= 1))
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `classCoverage: threshold: expected a share above 0, to 1, got ${threshold}`);
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `classCoverage: threshold must be above 0 and at most 1, not ${threshold}.`);
   const counts = countLabels('classCoverage', predicted, classes);
   const shares = counts.map((count) => count / predicted.length);
   const covered = counts.filter((count) => count >= (threshold * predicted.length) / classes).length;

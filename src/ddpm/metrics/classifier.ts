@@ -56,7 +56,7 @@ export const trainClassifier = async (
   if (count < 1 || pixels.length !== count * bytes || labels.length !== count)
     throw new PhoenixError(
       'ERR_PHOENIX_SHAPE',
-      `trainClassifier: ${count} images take ${count * bytes} bytes and ${count} labels, got ${pixels.length} and ${labels.length}`,
+      `trainClassifier: ${count} images need ${count * bytes} bytes and ${count} labels, not ${pixels.length} and ${labels.length}.`,
     );
   const shape: NativeClassifier = { height, width, channels, classes };
   let state: NativeClassifierState = {
@@ -108,7 +108,7 @@ export const classifierNetwork = (shape: NativeClassifier, weights: Float32Array
     if (images.height !== height || images.width !== width || images.channels !== channels || pixels.length !== count * bytes)
       throw new PhoenixError(
         'ERR_PHOENIX_SHAPE',
-        `own classifier: expected images of ${height}x${width}x${channels}, got ${images.height}x${images.width}x${images.channels} and ${pixels.length} bytes for ${count}`,
+        `The own classifier needs images of ${height}x${width}x${channels}, but ${images.height}x${images.width}x${images.channels} and ${pixels.length} bytes for ${count} images came.`,
       );
     const features = new Float32Array(count * FEATURES);
     const logits = new Float32Array(count * classes);

@@ -38,7 +38,7 @@ export function checkImages(images: ImageSet, side: number): void {
   if (!whole || height !== width || (channels !== 1 && channels !== 3))
     throw new PhoenixError(
       'ERR_PHOENIX_SHAPE',
-      `featureNetwork: expected square images of at most ${side}x${side} and 1 or 3 channels, got ${height}x${width} of ${channels}: resize them first.`,
+      `featureNetwork needs square images of at most ${side}x${side} with 1 or 3 channels, not ${height}x${width} with ${channels}: resize them first.`,
     );
   const wrong = Number.isInteger(count) && count >= 1 ? mismatch(images) : `expected at least one image, got ${count}`;
   if (wrong) throw new PhoenixError('ERR_PHOENIX_SHAPE', `featureNetwork: ${wrong}.`);

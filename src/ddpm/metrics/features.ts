@@ -23,7 +23,7 @@ export const featureMatrix = (data: Float32Array | Float64Array, columns: number
   if (!(Number.isInteger(columns) && columns >= 1 && Number.isInteger(rows) && rows >= 1))
     throw new PhoenixError(
       'ERR_PHOENIX_SHAPE',
-      `features: expected whole rows of ${columns} values, at least one, got ${data.length} values`,
+      `A feature matrix needs whole rows of ${columns} values, at least one, but ${data.length} values came.`,
     );
   return { data, rows, columns };
 };
@@ -34,7 +34,7 @@ export const pickRows = (x: Features, rows: ArrayLike<number>): Features => {
   for (let i = 0; i < rows.length; i++) {
     const row = rows[i]!;
     if (!(Number.isInteger(row) && row >= 0 && row < x.rows))
-      throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `features: row ${row} was asked for; there are ${x.rows}`);
+      throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `Row ${row} of the features was asked for, but there are only ${x.rows} rows.`);
     data.set(x.data.subarray(row * x.columns, (row + 1) * x.columns), i * x.columns);
   }
   return featureMatrix(data, x.columns);
@@ -46,19 +46,22 @@ export const pickRows = (x: Features, rows: ArrayLike<number>): Features => {
  */
 export const checkFeatures = (all: Record<string, Features>, { threads = availableParallelism() }: MetricOptions = {}): number => {
   if (!(Number.isInteger(threads) && threads >= 1 && threads <= 1024))
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `threads: expected a whole number in 1..1024, got ${threads}`);
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `threads must be a whole number in 1..1024, not ${threads}.`);
   const [first] = Object.entries(all);
   for (const [name, { data, rows, columns }] of Object.entries(all)) {
     if (data.length !== rows * columns || rows < 1 || columns < 1)
-      throw new PhoenixError('ERR_PHOENIX_SHAPE', `${name}: expected ${rows}·${columns} values, got ${data.length}`);
+      throw new PhoenixError('ERR_PHOENIX_SHAPE', `${name} needs ${rows}·${columns} values, but ${data.length} came.`);
     if (columns !== first![1].columns)
       throw new PhoenixError(
         'ERR_PHOENIX_SHAPE',
-        `${name} has ${columns} features a sample and ${first![0]} ${first![1].columns}: take both from one network`,
+        `${name} has ${columns} features per sample, but ${first![0]} has ${first![1].columns}: take both from one network.`,
       );
     const bad = data.findIndex((value) => !Number.isFinite(value));
     if (bad >= 0)
-      throw new PhoenixError('ERR_PHOENIX_NOT_FINITE', `${name}: sample ${Math.floor(bad / columns)} has the feature ${data[bad]}`);
+      throw new PhoenixError(
+        'ERR_PHOENIX_NOT_FINITE',
+        `${name}: sample ${Math.floor(bad / columns)} has the feature ${data[bad]}, which is not finite.`,
+      );
   }
   return threads;
 };
@@ -66,7 +69,7 @@ export const checkFeatures = (all: Record<string, Features>, { threads = availab
 /** An integer option in its range. @throws PhoenixError ERR_PHOENIX_ARGUMENT */
 export const checkInteger = (name: string, value: number, least: number, most: number): void => {
   if (Number.isInteger(value) && value >= least && value <= most) return;
-  throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${name}: expected a whole number in ${least}..${most}, got ${value}`);
+  throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${name} must be a whole number in ${least}..${most}, not ${value}.`);
 };
 
 const meanOf = (values: ArrayLike<number>): number => {

@@ -25,10 +25,10 @@ export const frechetDistance = async (a: Moments, b: Moments, options?: MetricOp
     if (mean.length !== columns || covariance.length !== columns * columns)
       throw new PhoenixError(
         'ERR_PHOENIX_SHAPE',
-        `frechetDistance: expected moments of ${columns} features, got a mean of ${mean.length} and a covariance of ${covariance.length} values`,
+        `frechetDistance needs moments of ${columns} features, but a mean of ${mean.length} and a covariance of ${covariance.length} values came.`,
       );
     if (!mean.every(Number.isFinite) || !covariance.every(Number.isFinite))
-      throw new PhoenixError('ERR_PHOENIX_NOT_FINITE', 'frechetDistance: a mean or covariance is not finite');
+      throw new PhoenixError('ERR_PHOENIX_NOT_FINITE', 'frechetDistance needs finite moments, but a mean or covariance is not finite.');
   }
   return addon().frechetDistance(a, b, checkFeatures({}, options));
 };

@@ -40,7 +40,7 @@ export const metricName = (kind: MetricKind, network: string, samples: number): 
   if (!metricKinds.includes(kind) || !/^[a-z][a-z0-9]*$/.test(network))
     throw new PhoenixError(
       'ERR_PHOENIX_ARGUMENT',
-      `metricName: expected one of ${metricKinds.join(', ')} and a network's name in small letters and digits, got "${kind}" and "${network}"`,
+      `metricName needs one of ${metricKinds.join(', ')} and a network's name in small letters and digits, not "${kind}" and "${network}".`,
     );
   return `${kind}_${network}_${samples % 1000 === 0 ? `${samples / 1000}k` : samples}`;
 };

@@ -34,7 +34,7 @@ export const logisticRegression = async (
   checkInteger('logisticRegression: classes', classes, 2, 65536);
   checkInteger('logisticRegression: iterations', iterations, 1, 100_000);
   if (!(l2 >= 0 && Number.isFinite(l2)))
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `logisticRegression: l2: expected a number of at least 0, got ${l2}`);
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `logisticRegression: l2 must be a number of at least 0, not ${l2}.`);
   return addon().logisticRegression(x, labels, classes, l2, iterations, checkFeatures({ x }, options));
 };
 
@@ -45,7 +45,7 @@ export const logisticLogits = ({ weights, biases }: Logistic, x: Features): Feat
   if (weights.length !== classes * columns)
     throw new PhoenixError(
       'ERR_PHOENIX_SHAPE',
-      `logistic regression: expected ${weights.length / classes} features a sample, got ${columns}`,
+      `The logistic regression needs ${weights.length / classes} features per sample, not ${columns}.`,
     );
   const logits = new Float64Array(rows * classes);
   for (let row = 0; row < rows; row++)

@@ -68,7 +68,7 @@ export const classRecall = async (
 export const countLabels = (what: string, labels: Int32Array, classes: number, rows = labels.length): Float64Array => {
   checkInteger(`${what}: classes`, classes, 1, 1 << 20);
   if (labels.length !== rows || rows === 0)
-    throw new PhoenixError('ERR_PHOENIX_SHAPE', `${what}: expected a label for each of ${rows} samples, got ${labels.length}`);
+    throw new PhoenixError('ERR_PHOENIX_SHAPE', `${what} needs a label for each of ${rows} samples, not ${labels.length}.`);
   const counts = new Float64Array(classes);
   for (const label of labels) {
     checkInteger(`${what}: labels`, label, 0, classes - 1);

@@ -28,7 +28,7 @@ export const featureNetwork = async (path: string): Promise<FeatureNetwork> => {
   const file = await openSafetensors(path);
   try {
     const refuse = (what: string) =>
-      new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is no feature network that is known here: ${what}`);
+      new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is no feature network that is known here: ${what}.`);
     const { arch = '' } = file.metadata;
     if (arch.startsWith('ResNet-6n+2')) return build(await readResNet(file, refuse));
     if (arch.startsWith('conv0 3x3 s2, 13 x (dw 3x3, pw 1x1)')) return build(await readMobileNet(file, refuse));

@@ -42,7 +42,7 @@ const MOST_SIDE = 1024;
 export async function onnxNetwork(path: string): Promise<FeatureNetwork> {
   const { InferenceSession, Tensor } = await loadRuntime(path);
   const refuse = (what: string, cause?: unknown) =>
-    new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is no feature network that is known here: ${what}`, { cause });
+    new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is no feature network that is known here: ${what}.`, { cause });
   const { size } = await io(path, () => stat(path), { action: 'read' });
   if (size > MOST_BYTES) throw refuse(`it has ${size} bytes; at most ${MOST_BYTES} are read`);
   const bytes = await io(path, () => readFile(path), { action: 'read' });

@@ -58,7 +58,8 @@ export const unetConfig = (options: Pick<UNetConfig, Essential> & Partial<UNetCo
 /** @throws PhoenixError ERR_PHOENIX_CONFIG naming the first field that is wrong, its value and what is valid. */
 export const validateUNet = (config: UNetConfig): void => {
   const check = (field: keyof UNetConfig, valid: boolean, expected: string) => {
-    if (!valid) throw new PhoenixError('ERR_PHOENIX_CONFIG', `U-Net: ${field} is ${JSON.stringify(config[field])}; it must be ${expected}`);
+    if (!valid)
+      throw new PhoenixError('ERR_PHOENIX_CONFIG', `U-Net: ${field} is ${JSON.stringify(config[field])}; it must be ${expected}.`);
   };
   const whole = (value: unknown, least: number, most: number) =>
     Number.isInteger(value) && (value as number) >= least && (value as number) <= most;

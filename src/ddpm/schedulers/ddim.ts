@@ -8,7 +8,7 @@ import { transitions } from './step.ts';
  */
 export const ddim: Scheduler = (noise, steps, { eta = 0, spacing = 'leading' } = {}) => {
   if (!(eta >= 0 && eta <= 1))
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `eta is ${eta}; expected a number from 0 (deterministic) to 1`);
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `eta must be a number from 0 (deterministic) to 1, not ${eta}.`);
   return transitions(noise, steps, spacing).map(({ t, from, to }) => {
     const alpha = Math.sqrt(from);
     const sigma = Math.sqrt(1 - from);

@@ -8,7 +8,7 @@ import { transitions } from './step.ts';
  */
 export const ddpm: Scheduler = (noise, steps, { variance = 'large', spacing = 'leading' } = {}) => {
   if (variance !== 'large' && variance !== 'small') {
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `variance is ${JSON.stringify(variance)}; expected large or small`);
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `variance must be large or small, not ${JSON.stringify(variance)}.`);
   }
   return transitions(noise, steps, spacing).map(({ t, from, to }) => {
     const kept = from / to;

@@ -20,7 +20,7 @@ export const makeTable = (name: SchedulerName, noise: Noise, steps: number, opti
   if (!Object.hasOwn(schedulers, name)) {
     throw new PhoenixError(
       'ERR_PHOENIX_ARGUMENT',
-      `scheduler is ${JSON.stringify(name)}; expected one of ${Object.keys(schedulers).join(', ')}`,
+      `The scheduler must be one of ${Object.keys(schedulers).join(', ')}, not ${JSON.stringify(name)}.`,
     );
   }
   const rows = schedulers[name](noise, steps, options);

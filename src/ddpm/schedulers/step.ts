@@ -48,11 +48,11 @@ export const transitions = (noise: Noise, steps: number, spacing: Spacing): Tran
   if (!Number.isInteger(steps) || steps < 1 || steps > noise.steps) {
     throw new PhoenixError(
       'ERR_PHOENIX_ARGUMENT',
-      `steps is ${steps}; a sampler takes a whole number of steps from 1 to the schedule's ${noise.steps}`,
+      `steps must be a whole number from 1 to the noise schedule's ${noise.steps}, not ${steps}.`,
     );
   }
   if (spacing !== 'leading' && spacing !== 'trailing') {
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `spacing is ${JSON.stringify(spacing)}; expected leading or trailing`);
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `spacing must be leading or trailing, not ${JSON.stringify(spacing)}.`);
   }
   const times = Array.from({ length: steps }, (_, i) =>
     spacing === 'leading' ? Math.floor(((steps - 1 - i) * noise.steps) / steps) : Math.round(((steps - i) * noise.steps) / steps) - 1,

@@ -20,7 +20,7 @@ export function shards(perClient: number, zipf = 0): Partitioner {
         const advice = `Use shards:${classes} or less, or iid.`;
         throw new PhoenixError(
           'ERR_PHOENIX_CONFIG',
-          `shards:${perClient} asks for more classes a client than the ${classes} there are. ${advice}`,
+          `shards:${perClient} asks for more classes per client than the ${classes} that there are. ${advice}`,
         );
       }
       const total = clients * perClient;

@@ -13,7 +13,7 @@ import { emaDecayAt, emaDecayOver, warmupSteps } from '../../src/ddpm/fit.ts';
 import { presets } from '../../src/ddpm/model/presets.ts';
 import { toNative, type UNetConfig, unetConfig, validateUNet } from '../../src/ddpm/model/unet.ts';
 import { countParameters, parameterTable } from '../support/diffusers-names.ts';
-import { fakeVector } from '../support/fake-vector.ts';
+import { fakeVector, fakeVectorOf } from '../support/fake-vector.ts';
 import { near } from '../support/near.ts';
 
 const temporaryFolder = async (t: ExecutionContext): Promise<string> => {
@@ -51,8 +51,8 @@ const layOut = (config: UNetConfig): ParameterEntry[] => {
 };
 const table = layOut(unet);
 const length = table.reduce((sum, { count }) => sum + count, 0);
-const ramp = (scale: number) => fakeVector(Float32Array.from({ length }, (_, i) => Math.fround(scale * Math.sin(0.37 * i))));
-const zeros = () => fakeVector(new Float32Array(length));
+const ramp = (scale: number) => fakeVectorOf(Float32Array.from({ length }, (_, i) => Math.fround(scale * Math.sin(0.37 * i))));
+const zeros = () => fakeVector(length);
 const content = () => ({ params: ramp(1), ema: ramp(0.5), table, unet, noise: schedule, metadata: { round: '7' } });
 
 const bytesOf = (values: number[]) => new Uint8Array(Float32Array.from(values).buffer);
@@ -568,13 +568,13 @@ test('weights of another configuration are refused by name and shape, and the ve
   }
 
   const other = layOut({ ...unet, blockOutChannels: [8, 16] });
-  const vector = fakeVector(new Float32Array(countParameters(other)));
+  const vector = fakeVector(countParameters(other));
   const checkpoint = await readCheckpoint(good);
   await t.throwsAsync(checkpoint.load(vector, undefined, other), {
     code: 'ERR_PHOENIX_CHECKPOINT',
     message: /is \[12,8,3,3\] in the file and \[16,8,3,3\] in the model/,
   });
-  await t.throwsAsync(checkpoint.load(fakeVector(new Float32Array(10)), undefined, table), { code: 'ERR_PHOENIX_SHAPE' });
+  await t.throwsAsync(checkpoint.load(fakeVector(10), undefined, table), { code: 'ERR_PHOENIX_SHAPE' });
 });
 
 test('weights that are not finite are refused', async (t) => {

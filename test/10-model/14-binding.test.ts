@@ -242,50 +242,6 @@ test('NaN parameters are ERR_PHOENIX_NOT_FINITE and nothing is applied', async (
   await coded(t, 'ERR_PHOENIX_NOT_FINITE', () => session.sample(drawing(session, 1, 1)));
 });
 
-test('vector operations', async (t) => {
-  const values = (v: Uint8Array) => Array.from(new Float32Array(v.buffer, v.byteOffset, v.length / 4));
-  const vector = async (...x: number[]) => {
-    const v = createVector(x.length);
-    await v.fromBytes(new Uint8Array(Float32Array.from(x).buffer), 0);
-    return v;
-  };
-  const a = await vector(1, 2, 3, 4);
-  const b = await vector(10, 20, 30, 40);
-  await a.axpy(b, 0.5);
-  t.deepEqual(values(await a.toBytes(0, 4)), [6, 12, 18, 24]);
-  await a.scale(-1);
-  await a.interpolate(b, 0.25);
-  t.deepEqual(values(await a.toBytes(0, 4)), [-2, -4, -6, -8]);
-  t.is(await a.dot(b), -20 - 80 - 180 - 320);
-  t.is(await b.dot(b), 3000);
-  await a.subtract(b, a);
-  t.deepEqual(values(await a.toBytes(1, 2)), [24, 36]);
-  await a.copy(b, 2, 2);
-  t.deepEqual(values(await a.toBytes(0, 4)), [12, 24, 30, 40]);
-  await a.fill(1);
-  t.deepEqual(values(await a.toBytes(0, 4)), [1, 1, 1, 1]);
-  t.true(await a.isFinite());
-});
-
-test('tensors are permuted between file and vector, from every float type', async (t) => {
-  const v = createVector(12);
-  // (K,C,R·S) = (1,3,4): the file's value c·4 + tap lies at tap·3 + c.
-  const file = Float32Array.from({ length: 12 }, (_, i) => i);
-  const entry = Float64Array.of(0, 12, 0, 1, 3, 4);
-  await v.importTensors(new Uint8Array(file.buffer), 'F32', entry);
-  const inMemory = new Float32Array((await v.toBytes(0, 12)).buffer);
-  t.deepEqual(Array.from(inMemory), [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]);
-  t.deepEqual(new Float32Array((await v.exportTensors(48, entry)).buffer), file);
-  const plain = Float64Array.of(0, 4, 0, 1, 4, 1);
-  const some = async (dtype: 'F64' | 'F16' | 'BF16', bytes: ArrayBufferLike) => {
-    await v.importTensors(new Uint8Array(bytes), dtype, plain);
-    return Array.from(new Float32Array((await v.toBytes(0, 4)).buffer));
-  };
-  t.deepEqual(await some('F64', Float64Array.of(1.5, -2, 0, 1e-3).buffer), Array.from(Float32Array.of(1.5, -2, 0, 1e-3)));
-  t.deepEqual(await some('BF16', Uint16Array.of(0x3fc0, 0xc000, 0, 0x7f80).buffer), [1.5, -2, 0, Number.POSITIVE_INFINITY]);
-  t.deepEqual(await some('F16', Uint16Array.of(0x3e00, 0xc000, 0x0001, 0x7c00).buffer), [1.5, -2, 2 ** -24, Number.POSITIVE_INFINITY]);
-});
-
 test.serial('memory is known to the garbage collector, and freed by dispose', async (t) => {
   const before = process.memoryUsage().rss;
   const vector = createVector(15_000_000);

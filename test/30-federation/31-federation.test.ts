@@ -14,7 +14,8 @@ import type { FederationState, HandedOver, RoundRecord, ServerStepKind, Store, T
 import { encodeMessage } from '../../src/fl/wire/message.ts';
 import { streamKey } from '../../src/rng.ts';
 import { type FakeFederation, fakeFederation, range } from '../support/fake-federation.ts';
-import { alive, fakeImages, fakeSession, fakeVector } from '../support/fake-session.ts';
+import { fakeImages, fakeSession } from '../support/fake-session.ts';
+import { alive, fakeVector } from '../support/fake-vector.ts';
 import { near } from '../support/near.ts';
 import { testFit, testHyper } from '../support/plain-fit.ts';
 

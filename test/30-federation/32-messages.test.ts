@@ -3,7 +3,7 @@ import type { Fit, Report } from '../../src/fl/types.ts';
 import { decodeMessage, decodeReport, encodeMessage, type MessageHeader } from '../../src/fl/wire/message.ts';
 import { decodeTask, decodeUpdate, encodeTask, encodeUpdate } from '../../src/fl/wire/vector.ts';
 import { rng } from '../../src/rng.ts';
-import { fakeVector } from '../support/fake-session.ts';
+import { fakeVector } from '../support/fake-vector.ts';
 import { testFit } from '../support/plain-fit.ts';
 
 const fit: Fit = { ...testFit({ epochs: 1 }, { batch: 32, warmupSteps: 10, flip: true }), globalStep: 3 };

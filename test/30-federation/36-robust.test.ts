@@ -11,7 +11,8 @@ import { memoryTransport } from '../../src/fl/transports/memory.ts';
 import type { RoundRecord, Strategy } from '../../src/fl/types.ts';
 import { type CreateVector, encodeUpdate, getBytes, setBytes } from '../../src/fl/wire/vector.ts';
 import { rng } from '../../src/rng.ts';
-import { fakeImages, fakeSession, fakeVector } from '../support/fake-session.ts';
+import { fakeImages, fakeSession } from '../support/fake-session.ts';
+import { fakeVector } from '../support/fake-vector.ts';
 import { near } from '../support/near.ts';
 import { testFit } from '../support/plain-fit.ts';
 

@@ -8,7 +8,8 @@ import { fedavg } from '../../src/fl/strategies/fedavg.ts';
 import { type MemoryTransportOptions, memoryTransport } from '../../src/fl/transports/memory.ts';
 import type { FederationState, RoundRecord, Store, Strategy } from '../../src/fl/types.ts';
 import type { CreateVector } from '../../src/fl/wire/vector.ts';
-import { fakeImages, fakeSession, fakeVector } from './fake-session.ts';
+import { fakeImages, fakeSession } from './fake-session.ts';
+import { fakeVector } from './fake-vector.ts';
 
 export const range = (from: number, count: number) => Int32Array.from({ length: count }, (_, i) => from + i);
 

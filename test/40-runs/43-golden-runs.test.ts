@@ -64,7 +64,8 @@ for (const [name, row] of Object.entries(golden.rows)) compare(name, row);
 function compare(name: string, row: GoldenRow): void {
   const possible = row.program === undefined || emulated ? test : test.skip;
   possible(`golden run: ${name}`, async (t) => {
-    t.timeout(300_000);
+    // Counted from the start of the file: a row waits for those before it.
+    t.timeout(900_000);
     const moved = differences(row, await inTurn(() => runGolden(row)), bits);
     const more = moved.length > 10 ? `\n… and ${moved.length - 10} more` : '';
     t.is(moved.length, 0, `${name} moved (expected: after "${row.reason}", on ${row.before}):\n${moved.slice(0, 10).join('\n')}${more}`);

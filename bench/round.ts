@@ -63,7 +63,7 @@ export async function benchRound(options: RoundOptions): Promise<RoundResult> {
   const store = memoryStore();
   const transport = memoryTransport(
     shares.map((train, i) => createClient({ id: `client-${i + 1}`, session, images, train, heldOut: none, store, seed: SEED })),
-    { handOver: device === 'cuda' },
+    { carriesVectors: device === 'cuda' },
   );
   const hyper = { ...plainHyper, batch, lr: training.lr, clip: training.clip };
   const fit = { hyper, length: { epochs: 1 }, optimizer: 'reset' } as const;
@@ -78,7 +78,7 @@ export async function benchRound(options: RoundOptions): Promise<RoundResult> {
       });
       state = last!.state;
       if (i === 0) continue; // the first round also plans memory
-      const training = last!.record.clients.reduce((sum, { seconds }) => sum + seconds, 0);
+      const training = last!.record.clients.reduce((sum, { seconds = 0 }) => sum + seconds, 0);
       shareOf.push(1 - training / repetition.seconds);
       repetitions.push(repetition);
     }

@@ -30,8 +30,8 @@ import { train } from '../commands/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { experiment } from '../experiment/experiment.ts';
 import type { Plan } from '../experiment/plan.ts';
+import type { RoundRecord } from '../fl/protocol.ts';
 import { describeDecision } from '../fl/strategies/filter.ts';
-import type { RoundRecord } from '../fl/types.ts';
 import { writeReport } from '../report/report.ts';
 import { formatBytes, formatCount, formatDuration } from '../report/units.ts';
 import { createProgress, type Progress } from './progress.ts';
@@ -220,7 +220,8 @@ function where({ round, rounds, client }: StepEvent): string {
 }
 
 function summarize({ round, loss, evalLoss, seconds, failures, notes, decisions = [] }: RoundRecord, rounds: number): string {
-  const parts = [`round ${round}/${rounds}`, `loss ${loss.toPrecision(3)}`];
+  const parts = [`round ${round}/${rounds}`];
+  if (loss !== null) parts.push(`loss ${loss.toPrecision(3)}`);
   if (evalLoss !== null) parts.push(`held out ${evalLoss.toPrecision(3)}`);
   parts.push(formatDuration(seconds));
   for (const failure of failures) parts.push(`${failure.client} failed (${failure.stage}): ${failure.reason}`);

@@ -1,5 +1,5 @@
 /** What a running training tells its caller. It never prints. */
-import type { RoundRecord } from '../fl/types.ts';
+import type { RoundRecord } from '../fl/protocol.ts';
 
 /** Before the first step of this call. */
 export type StartEvent = {

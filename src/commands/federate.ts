@@ -11,16 +11,19 @@ import { PhoenixError } from '../errors.ts';
 import { freshFolder } from '../files.ts';
 import { initialState, runFederation } from '../fl/federation.ts';
 import { classHistogram, holdOut, parsePartition, partitioner } from '../fl/partition/index.ts';
+import type { RoundRecord } from '../fl/protocol.ts';
 import { serverSteps } from '../fl/server/server-step.ts';
 import { carveShared } from '../fl/server/sharing.ts';
 import type { Sharing } from '../fl/server/supplies.ts';
 import { createClient } from '../fl/site/client.ts';
 import { type ParameterSplit, parsePersonal, splitParameters } from '../fl/site/personal.ts';
 import type { ProbeTools } from '../fl/site/probe.ts';
+import { type FederationState, plainState as federationState } from '../fl/state.ts';
 import { filtered } from '../fl/strategies/filter.ts';
 import { strategies } from '../fl/strategies/index.ts';
+import type { Strategy } from '../fl/strategy.ts';
+import type { ClientStep } from '../fl/transport.ts';
 import { memoryTransport } from '../fl/transports/memory.ts';
-import type { ClientStep, FederationState, RoundRecord, Strategy } from '../fl/types.ts';
 import { writeReport } from '../report/report.ts';
 import { formatBytes } from '../report/units.ts';
 import { streamKey } from '../rng.ts';
@@ -32,25 +35,7 @@ import { type FederateOptions, parseOptions, type Settings } from './options/ind
 import { describeRun, drawGrid, gridDue, mayChange, type Prepared, prepare } from './prepare.ts';
 
 /** The plain part of the state, in state.json. */
-const count = z.int().min(0);
-const sent = { version: z.int().min(1), to: z.array(z.string()) };
-const profile = z.object({
-  round: count,
-  examples: count,
-  quality: z.number().optional(),
-  vendi: z.number().optional(),
-  histogram: z.array(z.number()).optional(),
-});
-const plainState = z.object({
-  globalStep: count,
-  images: count,
-  warmupSteps: count,
-  strategy: z.unknown(),
-  profiles: z.record(z.string(), profile),
-  shared: z.object(sent).optional(),
-  bins: z.object({ ...sent, count, reference: z.array(count).optional() }).optional(),
-  work: z.number().gt(0),
-});
+const plainState = federationState.extend({ warmupSteps: z.int().min(0) });
 
 /** The shared set: how many images it has, how many of them each client gets, and of a real one which. */
 type Shared = { count: number; each: number; images?: Int32Array };
@@ -132,7 +117,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
           secret: streamKey(seed, 'secret', id),
         }),
       ),
-      { handOver: session.info.backend === 'cuda' },
+      { carriesVectors: session.info.backend === 'cuda' },
     );
     onStart?.({
       kind: 'federate',

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
+import { setBytes } from '../bindings/vector.ts';
 import { type Checkpoint, readCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import { noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
@@ -11,7 +12,7 @@ import { createSession } from '../ddpm/session.ts';
 import { PhoenixError } from '../errors.ts';
 import { exists, io, writeWhole } from '../files.ts';
 import { splitParameters } from '../fl/site/personal.ts';
-import { setBytes } from '../fl/wire/vector.ts';
+import { keptEntry } from '../fl/site/state.ts';
 import { classesInTurn, type ImageSet } from '../images.ts';
 import { streamKey } from '../rng.ts';
 import { openRun } from '../run/folder.ts';
@@ -50,7 +51,7 @@ export async function sample(options: SampleOptions, { onProgress, signal }: Sam
   const { path, stored } = await findCheckpoint(settings.source);
   const checkpoint = await readCheckpoint(path);
   const patterns = personalOf(checkpoint);
-  const owners = ownersOf(patterns, stored, settings.client, count);
+  const owners = ownersOf(patterns, await personalFiles(stored), settings.client, count);
   const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
   const schedule = noise(checkpoint.noise);
   const classes = classesOf(count, numClasses, settings.class);
@@ -125,13 +126,25 @@ function jsonOf(text: string): unknown {
   }
 }
 
+/** The file of each client's personal layers, by client. @throws PhoenixError ERR_PHOENIX_RUN for a damaged run */
+async function personalFiles(stored: Record<string, string>): Promise<Record<string, string>> {
+  const files: Record<string, string> = {};
+  for (const [key, path] of Object.entries(stored)) {
+    if (!key.endsWith('/kept')) continue;
+    const client = key.slice(0, -'/kept'.length);
+    const entry = keptEntry(client, 'personal', await io(path, () => readFile(path)));
+    if (entry !== undefined && stored[entry] !== undefined) files[client] = stored[entry];
+  }
+  return files;
+}
+
 /**
  * Whose models to draw from, with the files of their layers: nobody's, one client's, or every client's in equal parts.
  * @throws PhoenixError unless the model has personal layers iff a client was named
  */
 function ownersOf(
   patterns: string[] | undefined,
-  stored: Record<string, string>,
+  personal: Record<string, string>,
   client: string | undefined,
   count: number,
 ): { id?: string; path?: string; count: number }[] {
@@ -139,10 +152,7 @@ function ownersOf(
     if (client === undefined) return [{ count }];
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option client is ${client}, but this model has no personal layers: leave it out.`);
   }
-  const known = Object.keys(stored)
-    .filter((key) => key.endsWith('/personal'))
-    .map((key) => key.slice(0, -'/personal'.length))
-    .sort();
+  const known = Object.keys(personal).sort();
   const wanted = client === EVERY_CLIENT ? known : known.filter((id) => id === client);
   if (wanted.length > count)
     throw new PhoenixError(
@@ -151,7 +161,7 @@ function ownersOf(
     );
   if (wanted.length > 0) {
     const upTo = (i: number) => Math.floor((i * count) / wanted.length);
-    return wanted.map((id, i) => ({ id, path: stored[`${id}/personal`]!, count: upTo(i + 1) - upTo(i) }));
+    return wanted.map((id, i) => ({ id, path: personal[id]!, count: upTo(i + 1) - upTo(i) }));
   }
   const ids = known.slice(0, 10);
   throw new PhoenixError(

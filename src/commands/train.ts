@@ -9,7 +9,7 @@ import { trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { freshFolder } from '../files.ts';
 import { classHistogram, holdOut } from '../fl/partition/index.ts';
-import type { RoundRecord } from '../fl/types.ts';
+import type { RoundRecord } from '../fl/protocol.ts';
 import { everyPosition } from '../images.ts';
 import { writeReport } from '../report/report.ts';
 import { streamKey } from '../rng.ts';

@@ -6,7 +6,7 @@ import { atStart } from '../ddpm/fit.ts';
 import { makeTable } from '../ddpm/schedulers/index.ts';
 import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
-import { parseCompression } from '../fl/wire/vector.ts';
+import { parseCompression } from '../fl/wire/codec.ts';
 import { everyPosition, imageBytes } from '../images.ts';
 import { type Arm, settingsOf, type Work } from './grid.ts';
 

@@ -17,8 +17,9 @@ import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { remove } from '../files.ts';
+import type { RoundRecord } from '../fl/protocol.ts';
 import { classesInTurn, type ImageSet, joined } from '../images.ts';
-import { type LoggedRound, readLog } from '../report/log.ts';
+import { readLog } from '../report/log.ts';
 import { streamKey } from '../rng.ts';
 import { openRun } from '../run/folder.ts';
 import { type Cell, federateOptions, type Grid, isPersonal, type Training, trainOptions, type Work } from './grid.ts';
@@ -53,7 +54,7 @@ class Pause extends Error {}
 export const folderOf = (lab: Lab, training: Training): string => join(lab.dir, 'runs', training.id);
 
 /** The rounds of a run folder that were committed. */
-export async function roundsOf(dir: string): Promise<LoggedRound[]> {
+export async function roundsOf(dir: string): Promise<RoundRecord[]> {
   const run = await openRun(dir).catch((error) => {
     if (error instanceof PhoenixError && error.code === 'ERR_PHOENIX_RUN' && /no run folder/.test(error.message)) return undefined;
     throw error;
@@ -62,7 +63,7 @@ export async function roundsOf(dir: string): Promise<LoggedRound[]> {
   return (await readLog(join(dir, 'log.jsonl'))).rounds.filter(({ round }) => round <= run.round);
 }
 
-const standingAfter = (rounds: LoggedRound[], total: number): Standing => {
+const standingAfter = (rounds: RoundRecord[], total: number): Standing => {
   const sum = (of: 'images' | 'bytesUp' | 'bytesDown') => rounds.reduce((all, round) => all + round[of], 0);
   const images = sum('images');
   const last = rounds.at(-1);

@@ -13,7 +13,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
 import { exists, io, type JsonRules, makeFolder, readJson, writeWhole } from '../files.ts';
-import { decisionFields } from '../report/log.ts';
+import { decision } from '../fl/protocol.ts';
 import { takeLock } from '../run/lock.ts';
 import { scoredBySchema } from './features.ts';
 
@@ -51,7 +51,7 @@ const scoreSchema = z.strictObject({
         }),
       ),
       /** What the filter decided, with its figures. */
-      decisions: z.array(z.strictObject({ round: z.int(), ...decisionFields })),
+      decisions: z.array(decision.extend({ round: z.int() })),
     })
     .optional(),
 });

@@ -1,6 +1,6 @@
 /** What may go wrong with a client, and what is no client's fault. */
 import { PhoenixError, type PhoenixErrorCode } from '../errors.ts';
-import type { Failure } from './types.ts';
+import type { Failure } from './protocol.ts';
 
 /** Troubles of the machine or program itself: leaving out one client after the other would hide them. */
 const ofTheHost: PhoenixErrorCode[] = [

@@ -1,13 +1,14 @@
 /** A federation: the state that it begins with, and rounds until enough are done. */
 import type { Session } from '../bindings/session.ts';
-import type { Vector } from '../bindings/vector.ts';
+import type { CreateVector, Vector } from '../bindings/vector.ts';
 import { PhoenixError } from '../errors.ts';
 import { streamKey } from '../rng.ts';
+import type { RoundRecord } from './protocol.ts';
 import { type RoundIo, runRound } from './round.ts';
 import { type ServerStep, serverSteps, startMoments } from './server/server-step.ts';
+import type { FederationState } from './state.ts';
 import { memoryStore } from './store.ts';
-import type { FederationState, RoundRecord, Strategy } from './types.ts';
-import type { CreateVector } from './wire/vector.ts';
+import type { Strategy } from './strategy.ts';
 
 export type InitialStateOptions = {
   /** Gives the initial parameters; its own vectors are not kept, so clients may train in it. */
@@ -16,7 +17,7 @@ export type InitialStateOptions = {
   strategy: Strategy;
   /** @default add with lr 1 */
   serverStep?: ServerStep;
-  /** @default native vectors */
+  /** @default session.createVector */
   createVector?: CreateVector;
 };
 
@@ -38,7 +39,7 @@ export async function initialState(options: InitialStateOptions): Promise<Federa
 export type FederationOptions = RoundIo & {
   /** Rounds in all: from `state.round` on, those that are missing are run. */
   rounds: number;
-  /** After each round, with the new state; awaited, so that a run may be committed here. Its failure ends the federation. */
+  /** After each round, with the new state; awaited, so that a run may be committed here. Its failure ends the federation. Clients learn after it that the round is over. */
   onRound?(state: FederationState, record: RoundRecord): Promise<void> | void;
 };
 
@@ -56,6 +57,7 @@ export async function runFederation(state: FederationState, { rounds, onRound, .
     const next = await runRound(state, io);
     state = next.state;
     await onRound?.(state, next.record);
+    await next.finish();
   }
   return state;
 }

@@ -1,6 +1,14 @@
-/** A Store in memory: for tests, short runs and clients that hold their own state. */
-import type { Store } from './types.ts';
+/** Where what belongs to a client, or to a round, is kept between calls. */
 
+/** Keys are `<client>/<what>`; those of the round begin with a dot, as no client's id does. Values are the caller's: neither side changes one. */
+export type Store = {
+  get(key: string): Promise<Uint8Array | undefined>;
+  set(key: string, bytes: Uint8Array): Promise<void>;
+  delete(key: string): Promise<void>;
+  keys(): Promise<string[]>;
+};
+
+/** A Store in memory: for tests, short runs and clients that hold their own state. */
 export function memoryStore(): Store {
   const entries = new Map<string, Uint8Array>();
   return {

@@ -1,6 +1,6 @@
 /** Hand-made SVG charts: lines and stacked bars, each drawn for a wide and a narrow page. */
 
-import type { LoggedRound } from './log.ts';
+import type { RoundRecord } from '../fl/protocol.ts';
 import { html, type Markup } from './markup.ts';
 import { byteUnit, formatBytes, formatNumber } from './units.ts';
 
@@ -71,7 +71,7 @@ export function lineChart(chart: LineChart): Markup {
 }
 
 /** Bytes up and down of each round, stacked. */
-export function barChart({ width, height, rounds }: { width: number; height: number; rounds: LoggedRound[] }): Markup {
+export function barChart({ width, height, rounds }: { width: number; height: number; rounds: RoundRecord[] }): Markup {
   const largest = highest(rounds.map((round) => round.bytesUp + round.bytesDown));
   const unit = byteUnit(largest);
   const x = roundAxis(rounds[0]!.round - 0.5, rounds.at(-1)!.round + 0.5, width);

@@ -3,47 +3,12 @@ import { createReadStream } from 'node:fs';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
 import { ioError } from '../files.ts';
-import { statistics } from '../fl/site/probe.ts';
-
-/** A filter's decision; see Decision in fl/types.ts. */
-export const decisionFields = {
-  client: z.string(),
-  action: z.enum(['quarantine', 'disconnect', 'readmit', 'keep']),
-  statistic: z.enum(statistics),
-  value: z.number(),
-  limit: z.number(),
-  reason: z.string(),
-};
-const loggedClient = z.looseObject({
-  client: z.string(),
-  weight: z.number().optional(),
-  loss: z.number().optional(),
-  images: z.number().optional(),
-  examples: z.number().optional(),
-});
-const loggedRound = z.looseObject({
-  round: z.int().min(0),
-  loss: z.number(),
-  evalLoss: z.number().nullish(),
-  evalLossLocal: z.number().nullish(),
-  images: z.number(),
-  bytesUp: z.number().default(0),
-  bytesDown: z.number().default(0),
-  seconds: z.number(),
-  clients: z.array(loggedClient).default([]),
-  failures: z.array(z.looseObject({ client: z.string(), stage: z.string(), reason: z.string() })).default([]),
-  notes: z.array(z.string()).default([]),
-  decisions: z.array(z.looseObject(decisionFields)).default([]),
-  coherence: z.number().optional(),
-  work: z.number().optional(),
-});
-/** One line of log.jsonl as far as the report needs it; see RoundRecord in fl/types.ts. */
-export type LoggedRound = z.infer<typeof loggedRound>;
+import { type RoundRecord, roundRecord } from '../fl/protocol.ts';
 
 export type RunLog = {
   /** The first line: schema, kind of run and what it ran on. */
   header: Record<string, unknown>;
-  rounds: LoggedRound[];
+  rounds: RoundRecord[];
   /** Whether the last line has no end: the writer was stopped in the middle of it. That line is not in `rounds`. */
   cut: boolean;
 };
@@ -86,7 +51,7 @@ export async function readLog(path: string): Promise<RunLog> {
       log.header = header.data;
       return;
     }
-    const round = loggedRound.safeParse(value);
+    const round = roundRecord.safeParse(value);
     if (!round.success) throw damaged(z.prettifyError(round.error).replaceAll('\n', ' '), round.error);
     const last = log.rounds.at(-1);
     if (last && round.data.round <= last.round) throw damaged(`round ${round.data.round} comes after round ${last.round}`);

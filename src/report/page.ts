@@ -1,7 +1,8 @@
 /** The page of a run as one HTML text: tables, hand-made SVG charts, pictures as data URIs. Pure: what it shows is what it is given. */
+
+import type { RoundRecord } from '../fl/protocol.ts';
 import { describeDecision } from '../fl/strategies/filter.ts';
 import { barChart, highest, lineChart, lowest, type Point, responsive, type Series, sum } from './charts.ts';
-import type { LoggedRound } from './log.ts';
 import { html, type Markup, STYLE } from './markup.ts';
 import { byteUnit, formatBytes, formatCount, formatDuration } from './units.ts';
 
@@ -17,7 +18,7 @@ export type Report = {
   classNames: string[];
   /** Images of each class that each client holds. */
   histograms: { client: string; counts: number[] }[];
-  rounds: LoggedRound[];
+  rounds: RoundRecord[];
   /** PNG files in order of rounds; the last one is shown large. */
   grids: { round: number; png: Uint8Array }[];
   /** Option or fact → value, shown as a table. */
@@ -105,7 +106,8 @@ function headline(report: Report, clients: number): Markup[] {
     tiles.push(tile('Clients', String(clients), failures > 0 ? `${count(failures, 'failure')}` : 'no failures'));
   }
   if (!first || !last) return tiles;
-  tiles.push(tile('Training loss', loss(last.loss), first === last ? '' : `from ${loss(first.loss)}`));
+  const told = rounds.flatMap((round) => round.loss ?? []);
+  if (told.length > 0) tiles.push(tile('Training loss', loss(told.at(-1)!), told.length === 1 ? '' : `from ${loss(told[0]!)}`));
   if (heldOut.length > 0) {
     tiles.push(tile('Held-out loss', loss(heldOut.at(-1)!.y), heldOut.length === 1 ? '' : `from ${loss(heldOut[0]!.y)}`));
   }
@@ -133,7 +135,9 @@ function lossSection(report: Report): Markup {
     const losses = round.clients.flatMap((client) => (client.loss === undefined ? [] : [client.loss]));
     return losses.length > 1 ? [{ x: round.round, low: lowest(losses), high: highest(losses) }] : [];
   });
-  const series: Series[] = [{ name: 'training', tone: 'a', points: rounds.map((round) => ({ x: round.round, y: round.loss })) }];
+  const series: Series[] = [
+    { name: 'training', tone: 'a', points: rounds.flatMap(({ round, loss: y }) => (y === null ? [] : [{ x: round, y }])) },
+  ];
   if (heldOut.length > 0) series.push({ name: 'held out', tone: 'b', points: heldOut });
   const chart = (width: number, height: number) =>
     lineChart({ width, height, label: 'Loss by round', xLabel: 'round', yLabel: 'loss', series, spread, format: loss });
@@ -145,7 +149,7 @@ function lossSection(report: Report): Markup {
 ${responsive(chart(760, 320), chart(380, 260))}</section>`;
 }
 
-function bytesSection(rounds: LoggedRound[]): Markup {
+function bytesSection(rounds: RoundRecord[]): Markup {
   let total = 0;
   const cumulative = rounds.map((round) => {
     total += round.bytesUp + round.bytesDown;
@@ -199,22 +203,22 @@ function classSection({ histograms, classNames }: Report): Markup {
 const MAX_CLIENTS = 500;
 const MAX_CELLS = 20_000;
 
-function participationSection(allRounds: LoggedRound[], allClients: string[]): Markup {
+function participationSection(allRounds: RoundRecord[], allClients: string[]): Markup {
   const clients = allClients.slice(0, MAX_CLIENTS);
   const rounds = allRounds.slice(-Math.max(20, Math.floor(MAX_CELLS / clients.length)));
   const byRound = rounds.map((round) => ({
     weights: new Map(round.clients.map((entry) => [entry.client, entry])),
     failures: new Map(round.failures.map((entry) => [entry.client, entry])),
   }));
-  const largest = Math.max(1e-12, highest(rounds.flatMap((round) => round.clients.map((entry) => entry.weight ?? 0))));
+  const largest = Math.max(1e-12, highest(rounds.flatMap((round) => round.clients.map((entry) => entry.weight))));
   const cell = (client: string, index: number): Markup => {
     const where = `${client}, round ${rounds[index]!.round}`;
     const failure = byRound[index]!.failures.get(client);
     if (failure) return html`<td class="failed" title="${where}: failed (${failure.stage}): ${failure.reason}">×</td>`;
     const entry = byRound[index]!.weights.get(client);
     if (!entry) return html`<td class="away" title="${where}: not selected"></td>`;
-    const weight = entry.weight ?? 0;
-    const title = `${where}: weight ${percent(weight)}${entry.loss === undefined ? '' : `, loss ${loss(entry.loss)}`}${entry.images === undefined ? '' : `, ${formatCount(entry.images)} images`}`;
+    const { weight } = entry;
+    const title = `${where}: weight ${percent(weight)}${entry.loss === undefined ? '' : `, loss ${loss(entry.loss)}`}, ${formatCount(entry.images)} images`;
     if (weight === 0) return html`<td class="zero" title="${title}"></td>`;
     return html`<td class="heat" style="--v:${(weight / largest).toFixed(3)}" title="${title}"></td>`;
   };
@@ -229,10 +233,10 @@ function participationSection(allRounds: LoggedRound[], allClients: string[]): M
 <tbody>${clients.map((client) => html`<tr><th scope="row">${client}</th>${rounds.map((_, index) => cell(client, index))}</tr>`)}</tbody></table></div></section>`;
 }
 
-function eventSection(rounds: LoggedRound[]): Markup | undefined {
+function eventSection(rounds: RoundRecord[]): Markup | undefined {
   const events = rounds.flatMap((round) => [
     ...round.failures.map((failure) => ({ round: round.round, text: `${failure.client} failed (${failure.stage}): ${failure.reason}` })),
-    ...round.decisions.map((decision) => ({ round: round.round, text: describeDecision(decision) })),
+    ...(round.decisions ?? []).map((decision) => ({ round: round.round, text: describeDecision(decision) })),
     ...round.notes.map((text) => ({ round: round.round, text })),
   ]);
   if (events.length === 0) return undefined;

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { PhoenixError } from '../errors.ts';
 import { draft, type Point, publish, remove, sync, writeFresh, writeWhole } from '../files.ts';
-import type { Store } from '../fl/types.ts';
+import type { Store } from '../fl/store.ts';
 import { type Committed, type FileKind, fileName, kinds, roundFile, runIo, runIoOptions } from './folder.ts';
 import { appendToLog, cutLog } from './log-file.ts';
 

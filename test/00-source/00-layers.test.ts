@@ -36,7 +36,7 @@ const WRITES =
 
 /** A part of `fl` that can be tested in milliseconds knows only the vocabulary, its own folder and the leaves. */
 const PURE = ['src/fl/strategies/', 'src/fl/privacy/', 'src/fl/partition/'];
-const PURE_MAY = ['src/fl/types.ts', ...LEAVES];
+const PURE_MAY = ['src/fl/protocol.ts', 'src/fl/state.ts', 'src/fl/strategy.ts', ...LEAVES];
 const DISK = /^node:(fs|fs\/promises)$|^sharp$/;
 const TERMINAL = /^(cli-progress|commander|node:readline|node:readline\/promises|node:tty|zx)$/;
 const mayTouchDisk = (file: string) =>
@@ -182,7 +182,7 @@ test('native: kernels know kernels, unet knows kernels, only binding knows Node-
 
 test('a breach is seen', (t) => {
   const seen = (file: string, text: string) => t.is(breaches(file, text).length, 1, `${file}: ${text}`);
-  seen('src/ddpm/train.ts', "import type { Task } from '../fl/types.ts';");
+  seen('src/ddpm/train.ts', "import type { Task } from '../fl/protocol.ts';");
   seen('src/commands/train.ts', "import { main } from '../cli/main.ts';");
   seen('src/run/folder.ts', "import { federate } from '../commands/federate.ts';");
   seen('src/commands/train.ts', "import { Command } from 'commander';");
@@ -203,7 +203,7 @@ test('a breach is seen', (t) => {
   seen('src/fl/strategies/fedavg.ts', "import { runRound } from '../round.ts';");
   seen('src/fl/partition/iid.ts', "import type { Dataset } from '../../ddpm/data/types.ts';");
   seen('src/index.ts', "import { x } from '../../scripts/native.mjs';");
-  t.deepEqual(breaches('src/fl/strategies/fedavg.ts', "import type { Report } from '../types.ts';\n// console.log('a comment')"), []);
+  t.deepEqual(breaches('src/fl/strategies/fedavg.ts', "import type { Report } from '../protocol.ts';\n// console.log('a comment')"), []);
   t.deepEqual(breaches('src/run/vector-file.ts', "import { open } from 'node:fs/promises'; await open(path, 'r'); await open(path);"), []);
   t.deepEqual(breaches('src/files.ts', "import { writeFile } from 'node:fs/promises';"), []);
   t.deepEqual(breaches('src/cli/main.ts', "import { federate } from '../commands/federate.ts'; console.log(1)"), []);

@@ -4,16 +4,18 @@ import { atStart, emaDecayAt } from '../../src/ddpm/fit.ts';
 import { trainLocal } from '../../src/ddpm/train.ts';
 import { PhoenixError } from '../../src/errors.ts';
 import { initialState, runFederation } from '../../src/fl/federation.ts';
+import type { RoundRecord } from '../../src/fl/protocol.ts';
 import { selectClients } from '../../src/fl/server/select.ts';
-import { applyServerStep, type ServerStep, startMoments } from '../../src/fl/server/server-step.ts';
-import { type ClientOptions, createClient } from '../../src/fl/site/client.ts';
-import { memoryStore } from '../../src/fl/store.ts';
+import { applyServerStep, type ServerStep, type ServerStepKind, startMoments } from '../../src/fl/server/server-step.ts';
+import { type Answer, type ClientOptions, createClient } from '../../src/fl/site/client.ts';
+import type { FederationState } from '../../src/fl/state.ts';
+import { memoryStore, type Store } from '../../src/fl/store.ts';
 import { fedavg } from '../../src/fl/strategies/fedavg.ts';
+import type { Blob, Message, Transport } from '../../src/fl/transport.ts';
 import { memoryTransport } from '../../src/fl/transports/memory.ts';
-import type { FederationState, HandedOver, RoundRecord, ServerStepKind, Store, Transport } from '../../src/fl/types.ts';
-import { encodeMessage } from '../../src/fl/wire/message.ts';
+import { encodeHead, message } from '../../src/fl/wire/message.ts';
 import { streamKey } from '../../src/rng.ts';
-import { type FakeFederation, fakeFederation, range } from '../support/fake-federation.ts';
+import { changed, type FakeFederation, fakeFederation, range } from '../support/fake-federation.ts';
 import { fakeImages, fakeSession } from '../support/fake-session.ts';
 import { alive, fakeVector } from '../support/fake-vector.ts';
 import { near } from '../support/near.ts';
@@ -132,10 +134,10 @@ test('a record adds up what the clients reported', async (t) => {
     ],
   );
   t.is(drawn, 96);
-  t.is(loss, clients.reduce((sum, client) => sum + client.loss * client.images, 0) / 96);
+  t.is(loss, clients.reduce((sum, client) => sum + client.loss! * client.images, 0) / 96);
   near(t, evalLoss, clients.reduce((sum, client) => sum + client.evalLoss!, 0) / 3, 1e-12);
   t.true(evalLossLocal! < evalLoss!, 'local training lowers the loss of the data held out');
-  t.true(clients.every((client) => client.evalImages === 3 && client.deltaNorm > 0));
+  t.true(clients.every((client) => client.evalImages === 3 && client.deltaNorm! > 0));
   t.deepEqual(failures, []);
 });
 
@@ -183,7 +185,7 @@ test('a round that no client finishes is an error, and the state stays as it was
 
 test('a client that fails in training is a Failure with its reason', async (t) => {
   const w = await world({
-    wrap: (client) => (client.info.id === 'c' ? { ...client, train: () => Promise.reject(new Error('no power')) } : client),
+    wrap: (client) => (client.hello.id === 'c' ? changed(client, 'train', () => Promise.reject(new Error('no power'))) : client),
   });
   await w.run(2);
   t.deepEqual(
@@ -192,54 +194,56 @@ test('a client that fails in training is a Failure with its reason', async (t) =
   );
 });
 
-test('updates that are damaged, foreign or not finite are left out', async (t) => {
-  const spoil: Record<string, (update: Uint8Array) => Uint8Array> = {
-    truncated: (update) => update.slice(0, -4),
-    'too long': (update) => Uint8Array.of(...update, 0, 0, 0, 0),
-    empty: () => new Uint8Array(0),
-    NaN: (update) => {
-      const copy = Uint8Array.from(update);
-      copy.fill(0xff, -4);
-      return copy;
-    },
+/** The blob of an answer in place of its own. */
+const withBytes = (answer: Answer, bytes: Uint8Array): Answer => {
+  const [{ name }] = answer.blobs as [Blob];
+  return { ...answer, blobs: [{ name, length: bytes.length, read: async () => bytes }] };
+};
+const read = async (answer: Answer) => {
+  const [blob] = answer.blobs;
+  return blob!.vector ? blob!.vector.toBytes(0, P) : blob!.read();
+};
+
+test('updates that are damaged or not finite are left out', async (t) => {
+  const spoil: Record<string, (answer: Answer) => Answer | Promise<Answer>> = {
+    truncated: async (answer) => withBytes(answer, (await read(answer)).slice(0, -4)),
+    'too long': async (answer) => withBytes(answer, Uint8Array.of(...(await read(answer)), 0, 0, 0, 0)),
+    empty: (answer) => withBytes(answer, new Uint8Array(0)),
+    'no blob': (answer) => ({ ...answer, blobs: [] }),
+    'not as long as it says': (answer) => ({ ...answer, blobs: [{ ...answer.blobs[0]!, read: async () => new Uint8Array(3) } as Blob] }),
+    'another blob': (answer) => ({ ...answer, head: { ...answer.head, blob: `sha256:${'0'.repeat(64)}` } }),
+    'another size': (answer) => ({ ...answer, head: { ...answer.head, count: P + 1 } }),
+    'another codec': (answer) => ({ ...answer, head: { ...answer.head, codec: 'int8' } }),
+    'no codec': (answer) => ({ ...answer, head: { ...answer.head, codec: 'constructor' } }),
+    'no head': (answer) => ({ ...answer, head: {} }),
+    NaN: async (answer) => withBytes(answer, Uint8Array.from(await read(answer)).fill(0xff, -4)),
   };
   for (const [name, damage] of Object.entries(spoil)) {
-    const w = await world({
-      wrap: (client) =>
-        client.info.id === 'a' ? { ...client, upload: async (round) => damage((await client.upload(round)) as Uint8Array) } : client,
-    });
+    const w = await world({ wrap: (client) => (client.hello.id === 'a' ? changed(client, 'upload', damage) : client) });
     const state = await w.run(1);
     t.like(w.records[0]!.failures, [{ client: 'a', stage: 'upload' }], name);
+    t.is(w.records[0]!.failures.length, 1, name);
     t.true(await state.params.isFinite());
   }
-  const swapped = await world({ sizes: [10, 10] });
-  const [a, b] = swapped.clients;
-  a!.upload = (round) => b!.upload(round);
-  await swapped.run(1);
-  t.regex(swapped.records[0]!.failures[0]!.reason, /client a .*that of b/);
 });
 
 test('so are updates handed over as vectors', async (t) => {
-  const update = { kind: 'update', version: 1, client: 'a', round: 1, codec: 'float32', count: P } as const;
-  const spoil: Record<string, (update: HandedOver) => HandedOver> = {
-    'too short': (came) => ({ ...came, vector: fakeVector(P - 1) }),
-    'too short, and says so': (came) => ({ ...came, head: encodeMessage({ ...update, count: P - 1 }), vector: fakeVector(P - 1) }),
-    'no head': (came) => ({ ...came, head: new Uint8Array(0) }),
-    'a head and more': (came) => ({ ...came, head: Uint8Array.of(...came.head, 0, 0, 0, 0) }),
-    "another client's": (came) => ({ ...came, head: encodeMessage({ ...update, client: 'b' }) }),
-    'of another round': (came) => ({ ...came, head: encodeMessage({ ...update, round: 2 }) }),
-    'of a codec for bytes': (came) => ({ ...came, head: encodeMessage({ ...update, codec: 'int8' }) }),
-    NaN: (came) => {
-      const vector = fakeVector(P);
-      vector.values[P - 1] = Number.NaN;
-      return { ...came, vector };
-    },
+  const withVector = (answer: Answer, length: number, last = 0): Answer => {
+    const vector = fakeVector(length);
+    vector.values[length - 1] = last;
+    return { ...answer, blobs: [{ ...answer.blobs[0]!, vector } as Blob] };
   };
-  for (const [name, damage] of Object.entries({ none: (came: HandedOver) => came, ...spoil })) {
+  const spoil: Record<string, (answer: Answer) => Answer> = {
+    none: (answer) => answer,
+    'too short': (answer) => withVector(answer, P - 1),
+    'too short, and says so': (answer) => ({ ...withVector(answer, P - 1), head: { ...answer.head, count: P - 1 } }),
+    'of a codec for bytes': (answer) => ({ ...answer, head: { ...answer.head, codec: 'int8' } }),
+    NaN: (answer) => withVector(answer, P, Number.NaN),
+  };
+  for (const [name, damage] of Object.entries(spoil)) {
     const w = await world({
-      handOver: true,
-      wrap: (client) =>
-        client.info.id === 'a' ? { ...client, upload: async (round) => damage((await client.upload(round)) as HandedOver) } : client,
+      carriesVectors: true,
+      wrap: (client) => (client.hello.id === 'a' ? changed(client, 'upload', damage) : client),
     });
     const state = await w.run(1);
     const failed = w.records[0]!.failures.map(({ client, stage }) => ({ client, stage }));
@@ -248,8 +252,31 @@ test('so are updates handed over as vectors', async (t) => {
   }
 });
 
+test('an update of another norm than was reported is left out; without a report of it none is', async (t) => {
+  const report = (change: (norm: number) => number | undefined) =>
+    world({
+      wrap: (client) =>
+        client.hello.id !== 'a'
+          ? client
+          : changed(client, 'train', (answer) => ({
+              ...answer,
+              head: { ...answer.head, deltaNorm: change((answer.head as { deltaNorm: number }).deltaNorm) },
+            })),
+    });
+  for (const change of [(norm: number) => norm * 1.001, (norm: number) => norm * 0.999, () => 0]) {
+    const lied = await report(change);
+    await lied.run(1);
+    t.regex(lied.records[0]!.failures[0]!.reason, /update of client a has the norm .*, but its report says/);
+  }
+  for (const change of [(norm: number) => norm * 1.00001, () => undefined]) {
+    const fair = await report(change);
+    await fair.run(1);
+    t.deepEqual(fair.records[0]!.failures, []);
+  }
+});
+
 test('handed over as vectors, a federation is the same, but for the Store; without room they go there as bytes', async (t) => {
-  const run = async (handOver: boolean, room: number) => {
+  const run = async (carriesVectors: boolean, room: number) => {
     let made = 0;
     const createVector = (length: number) => {
       if (made === room) throw new PhoenixError('ERR_PHOENIX_MEMORY', 'no room');
@@ -268,18 +295,15 @@ test('handed over as vectors, a federation is the same, but for the Store; witho
     const store: Store = { ...full, set: (key, value) => full.set(key, value).then(() => void stored.add(key)) };
     let reports = 0; // bytes; they vary with the seconds in them
     const w = await world({
-      handOver,
+      carriesVectors,
       createVector,
       store,
       failures: [{ client: 'b', round: 2, stage: 'upload' }],
-      wrap: (client) => ({
-        ...client,
-        async train(task, options) {
-          const report = await client.train(task, options);
-          reports += report.length;
-          return report;
-        },
-      }),
+      wrap: (client) =>
+        changed(client, 'train', (answer, request) => {
+          reports += encodeHead(message('train', request.round, answer.head)).length;
+          return answer;
+        }),
     });
     const { params, ema } = await w.run(3, { createVector });
     t.is(made, 0, 'all vectors are freed');
@@ -288,11 +312,14 @@ test('handed over as vectors, a federation is the same, but for the Store; witho
     const records = w.records.map((record) => ({
       ...record,
       bytesUp: 0,
+      bytesDown: 0,
       seconds: 0,
       clients: record.clients.map((client) => ({ ...client, seconds: 0 })),
     }));
     return {
-      same: { params: await bytes(params), ema: await bytes(ema), records, bytesUp: bytesUp - reports, bytesDown },
+      same: { params: await bytes(params), ema: await bytes(ema), records },
+      up: bytesUp - reports,
+      down: bytesDown,
       stored: [...stored],
     };
   };
@@ -301,7 +328,12 @@ test('handed over as vectors, a federation is the same, but for the Store; witho
   const narrow = await run(true, 6);
   t.deepEqual(free.same, plain.same);
   t.deepEqual(narrow.same, plain.same);
-  t.deepEqual([plain.stored, free.stored, narrow.stored], [['a/delta', 'b/delta', 'c/delta'], [], ['c/delta']]);
+  const updates = ({ stored }: { stored: string[] }) => stored.filter((key) => key.endsWith('/update'));
+  t.deepEqual([plain, free, narrow].map(updates), [['a/update', 'b/update', 'c/update'], [], ['c/update']]);
+  // Names of vectors are shorter than hashes; the bytes of the blobs are counted alike.
+  const names = 'sha256:'.length + 64 - 'local:1'.length;
+  near(t, plain.up - free.up, 8 * 2 * names, 8 * 2 * 4);
+  near(t, plain.down - free.down, 9 * 2 * names, 9 * 2 * 4);
 });
 
 test('trouble of the host ends the round instead of leaving clients out', async (t) => {
@@ -375,10 +407,10 @@ test('optimizer reset starts each round at zero moments, keep goes on with those
   t.deepEqual(reset.adamSteps, [0, 0, 0, 0]);
   t.deepEqual(keep.adamSteps, [0, 0, 6, 6]);
   t.deepEqual(reset.keys, [], 'nothing is left behind');
-  t.deepEqual(keep.keys.sort(), ['a/adam-m', 'a/adam-step', 'a/adam-v', 'b/adam-m', 'b/adam-step', 'b/adam-v']);
+  t.deepEqual(keep.keys.sort(), ['a/adam-m-2', 'a/adam-v-2', 'a/kept', 'b/adam-m-2', 'b/adam-v-2', 'b/kept']);
   t.notDeepEqual(await bytes(reset.state.params), await bytes(keep.state.params));
 
-  await keep.store.set('a/adam-m', new Uint8Array(5));
+  await keep.store.set('a/adam-m-2', new Uint8Array(5));
   await t.throwsAsync(keep.run(3, { fit: { ...fit, optimizer: 'keep' } }, { ...keep.state, round: 2 }), { code: 'ERR_PHOENIX_RUN' });
 });
 
@@ -406,7 +438,7 @@ test('FedProx pulls towards the parameters received', async (t) => {
   const prox = await world({ sizes: [10] });
   await plain.run(1);
   await prox.run(1, { fit: { ...fit, hyper: testHyper({ lr: 0.05, mu: 5 }) } });
-  t.true(prox.records[0]!.clients[0]!.deltaNorm < plain.records[0]!.clients[0]!.deltaNorm);
+  t.true(prox.records[0]!.clients[0]!.deltaNorm! < plain.records[0]!.clients[0]!.deltaNorm!);
   t.true(prox.session.calls.every((call) => call.hyper.mu === 5 && call.anchor !== undefined));
   t.true(plain.session.calls.every((call) => call.anchor === undefined));
 });
@@ -490,37 +522,41 @@ test('a server step out of range, or with the moments of another kind, is refuse
 });
 
 test('bytes are what a network would carry', async (t) => {
-  const sent = { task: [] as Uint8Array[], report: [] as Uint8Array[], update: [] as Uint8Array[] };
+  const sent: { down: Message[]; up: Message[] } = { down: [], up: [] };
   const w = await world({
     failures: [{ client: 'c', round: 2, stage: 'upload' }],
     wrap: (client) => ({
       ...client,
-      async train(task, options) {
-        const report = await client.train(task, options);
-        sent.task.push(task as Uint8Array);
-        sent.report.push(report);
-        return report;
-      },
-      async upload(round) {
-        const update = await client.upload(round);
-        sent.update.push(update as Uint8Array);
-        return update;
+      async answer(request, options) {
+        sent.down.push(request);
+        const answer = await client.answer(request, options);
+        sent.up.push(message(request.kind, request.round, answer.head, answer.blobs));
+        return answer;
       },
     }),
   });
   await w.run(2);
-  const total = (messages: Uint8Array[]) => messages.reduce((sum, message) => sum + message.length, 0);
-  t.is(sent.task.length, 6);
-  t.is(sent.update.length, 5);
-  const headers = sent.task.map((task) => new DataView(task.buffer, task.byteOffset).getUint32(0, true));
+  const of = (kind: string, way: Message[]) => way.filter((one) => one.kind === kind);
   t.deepEqual(
-    sent.task.map((task) => task.length),
-    headers.map((header) => 4 + header + 4 * P),
+    ['train', 'upload', 'finish'].map((kind) => [of(kind, sent.down).length, of(kind, sent.up).length]),
+    [
+      [6, 6],
+      [5, 5],
+      [6, 6],
+    ],
   );
+  const length = ({ blobs }: Message) => blobs.reduce((sum, blob) => sum + blob.length, 0);
+  t.deepEqual(of('train', sent.down).map(length), Array(6).fill(4 * P));
+  t.deepEqual(of('upload', sent.up).map(length), Array(5).fill(4 * P));
+  t.is(new Set(of('train', sent.down).map(({ blobs }) => blobs[0]!.name)).size, 2, 'one model for all clients of a round');
+  const total = (way: Message[]) => way.reduce((sum, one) => sum + encodeHead(one).length + length(one), 0);
+  const lost = encodeHead(message('upload', 2, { weight: 20 / 45, manifest: {} })).length;
+  t.is(w.transport.traffic().bytesUp, total(sent.up));
+  t.is(w.transport.traffic().bytesDown, total(sent.down) + lost, 'what never arrives was sent all the same');
+  const finish = (way: 'down' | 'up') => total(of('finish', sent[way]));
   const sum = (key: 'bytesUp' | 'bytesDown') => w.records.reduce((all, record) => all + record[key], 0);
-  t.is(sum('bytesDown'), total(sent.task));
-  t.is(sum('bytesUp'), total(sent.report) + total(sent.update));
-  t.deepEqual(w.transport.traffic(), { bytesUp: sum('bytesUp'), bytesDown: sum('bytesDown') });
+  t.is(sum('bytesUp'), total(sent.up) - finish('up'), 'a line of the log has the bytes of its round up to its commit');
+  t.is(sum('bytesDown'), total(sent.down) + lost - finish('down'));
 });
 
 // Serial, since all tests count the same vectors.
@@ -543,9 +579,9 @@ test('reports that come in another order give the same bytes', async (t) => {
   const shuffled = await world();
   const transport: Transport = {
     ...shuffled.transport,
-    async *train(ids, task, options) {
+    async *ask(ids, request, options) {
       const outcomes = [];
-      for await (const outcome of shuffled.transport.train(ids, task, options)) outcomes.push(outcome);
+      for await (const outcome of shuffled.transport.ask(ids, request, options)) outcomes.push(outcome);
       yield* outcomes.reverse();
     },
   };
@@ -613,5 +649,6 @@ test('at most 128 held-out images are judged by, spread over all; without any th
 test('an upload of a round that the client did not train in is refused', async (t) => {
   const w = await world({ sizes: [10] });
   await w.run(1);
-  await t.throwsAsync(w.clients[0]!.upload(1), { code: 'ERR_PHOENIX_MESSAGE', message: /has none/ });
+  const upload = message('upload', 1, { weight: 1, manifest: {} });
+  await t.throwsAsync(w.clients[0]!.answer(upload), { code: 'ERR_PHOENIX_MESSAGE', message: /has none/ });
 });

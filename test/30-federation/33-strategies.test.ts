@@ -1,7 +1,8 @@
 import test from 'ava';
+import type { Report } from '../../src/fl/protocol.ts';
 import { checkStrategy } from '../../src/fl/strategies/contract.ts';
 import { strategies } from '../../src/fl/strategies/index.ts';
-import type { Report, Strategy } from '../../src/fl/types.ts';
+import type { Strategy } from '../../src/fl/strategy.ts';
 
 for (const [name, make] of Object.entries(strategies)) {
   test(`${name} keeps the contract of a strategy`, (t) => {
@@ -18,10 +19,10 @@ test("a strategy of one's own passes, with state and zero weights too", (t) => {
     name: 'lowest-half',
     init: () => ({ rounds: 0 }),
     weigh(reports, { rounds }) {
-      const median = reports.map((report) => report.loss).sort((a, b) => a - b)[Math.floor((reports.length - 1) / 2)]!;
-      const kept = reports.filter((report) => report.loss <= median);
+      const median = reports.map((report) => report.loss!).sort((a, b) => a - b)[Math.floor((reports.length - 1) / 2)]!;
+      const kept = reports.filter((report) => report.loss! <= median);
       return {
-        weights: reports.map((report) => ({ client: report.client, weight: report.loss <= median ? 1 / kept.length : 0 })),
+        weights: reports.map((report) => ({ client: report.client, weight: report.loss! <= median ? 1 / kept.length : 0 })),
         state: { rounds: rounds + 1 },
         notes: [`${reports.length - kept.length} clients left out`],
       };

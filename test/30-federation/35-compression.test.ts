@@ -1,18 +1,19 @@
 /** Updates with fewer bytes: what the codecs keep, error feedback, and what is refused. */
 import test from 'ava';
 import { createImages, createNativeSession } from '../../src/bindings/session.ts';
-import { createVector, type Vector } from '../../src/bindings/vector.ts';
+import { createVector, setBytes, type Vector } from '../../src/bindings/vector.ts';
 import { toNative, unetConfig } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { initialState, runFederation } from '../../src/fl/federation.ts';
+import type { Codec, RoundRecord, VectorHead } from '../../src/fl/protocol.ts';
 import { createClient } from '../../src/fl/site/client.ts';
-import { memoryStore } from '../../src/fl/store.ts';
+import { memoryStore, type Store } from '../../src/fl/store.ts';
 import { fedavg } from '../../src/fl/strategies/fedavg.ts';
 import { strategies } from '../../src/fl/strategies/index.ts';
+import type { Strategy } from '../../src/fl/strategy.ts';
 import { memoryTransport } from '../../src/fl/transports/memory.ts';
-import type { RoundRecord, Store, Strategy } from '../../src/fl/types.ts';
-import { decodeMessage, encodeMessage } from '../../src/fl/wire/message.ts';
-import { decodeUpdate, encodeTask, encodeUpdate, parseCompression, setBytes } from '../../src/fl/wire/vector.ts';
+import { decodeVector, encodeVector, parseCompression } from '../../src/fl/wire/codec.ts';
+import { blobOf, message, readBlob } from '../../src/fl/wire/message.ts';
 import { rng } from '../../src/rng.ts';
 import { near } from '../support/near.ts';
 import { testFit } from '../support/plain-fit.ts';
@@ -47,11 +48,11 @@ async function vectorOf(values: ArrayLike<number>): Promise<Vector> {
 /** What arrives of the values, and the bytes of the payload. */
 async function sent(values: ArrayLike<number>, compress: string): Promise<{ values: Float32Array; payload: Uint8Array }> {
   const delta = await vectorOf(values);
-  const message = await encodeUpdate({ client: 'a', round: 1, delta, compress });
+  const { head, blob } = await encodeVector(delta, { compress });
   const into = createVector(values.length);
   await into.fill(7);
-  await decodeUpdate(message, { client: 'a', round: 1, into });
-  return { values: await numbers(into), payload: decodeMessage(message, { kind: 'update', payloadBytes: Infinity }).payload };
+  await decodeVector(head, [blob], into);
+  return { values: await numbers(into), payload: await readBlob(blob, Infinity) };
 }
 
 const normals = (seed: number, count: number, scale = 1) => {
@@ -116,13 +117,11 @@ test('equal values give equal bytes', async (t) => {
 test('payloads that are damaged or hostile are refused', async (t) => {
   const count = 2000;
   const into = createVector(count);
-  const arrives = (codec: 'bf16' | 'int8' | 'topk', payload: Uint8Array) =>
-    decodeUpdate(encodeMessage({ kind: 'update', version: 1, client: 'a', round: 1, codec, count }, payload), {
-      client: 'a',
-      round: 1,
-      into,
-    });
-  const refused = (codec: 'bf16' | 'int8' | 'topk', name: string, payload: Uint8Array) =>
+  const arrives = async (codec: Codec, payload: Uint8Array) => {
+    const blob = await blobOf(payload);
+    await decodeVector({ blob: blob.name, codec, count }, [blob], into);
+  };
+  const refused = (codec: Codec, name: string, payload: Uint8Array) =>
     t.throwsAsync(arrives(codec, payload), { code: 'ERR_PHOENIX_MESSAGE' }, `${codec}: ${name}`);
   const change = (bytes: Uint8Array, at: number, ...values: number[]) => {
     const copy = Uint8Array.from(bytes);
@@ -187,9 +186,9 @@ test('compressions are parsed strictly', (t) => {
 
 const fit = testFit({ epochs: 1 });
 
-type World = { strategy?: Strategy; store?: Store; handOver?: boolean; taskCodec?: 'bf16'; personal?: string[] };
+type World = { strategy?: Strategy; store?: Store; carriesVectors?: boolean; taskCodec?: 'bf16'; personal?: string[] };
 
-async function world(compress: string, { strategy = fedavg(), store = memoryStore(), handOver, taskCodec, personal }: World = {}) {
+async function world(compress: string, { strategy = fedavg(), store = memoryStore(), carriesVectors, taskCodec, personal }: World = {}) {
   const session = createNativeSession({ unet: toNative(unet), noise: schedule, threads: 1 });
   const clients = [0, 1].map((i) =>
     createClient({
@@ -202,7 +201,7 @@ async function world(compress: string, { strategy = fedavg(), store = memoryStor
       seed: 3,
     }),
   );
-  const transport = memoryTransport(clients, { handOver });
+  const transport = memoryTransport(clients, { carriesVectors });
   const state = await initialState({ session, seed: 3, strategy });
   const records: RoundRecord[] = [];
   const run = (rounds: number, from = state) =>
@@ -212,6 +211,7 @@ async function world(compress: string, { strategy = fedavg(), store = memoryStor
       fit: { ...fit, compress, personal },
       taskCodec,
       parameters: session.parameters,
+      createVector,
       rounds,
       seed: 3,
       onRound: (_, record) => void records.push(record),
@@ -229,14 +229,18 @@ test('error feedback: the sum of what arrives follows the sum of the deltas', as
   const into = createVector(w.state.params.length);
   let lost = 0;
   for (let round = 1; round <= 12; round++) {
-    await client!.train(await encodeTask({ round, fit: { ...fit, compress: 'topk:0.05', globalStep: 0 }, params: w.state.params }));
+    const { head: model, blob } = await encodeVector(w.state.params);
+    const task = { fit: { ...fit, compress: 'topk:0.05', globalStep: 0 }, model };
+    const report = (await client!.answer(message('train', round, task, [blob]))).head as { deltaNorm: number };
     const [before, after] = [await numbers(w.state.params), await numbers(w.session.params)];
-    const update = await client!.upload(round);
-    t.deepEqual(await client!.upload(round), update, 'asked twice, the same');
-    await client!.finish(round);
-    await decodeUpdate(update, { client: 'c0', round, into });
+    const upload = message('upload', round, { weight: 1, manifest: {} });
+    const { head, blobs } = await client!.answer(upload);
+    t.deepEqual((await client!.answer(upload)).head, head, 'asked twice, the same');
+    await decodeVector(head as VectorHead, blobs, into);
+    near(t, norm(await numbers(into)), report.deltaNorm, { relative: 1e-6 }, 'the norm reported is that of what arrives');
+    await client!.answer(message('finish', round, {}));
     const came = await numbers(into);
-    const residual = new Float32Array((await w.store.get('c0/residual'))!.slice().buffer);
+    const residual = new Float32Array((await w.store.get(`c0/residual-${round}`))!.slice().buffer);
     for (let i = 0; i < came.length; i++) {
       arrived[i]! += came[i]!;
       wanted[i]! += after[i]! - before[i]!;
@@ -253,7 +257,7 @@ test('error feedback: the sum of what arrives follows the sum of the deltas', as
   const missing = norm(wanted.map((value, i) => value - arrived[i]!));
   t.true(missing < 0.7 * norm(wanted), 'most of the sum has arrived, of twelve times 5 %');
   t.true(missing < lost / 2, 'and far more than without feedback');
-  t.is(await w.store.get('c0/residual-next'), undefined);
+  t.deepEqual((await w.store.keys()).sort(), ['c0/kept', 'c0/residual-12'], 'what former rounds left out is gone');
 });
 
 test('bytes up are those of the encoded updates', async (t) => {
@@ -289,14 +293,13 @@ test('handed over as vectors, updates and tasks of any codec arrive as they do i
     ['topk:0.05', {}],
   ];
   for (const [compress, way] of ways) {
-    const run = async (handOver: boolean) => {
-      const w = await world(compress, { ...way, handOver });
+    const run = async (carriesVectors: boolean) => {
+      const w = await world(compress, { ...way, carriesVectors });
       const { params, ema } = await w.run(2);
       const kept = (await w.store.keys()).sort();
       const contents = await Promise.all(kept.map(async (key) => Buffer.from((await w.store.get(key))!).toString('base64')));
       const norms = w.records.map(({ clients }) => clients.map(({ deltaNorm }) => deltaNorm));
-      const { bytesDown } = w.transport.traffic();
-      return { params: await numbers(params), ema: await numbers(ema), kept, contents, norms, bytesDown };
+      return { params: await numbers(params), ema: await numbers(ema), kept, contents, norms };
     };
     t.deepEqual(await run(true), await run(false), `${compress} ${Object.keys(way)}`);
   }
@@ -313,7 +316,8 @@ test('residuals outlive a restart: rounds in pieces end with the same bytes', as
     await setBytes(await middle.ema.toBytes(0, middle.ema.length), second.state.ema);
     const resumed = await second.run(3, { ...middle, params: second.state.params, ema: second.state.ema });
     t.deepEqual(await numbers(resumed.params), await numbers(end.params));
-    t.deepEqual((await first.store.keys()).sort(), ['c0/residual', 'c1/residual'], 'and nothing else is left behind');
+    const left = (await first.store.keys()).filter((key) => !key.endsWith('/kept')).sort();
+    t.deepEqual(left, ['c0/residual-3', 'c1/residual-3'], 'and nothing else is left behind');
   }
 });
 
@@ -330,10 +334,9 @@ test('a client of weight 0 uploads nothing, and its residual stays as it was', a
   };
   const w = await world('int8', { strategy: onlyFirst });
   const one = await w.run(1);
-  t.deepEqual(await w.store.keys(), ['c0/residual']);
-  const kept = Uint8Array.from((await w.store.get('c0/residual'))!);
+  t.deepEqual((await w.store.keys()).sort(), ['c0/kept', 'c0/residual-1']);
   await w.run(2, one);
-  t.deepEqual(Uint8Array.from((await w.store.get('c0/residual'))!), kept);
+  t.deepEqual((await w.store.keys()).sort(), ['c0/kept', 'c0/residual-1', 'c1/kept', 'c1/residual-2']);
   t.true(
     w.records.every((record) => record.bytesUp < 1.3 * w.state.params.length),
     'one update a round',
@@ -342,6 +345,7 @@ test('a client of weight 0 uploads nothing, and its residual stays as it was', a
 
 test('a residual of another model is refused', async (t) => {
   const w = await world('int8');
-  await w.store.set('c0/residual', new Uint8Array(8));
-  await t.throwsAsync(w.run(1), { code: 'ERR_PHOENIX_RUN', message: /c0\/residual should have/ });
+  const one = await w.run(1);
+  await w.store.set('c0/residual-1', new Uint8Array(8));
+  await t.throwsAsync(w.run(2, one), { code: 'ERR_PHOENIX_RUN', message: /c0\/residual-1 .*should have/ });
 });

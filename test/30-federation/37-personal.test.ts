@@ -3,7 +3,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { createVector } from '../../src/bindings/vector.ts';
+import { createVector, getBytes } from '../../src/bindings/vector.ts';
 import { federate } from '../../src/commands/federate.ts';
 import { finetune } from '../../src/commands/finetune.ts';
 import type { FederateOptions } from '../../src/commands/options/index.ts';
@@ -13,7 +13,7 @@ import { openDataset } from '../../src/ddpm/data/index.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { createSession } from '../../src/ddpm/session.ts';
 import { parsePersonal, personalPresets, splitParameters } from '../../src/fl/site/personal.ts';
-import { getBytes } from '../../src/fl/wire/vector.ts';
+import { keptEntry } from '../../src/fl/site/state.ts';
 import { streamKey } from '../../src/rng.ts';
 import { openRun } from '../../src/run/folder.ts';
 
@@ -80,7 +80,11 @@ async function parts(dir: string) {
   await shared.gather(session.params, split.shared);
   await session.init(streamKey(0, 'init'));
   await initial.gather(session.params, split.personal);
-  const own = await Promise.all(['client-1', 'client-2'].map(async (id) => Uint8Array.from(await readFile(stored[`${id}/personal`]!))));
+  const ownOf = async (id: string) => {
+    const entry = keptEntry(id, 'personal', await readFile(stored[`${id}/kept`]!));
+    return Uint8Array.from(await readFile(stored[entry!]!));
+  };
+  const own = await Promise.all(['client-1', 'client-2'].map(ownOf));
   const bytes = async (vector: typeof personal) => Uint8Array.from(await getBytes(vector));
   return { split, personal: await bytes(personal), initial: await bytes(initial), shared: await bytes(shared), own };
 }

@@ -5,15 +5,15 @@ import type { Length } from '../../src/ddpm/fit.ts';
 import { type FeatureNetwork, featureMatrix } from '../../src/ddpm/metrics/index.ts';
 import { featureSource, pixels8, sourceOf } from '../../src/ddpm/metrics/sources.ts';
 import { vendiScore } from '../../src/ddpm/metrics/vendi.ts';
+import type { Report } from '../../src/fl/protocol.ts';
 import { adaptWork, checkLocalWork, coherenceOf, scaleWork } from '../../src/fl/server/local-work.ts';
 import { carveShared, pickShare, sharedCount } from '../../src/fl/server/sharing.ts';
+import type { Profiles } from '../../src/fl/state.ts';
 import { checkStrategy } from '../../src/fl/strategies/contract.ts';
 import { diversity, diversityObjective, diversityWeights, vendi } from '../../src/fl/strategies/diversity.ts';
 import { coveredBins, decide, type FilterOptions, filtered, parseThreshold } from '../../src/fl/strategies/filter.ts';
 import { strategies } from '../../src/fl/strategies/index.ts';
-import type { Parcel, Profiles, Report } from '../../src/fl/types.ts';
-import { encodeMessage } from '../../src/fl/wire/message.ts';
-import { decodeParcel, encodeParcel } from '../../src/fl/wire/parcel.ts';
+import { decodeParcel, encodeParcel, type Parcel, type ParcelLimits } from '../../src/fl/wire/parcel.ts';
 import type { ImageSet } from '../../src/images.ts';
 import { rng } from '../../src/rng.ts';
 import { near } from '../support/near.ts';
@@ -418,28 +418,33 @@ test("a client's part of the shared set is α of it, its own, and the same when 
   t.is(pickShare(set, 0.01, 3, 'a', 1).count, 1);
 });
 
-test('parcels come back as they were sent, and every size that does not fit is refused', (t) => {
+test('parcels come back as they were sent, and every size that does not fit is refused', async (t) => {
   const limits = { room: 3, imageBytes: 4, classes: 5 };
-  const shared = { kind: 'shared' as const, version: 2, count: 3, pixels: new Uint8Array(12).fill(7), classes: Int32Array.of(0, 4, 2) };
-  const bins = { kind: 'bins' as const, version: 1, rows: 2, columns: 3, centres: Float32Array.of(1, -2, 3, 4, 5.5, 6) };
-  const plain = (parcel: Parcel) => (parcel.kind === 'shared' ? { ...parcel, pixels: Uint8Array.from(parcel.pixels) } : parcel);
-  for (const parcel of [shared, bins]) t.deepEqual(plain(decodeParcel(encodeParcel(parcel), limits)), parcel as Parcel);
+  const shared = { what: 'shared' as const, version: 2, count: 3, pixels: new Uint8Array(12).fill(7), classes: Int32Array.of(0, 4, 2) };
+  const bins = { what: 'bins' as const, version: 1, rows: 2, columns: 3, centres: Float32Array.of(1, -2, 3, 4, 5.5, 6) };
+  const sent = async (parcel: Parcel, to?: ParcelLimits) => {
+    const { head, blobs } = await encodeParcel(parcel);
+    const came = await decodeParcel(head, blobs, to);
+    return came.what === 'shared' ? { ...came, pixels: Uint8Array.from(came.pixels) } : came;
+  };
   const { classes: _, ...unlabelled } = shared;
-  t.deepEqual(plain(decodeParcel(encodeParcel(unlabelled), { room: 3, imageBytes: 4 })), unlabelled);
+  for (const parcel of [shared, bins]) t.deepEqual(await sent(parcel, limits), parcel as Parcel);
+  t.deepEqual(await sent(unlabelled, { room: 3, imageBytes: 4 }), unlabelled);
+  t.deepEqual(await sent(shared), shared, 'without limits only sizes are checked');
 
-  const bad: [Uint8Array, RegExp][] = [
-    [encodeParcel({ ...shared, count: 4, pixels: new Uint8Array(16), classes: Int32Array.of(0, 0, 0, 0) }), /4 images, and room for 3/],
-    [encodeParcel({ ...shared, pixels: new Uint8Array(15) }), /5 bytes instead of 4/],
-    [encodeParcel(unlabelled), /no classes/],
-    [encodeParcel({ ...shared, classes: Int32Array.of(0, 5, 0) }), /class 5/],
-    [encodeParcel({ ...shared, classes: Int32Array.of(0, -1, 0) }), /class -1/],
-    [encodeParcel(shared).slice(0, -1), /24 bytes, but 23/],
-    [encodeParcel({ ...bins, centres: bins.centres.slice(1) }), /24 bytes, but 20/],
-    [encodeParcel({ ...bins, centres: Float32Array.of(1, NaN, 0, 0, 0, 0) }), /not finite/],
-    [new Uint8Array(3), /3 bytes/],
-    [encodeMessage({ kind: 'report', version: 1, report: report('a') }), /parcel/],
+  const bad: [Parcel, RegExp][] = [
+    [{ ...shared, count: 4, pixels: new Uint8Array(16), classes: Int32Array.of(0, 0, 0, 0) }, /4 images, and room for 3/],
+    [{ ...shared, pixels: new Uint8Array(15) }, /5 bytes instead of 4/],
+    [unlabelled, /no classes/],
+    [{ ...shared, classes: Int32Array.of(0, 5, 0) }, /class 5/],
+    [{ ...shared, classes: Int32Array.of(0, -1, 0) }, /class -1/],
+    [{ ...shared, classes: Int32Array.of(0, 1) }, /24 bytes, but 20/],
+    [{ ...bins, centres: bins.centres.slice(1) }, /24 bytes, but 20/],
+    [{ ...bins, centres: Float32Array.of(1, NaN, 0, 0, 0, 0) }, /not finite/],
   ];
-  for (const [bytes, message] of bad) t.throws(() => decodeParcel(bytes, limits), { code: 'ERR_PHOENIX_MESSAGE', message });
+  for (const [parcel, message] of bad) await t.throwsAsync(sent(parcel, limits), { code: 'ERR_PHOENIX_MESSAGE', message });
+  const { head } = await encodeParcel(shared);
+  await t.throwsAsync(decodeParcel(head, [], limits), { code: 'ERR_PHOENIX_MESSAGE', message: /blob is missing/ });
 });
 
 // ---- features

@@ -13,7 +13,8 @@ import { sample } from '../../src/commands/sample.ts';
 import { train } from '../../src/commands/train.ts';
 import { openDataset } from '../../src/ddpm/data/index.ts';
 import { PhoenixError, type PhoenixErrorCode } from '../../src/errors.ts';
-import type { Report, Strategy } from '../../src/fl/types.ts';
+import type { Report } from '../../src/fl/protocol.ts';
+import type { Strategy } from '../../src/fl/strategy.ts';
 import { rng } from '../../src/rng.ts';
 import { openRun } from '../../src/run/folder.ts';
 import { near } from '../support/near.ts';
@@ -99,7 +100,7 @@ test('a federation from end to end', async (t) => {
     const reports: Report[] = line.clients;
     const images = reports.reduce((sum, report) => sum + report.images, 0);
     t.is(line.images, images);
-    near(t, line.loss, reports.reduce((sum, report) => sum + report.loss * report.images, 0) / images, 1e-9);
+    near(t, line.loss, reports.reduce((sum, report) => sum + report.loss! * report.images, 0) / images, 1e-9);
     t.true(line.evalLoss > 0 && line.seconds > 0);
     // A task down and an update up for each of three clients: four bytes a parameter and a little.
     const models = 3 * 4 * (config.parameterCount as number);

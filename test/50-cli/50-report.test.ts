@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import test from 'ava';
 import sharp from 'sharp';
 import { imageGrid } from '../../src/commands/image-grid.ts';
-import { type LoggedRound, readLog } from '../../src/report/log.ts';
+import type { RoundRecord } from '../../src/fl/protocol.ts';
+import { readLog } from '../../src/report/log.ts';
 import { type Report, renderPage } from '../../src/report/page.ts';
 
 const image = (count: number, height: number, width: number, channels: number) =>
@@ -63,19 +64,27 @@ test('a grid refuses sizes that do not fit', async (t) => {
 });
 
 const header = '{"schema":1,"kind":"run","run":"federate"}\n';
-const record = (round: number): LoggedRound => ({
+const logged = (client: string, weight: number, loss: number) => ({
+  client,
+  weight,
+  loss,
+  round: 1,
+  examples: 9,
+  images: 320,
+  steps: 2,
+  evalImages: 0,
+});
+const record = (round: number): RoundRecord => ({
   round,
   loss: 1 / round,
   evalLoss: 1.1 / round,
+  evalLossLocal: null,
   images: 640,
   bytesUp: 4_000_000,
   bytesDown: 5_000_000,
   seconds: 2,
-  clients: [
-    { client: 'client-0', weight: 0.75, loss: 0.9 / round, images: 320 },
-    { client: 'client-1', weight: 0, loss: 1.2 / round, images: 320 },
-  ],
-  failures: round === 2 ? [{ client: 'client-2', stage: 'upload', reason: 'connection lost' }] : [],
+  clients: [logged('client-0', 0.75, 0.9 / round), logged('client-1', 0, 1.2 / round)],
+  failures: round === 2 ? [{ client: 'client-2', round, stage: 'upload', reason: 'connection lost' }] : [],
   notes: [],
   decisions: [],
 });
@@ -187,7 +196,7 @@ test('strings of a run cannot become markup', (t) => {
   const evil = '"><script>alert(1)</script>\'&<img src=x onerror=1>';
   const bad = record(1);
   bad.clients[0]!.client = evil;
-  bad.failures = [{ client: evil, stage: evil, reason: evil }];
+  bad.failures = [{ client: evil, round: 1, stage: evil, reason: evil }];
   bad.notes = [evil];
   bad.decisions = [{ client: evil, action: 'keep', statistic: 'loss', value: 1, limit: 2, reason: evil }];
   const page = renderPage(
@@ -212,6 +221,7 @@ test('odd runs make a page too: no round, one round, equal losses, a loss of zer
     { rounds: [record(1)] },
     { rounds: [1, 2, 3].map((round) => ({ ...record(round), loss: 0.5, evalLoss: null, clients: [], bytesUp: 0, bytesDown: 0 })) },
     { rounds: [1, 2].map((round) => ({ ...record(round), loss: 0, evalLoss: 0 })) },
+    { rounds: [1, 2].map((round) => ({ ...record(round), loss: null, clients: [] })) },
     { rounds: Array.from({ length: 3000 }, (_, i) => record(i + 1)), histograms: [], plannedRounds: undefined },
     { rounds: [1, 1000].map((round) => ({ ...record(round), loss: round === 1 ? 1e30 : 1e-30 })) },
     { kind: 'train', histograms: [] },

@@ -300,10 +300,10 @@ withDevice('too little memory is an error that names the bytes wanted and free, 
   t.true([...losses, ...next].every(Number.isFinite));
 });
 
-type Federation = { handOver?: boolean; compress?: 'none' | 'bf16'; mu?: number; trainOn?: number };
+type Federation = { carriesVectors?: boolean; compress?: 'none' | 'bf16'; mu?: number; trainOn?: number };
 
 /** Two rounds of two clients; `copied`: bytes between the host and the device meanwhile. */
-async function federate(native: Addon, { handOver = false, compress = 'none', mu = 0, trainOn = 2 }: Federation) {
+async function federate(native: Addon, { carriesVectors = false, compress = 'none', mu = 0, trainOn = 2 }: Federation) {
   using session = open(native);
   using images = await createImages(set, native);
   const createVector = (length: number) => native.createVector(length);
@@ -324,7 +324,7 @@ async function federate(native: Addon, { handOver = false, compress = 'none', mu
   const strategy = fedavg();
   const fitOptions = { ...testFit({ epochs: 1 }, { batch: BATCH, flip: true, mu }), compress };
   const io = {
-    transport: memoryTransport(clients, { handOver }),
+    transport: memoryTransport(clients, { carriesVectors }),
     strategy,
     fit: fitOptions,
     taskCodec: compress === 'bf16' ? ('bf16' as const) : ('float32' as const),
@@ -337,6 +337,7 @@ async function federate(native: Addon, { handOver = false, compress = 'none', mu
   for (let round = 0; round < 2; round++) {
     const done = await runRound(state, io);
     state = done.state;
+    await done.finish();
     steps += done.record.clients.reduce((sum, client) => sum + client.steps, 0);
   }
   const { replays, copied } = native.info();
@@ -345,21 +346,21 @@ async function federate(native: Addon, { handOver = false, compress = 'none', mu
 
 withDevice('a federated round on the device is that of the CPU, and a change of client records nothing anew', async (t) => {
   const way = { mu: 0.1, trainOn: 3 };
-  const [onGpu, onCpu] = [await federate(gpu, { ...way, handOver: true }), await federate(addon('cpu'), way)];
+  const [onGpu, onCpu] = [await federate(gpu, { ...way, carriesVectors: true }), await federate(addon('cpu'), way)];
   t.is(onGpu.replays, onGpu.steps - 1, 'one step ran, all others replayed it');
   near(t, onGpu.params, onCpu.params, { norm: 1e-3 }, 'parameters');
 });
 
 withDevice('handed over on the device, no vector is copied to the host or back, and the bits are those of messages in bytes', async (t) => {
   const bytesOf = ({ params }: { params: Float32Array }) => 4 * params.length;
-  const plain = await federate(gpu, { handOver: true });
+  const plain = await federate(gpu, { carriesVectors: true });
   t.true(plain.copied < bytesOf(plain), `${plain.copied} bytes were copied, a vector has ${bytesOf(plain)}`);
   const encoded = await federate(gpu, {});
   t.deepEqual(plain.params, encoded.params);
   t.true(encoded.copied >= 16 * bytesOf(plain), 'each task and update to the host and back: the counter counts');
 
   // What a lossy compression leaves out goes to the Store, for the next round: of two clients in the first round, and in the second there and back.
-  const rounded = await federate(gpu, { handOver: true, compress: 'bf16' });
+  const rounded = await federate(gpu, { carriesVectors: true, compress: 'bf16' });
   t.is(Math.floor(rounded.copied / bytesOf(plain)), 6, `${rounded.copied} bytes`);
   t.deepEqual(rounded.params, (await federate(gpu, { compress: 'bf16' })).params);
 });

@@ -1,13 +1,16 @@
 /** A federation on the fake engine, all in memory: clients a, b, c, … whose images are 50 positions apart. */
 
+import type { CreateVector } from '../../src/bindings/vector.ts';
 import { type FederationOptions, initialState, runFederation } from '../../src/fl/federation.ts';
+import type { RoundRecord } from '../../src/fl/protocol.ts';
 import type { ServerStep } from '../../src/fl/server/server-step.ts';
-import { type Client, type ClientOptions, createClient } from '../../src/fl/site/client.ts';
-import { memoryStore } from '../../src/fl/store.ts';
+import { type Answer, type Client, type ClientOptions, createClient } from '../../src/fl/site/client.ts';
+import type { FederationState } from '../../src/fl/state.ts';
+import { memoryStore, type Store } from '../../src/fl/store.ts';
 import { fedavg } from '../../src/fl/strategies/fedavg.ts';
+import type { Strategy } from '../../src/fl/strategy.ts';
+import type { Message, Transport } from '../../src/fl/transport.ts';
 import { type MemoryTransportOptions, memoryTransport } from '../../src/fl/transports/memory.ts';
-import type { FederationState, RoundRecord, Store, Strategy } from '../../src/fl/types.ts';
-import type { CreateVector } from '../../src/fl/wire/vector.ts';
 import { fakeImages, fakeSession } from './fake-session.ts';
 import { fakeVector } from './fake-vector.ts';
 
@@ -21,8 +24,10 @@ export type FakeFederation = {
   store?: Store;
   strategy?: Strategy;
   serverStep?: ServerStep;
-  failures?: MemoryTransportOptions['failures'];
-  handOver?: boolean;
+  failures?: Death[];
+  carriesVectors?: boolean;
+  /** @default memoryTransport */
+  transport?(clients: Client[], options: MemoryTransportOptions): Transport;
   /** The clients' vectors; the server's are fake ones. */
   createVector?: CreateVector;
   /** In place of what client i would be made of. */
@@ -39,6 +44,34 @@ export type Ground = {
   options: Pick<FederationOptions, 'fit'> & Partial<FederationOptions>;
 };
 
+/** A client dies at this stage of this round: after its training and before the answer, or before its update is sent. */
+export type Death = { client: string; round: number; stage: 'train' | 'upload' };
+
+export function dying(client: Client, deaths: Death[]): Client {
+  const answer: Client['answer'] = async (request, options) => {
+    const death = deaths.find(
+      ({ client: id, round, stage }) => id === client.hello.id && round === request.round && stage === request.kind,
+    );
+    if (death?.stage !== 'upload') {
+      const answered = await client.answer(request, options);
+      if (!death) return answered;
+    }
+    throw new Error(`the client died at ${request.kind}`);
+  };
+  return { ...client, answer };
+}
+
+/** A client whose answers to requests of a kind are changed. */
+export function changed(client: Client, kind: string, change: (answer: Answer, request: Message) => Answer | Promise<Answer>): Client {
+  return {
+    ...client,
+    answer: async (request, options) => {
+      const answer = await client.answer(request, options);
+      return request.kind === kind ? change(answer, request) : answer;
+    },
+  };
+}
+
 export async function fakeFederation(
   ground: Ground,
   {
@@ -47,8 +80,9 @@ export async function fakeFederation(
     store = memoryStore(),
     strategy = fedavg(),
     serverStep,
-    failures,
-    handOver,
+    failures = [],
+    carriesVectors,
+    transport: transportOf = memoryTransport,
     createVector = fakeVector,
     client = () => ({}),
     wrap = (made) => made,
@@ -59,9 +93,12 @@ export async function fakeFederation(
   const clients = sizes.map((size, i) => {
     const [train, heldOut] = [range(50 * i, size), range(50 * i + size, ground.heldOut)];
     const id = String.fromCharCode(97 + i);
-    return wrap(createClient({ id, session, images, train, heldOut, store, seed, secret: 5n, createVector, ...client(i) }));
+    return dying(
+      wrap(createClient({ id, session, images, train, heldOut, store, seed, secret: 5n, createVector, ...client(i) })),
+      failures,
+    );
   });
-  const transport = memoryTransport(clients, { failures, handOver });
+  const transport = transportOf(clients, { carriesVectors });
   const state = await initialState({ session, seed, strategy, serverStep, createVector: fakeVector });
   const records: RoundRecord[] = [];
   const run = (rounds: number, options: Partial<FederationOptions> = {}, from: FederationState = state) =>

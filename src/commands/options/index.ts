@@ -6,13 +6,13 @@ import type { z } from 'zod';
 import { presets } from '../../ddpm/model/presets.ts';
 import { schedulers } from '../../ddpm/schedulers/index.ts';
 import { PhoenixError } from '../../errors.ts';
+import { histogramSources, statistics } from '../../fl/protocol.ts';
 import { serverSteps } from '../../fl/server/server-step.ts';
 import { shareSources } from '../../fl/server/sharing.ts';
 import { personalPresets } from '../../fl/site/personal.ts';
-import { histogramSources, statistics } from '../../fl/site/probe.ts';
 import { diversityTargets } from '../../fl/strategies/diversity.ts';
 import { filterKinds } from '../../fl/strategies/filter.ts';
-import { compressions } from '../../fl/wire/vector.ts';
+import { compressions } from '../../fl/wire/codec.ts';
 import {
   above0,
   below1,

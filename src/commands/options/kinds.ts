@@ -6,8 +6,8 @@ import { parsePartition } from '../../fl/partition/index.ts';
 import { parsePersonal } from '../../fl/site/personal.ts';
 import { parseThreshold } from '../../fl/strategies/filter.ts';
 import { strategies } from '../../fl/strategies/index.ts';
-import type { Strategy } from '../../fl/types.ts';
-import { parseCompression } from '../../fl/wire/vector.ts';
+import type { Strategy } from '../../fl/strategy.ts';
+import { parseCompression } from '../../fl/wire/codec.ts';
 
 /** A type of option: how it is checked and what a help text calls it. Numbers may come as text, as a command line gives them. */
 export type Kind<T> = {

@@ -89,7 +89,10 @@ async function findImages(root: string): Promise<{ files: string[]; labels?: Int
   }
   if (top.images.length > 0) return { files: top.images.map((name) => join(root, name)), classNames };
   if (files.length > 0) return { files, labels: Int32Array.from(labels), classNames };
-  throw new PhoenixError('ERR_PHOENIX_DATA', `${root} has no images: expected ${extensions.join(' ')} in it or in one sub-folder per class.`);
+  throw new PhoenixError(
+    'ERR_PHOENIX_DATA',
+    `${root} has no images: expected ${extensions.join(' ')} in it or in one sub-folder per class.`,
+  );
 }
 
 /** Reads every header: the common size, and whether all are gray. */

@@ -4,7 +4,7 @@
  */
 import { plannedSteps } from '../../ddpm/fit.ts';
 import { PhoenixError } from '../../errors.ts';
-import type { ClientInfo, Fit } from '../types.ts';
+import type { Fit, Hello } from '../protocol.ts';
 
 export type LocalWork = {
   /** The coherence to come near, above 0, at most 1. */
@@ -50,7 +50,7 @@ export function adaptWork(work: number, coherence: number | undefined, { target,
 }
 
 /** The fit with this multiple of its local images. */
-export function scaleWork(fit: Fit, { examples }: ClientInfo, work: number): Fit {
+export function scaleWork(fit: Fit, { examples }: Pick<Hello, 'examples'>, work: number): Fit {
   if (work === 1) return fit;
   const { batch } = fit.hyper;
   return { ...fit, length: { localImages: Math.max(1, Math.round(work * plannedSteps(examples, batch, fit.length) * batch)) } };

@@ -6,10 +6,10 @@
  *   yogi       the same with v ← v - (1-beta2)·δ²·sign(v - δ²)     both Reddi et al. 2021, alg. 2
  * The moments are not bias-corrected; m starts at 0 and v at tau², the least that alg. 2 allows.
  */
-import type { Vector } from '../../bindings/vector.ts';
+import type { CreateVector, Vector } from '../../bindings/vector.ts';
 import { PhoenixError } from '../../errors.ts';
-import type { ServerStepKind } from '../types.ts';
-import type { CreateVector } from '../wire/vector.ts';
+
+export type ServerStepKind = 'add' | 'momentum' | 'adam' | 'yogi';
 
 export type ServerStep = {
   kind: ServerStepKind;

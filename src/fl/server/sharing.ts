@@ -5,7 +5,7 @@
  */
 import { everyPosition, groupBy, type ImageSet, inTurn, pick, valuesAt } from '../../images.ts';
 import { rng } from '../../rng.ts';
-import type { ClientId } from '../types.ts';
+import type { ClientId } from '../protocol.ts';
 
 export const shareSources = ['real', 'synthetic'] as const;
 

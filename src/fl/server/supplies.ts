@@ -4,23 +4,15 @@
  */
 import { type Features, featureMatrix, kMeans } from '../../ddpm/metrics/index.ts';
 import { PhoenixError } from '../../errors.ts';
-import { failureOf } from '../failure.ts';
-import { once } from '../site/probe.ts';
-import type {
-  ClientId,
-  Failure,
-  FederationState,
-  Fit,
-  Parcel,
-  Probe,
-  Profiles,
-  Report,
-  Sent,
-  Store,
-  Strategy,
-  Transport,
-} from '../types.ts';
-import { decodeParcel, encodeParcel } from '../wire/parcel.ts';
+import type { ClientId, Failure, Fit, Probe, Report } from '../protocol.ts';
+import { parcel } from '../protocol.ts';
+import type { FederationState, Profiles, Sent } from '../state.ts';
+import type { Store } from '../store.ts';
+import type { Strategy } from '../strategy.ts';
+import { message, packMessage, unpackMessage } from '../wire/message.ts';
+import { decodeParcel, encodeParcel, type Parcel } from '../wire/parcel.ts';
+import type { Ask } from './ask.ts';
+import { type GatherOptions, gather } from './gather.ts';
 import { pickShare, type SharedSet } from './sharing.ts';
 
 export type Sharing = {
@@ -49,10 +41,11 @@ export type SupplyOptions = {
   sharing?: Sharing;
   probing?: Probing;
   strategy: Strategy;
-  transport: Transport;
   store: Store;
   seed: number | bigint;
-  signal?: AbortSignal;
+  /** How clients are asked, and how long they are waited for. */
+  ask: Ask;
+  wait: Omit<GatherOptions, 'kind'>;
 };
 
 /** What has been handed out; a part of FederationState. */
@@ -71,7 +64,7 @@ export async function supply(
   selected: ClientId[],
   io: SupplyOptions,
 ): Promise<{ supplied: Supplied; failures: Failure[] }> {
-  const { sharing, probing, strategy, store, seed, signal } = io;
+  const { sharing, probing, strategy, store, seed, wait } = io;
   const round = state.round + 1;
   const failures: Failure[] = [];
 
@@ -82,37 +75,41 @@ export async function supply(
     wholeSet = async () => sharing.set;
   } else if (sharing && round > sharing.every && (!shared || round - shared.version >= sharing.every)) {
     shared = { version: round, to: [] };
-    await keep(store, SHARED, { kind: 'shared', version: round, ...(await sharing.draw(state, round, signal)) });
+    await keep(store, SHARED, { what: 'shared', version: round, ...(await sharing.draw(state, round, wait.signal)) });
   }
   if (!bins && probing?.reference && strategy.needs?.histogram) bins = await makeBins(probing.reference, round, probing.bins, store);
 
   const give = async <S extends Sent>(sent: S, parcelFor: (client: ClientId) => Promise<Parcel>): Promise<S> => {
-    const to = new Set(sent.to);
-    for (const client of selected) {
-      if (to.has(client) || failures.some((failure) => failure.client === client)) continue;
-      try {
-        await io.transport.give(client, await parcelFor(client), signal);
-        to.add(client);
-      } catch (error) {
-        failures.push(failureOf(error, { client, round, stage: 'train' }, signal));
-      }
-    }
-    return { ...sent, to: [...to] };
+    const lost = new Set(failures.map(({ client }) => client));
+    const without = selected.filter((client) => !sent.to.includes(client) && !lost.has(client));
+    const outcomes = io.ask(without, async ({ id }) => ({ kind: 'parcel', ...(await encodeParcel(await parcelFor(id))) }));
+    const given = await gather(without, outcomes, { ...wait, kind: 'parcel' });
+    failures.push(...given.failures);
+    return { ...sent, to: [...sent.to, ...given.replies.map(({ client }) => client)] };
   };
   if (shared && sharing) {
     const { version } = shared;
     const set = once(wholeSet);
     shared = await give(shared, async (client) => ({
-      kind: 'shared',
+      what: 'shared',
       version,
       ...pickShare(await set(), sharing.alpha, seed, client, version),
     }));
   }
   if (bins) {
-    const parcel = once(() => fetch(store, BINS, 'bins'));
-    bins = await give(bins, parcel);
+    const made = once(() => fetch(store, BINS, 'bins'));
+    bins = await give(bins, made);
   }
   return { supplied: { ...(shared && { shared }), ...(bins && { bins }) }, failures };
+}
+
+/** A function that calls `make` when it is first called. */
+function once<T>(make: () => Promise<T>): () => Promise<T> {
+  let made: Promise<T> | undefined;
+  return () => {
+    made ??= make();
+    return made;
+  };
 }
 
 /** What was handed out, less what went to clients that failed since: they may have lost it, and get it again. */
@@ -145,7 +142,7 @@ export function suppliedFit(fit: Fit, client: ClientId, state: FederationState, 
       bins: needs.histogram ? bins?.version : undefined,
     };
   }
-  return { ...fit, shared: shared?.version, probe };
+  return { ...fit, ...(shared && { shared: shared.version }), ...(probe && { probe }) };
 }
 
 /**
@@ -194,17 +191,21 @@ const asJson = <T extends object>(value: T): T => Object.fromEntries(Object.entr
 async function makeBins(from: Features, version: number, count: number, store: Store): Promise<NonNullable<Supplied['bins']>> {
   const { centres, assignment } = await kMeans(from, Math.min(count, from.rows));
   const { rows, columns } = centres;
-  await keep(store, BINS, { kind: 'bins', version, rows, columns, centres: Float32Array.from(centres.data) });
+  await keep(store, BINS, { what: 'bins', version, rows, columns, centres: Float32Array.from(centres.data) });
   const reference = Array<number>(rows).fill(0);
   for (const bin of assignment) reference[bin]!++;
   return { version, to: [], count: rows, reference };
 }
 
-const keep = (store: Store, key: string, parcel: Parcel) => store.set(key, encodeParcel(parcel));
+async function keep(store: Store, key: string, made: Parcel): Promise<void> {
+  const { head, blobs } = await encodeParcel(made);
+  await store.set(key, await packMessage(message('parcel', made.version, head, blobs)));
+}
 
-async function fetch<K extends Parcel['kind']>(store: Store, key: string, kind: K): Promise<Parcel & { kind: K }> {
+async function fetch<W extends Parcel['what']>(store: Store, key: string, what: W): Promise<Parcel & { what: W }> {
   const bytes = await store.get(key);
-  const parcel = bytes && decodeParcel(bytes);
-  if (parcel?.kind === kind) return parcel as Parcel & { kind: K };
+  const kept = bytes && unpackMessage(bytes);
+  const made = kept && (await decodeParcel(parcel.parse(kept.head), kept.blobs));
+  if (made?.what === what) return made as Parcel & { what: W };
   throw new PhoenixError('ERR_PHOENIX_RUN', `The run has lost its ${key}: begin a new run.`);
 }

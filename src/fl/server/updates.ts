@@ -2,9 +2,10 @@
  * All updates of a round at once, for strategies that combine them. They lie in a Store as pieces of float32, and are worked on one piece of
  * the vector at a time: memory holds a block (clients, piece), never a model a client.
  */
-import type { Vector } from '../../bindings/vector.ts';
-import type { Store, Updates, Weights } from '../types.ts';
-import { type CreateVector, getBytes, setBytes, weightedSum } from '../wire/vector.ts';
+import { type CreateVector, getBytes, setBytes, type Vector } from '../../bindings/vector.ts';
+import type { Store } from '../store.ts';
+import type { Updates, Weights } from '../strategy.ts';
+import { weightedSum } from './sum.ts';
 
 /** Values of a block in memory, over all clients (64 MB). */
 const BLOCK = 2 ** 24;

@@ -20,11 +20,8 @@ import { drawSamples, toPixels } from '../../ddpm/sample.ts';
 import { PhoenixError } from '../../errors.ts';
 import { atMost, evenlySpaced, valuesAt } from '../../images.ts';
 import { rng, streamKey } from '../../rng.ts';
-import type { ClientId, Parcel, Probe, Report, Statistic } from '../types.ts';
-import { MOST_POINTS } from '../wire/message.ts';
-
-export const statistics = ['precision', 'loss', 'frechet-own', 'frechet-shared'] as const satisfies readonly Statistic[];
-export const histogramSources = ['data', 'samples'] as const;
+import { type ClientId, MAX_POINTS, type Probe, type Report, type Statistic } from '../protocol.ts';
+import type { BinsParcel, SharedParcel } from '../wire/parcel.ts';
 
 /** What a client needs to answer probes: how to look at images. */
 export type ProbeTools = {
@@ -56,7 +53,7 @@ export function once<T>(make: () => Promise<T>): () => Promise<T> {
 }
 
 export type ProbeInput = {
-  client: ClientId;
+  id: ClientId;
   round: number;
   seed: number | bigint;
   /** The key of the noise on histograms. */
@@ -70,8 +67,8 @@ export type ProbeInput = {
   classes?: Int32Array;
   evalLossLocal: number | undefined;
   /** What the client has received. */
-  shared?: Parcel & { kind: 'shared' };
-  bins?: Parcel & { kind: 'bins' };
+  shared?: SharedParcel;
+  bins?: BinsParcel;
   signal?: AbortSignal;
 };
 
@@ -114,7 +111,7 @@ export async function answerProbe(probe: Probe, input: ProbeInput): Promise<Pick
 }
 
 async function drawFromModel({ samples: count, steps }: Probe, input: ProbeInput): Promise<Uint8Array> {
-  const { client, round, seed, session, tools, train, classes, signal } = input;
+  const { id: client, round, seed, session, tools, train, classes, signal } = input;
   const values = await drawSamples({
     session,
     noise: tools.noise,
@@ -132,7 +129,7 @@ async function drawFromModel({ samples: count, steps }: Probe, input: ProbeInput
  * Centres of up to 16 clusters, to six digits. One of few images would show them, so only those of at least four are given, and the mean of all if there are none.
  */
 async function pointsOf(x: Features): Promise<number[][]> {
-  const { centres, assignment } = await kMeans(x, Math.min(MOST_POINTS, x.rows));
+  const { centres, assignment } = await kMeans(x, Math.min(MAX_POINTS, x.rows));
   const sizes = new Int32Array(centres.rows);
   for (const cluster of assignment) sizes[cluster]!++;
   const shown = Array.from(sizes.keys()).filter((cluster) => sizes[cluster]! >= LEAST_CLUSTER);
@@ -148,9 +145,9 @@ async function pointsOf(x: Features): Promise<number[][]> {
  */
 async function histogram(
   x: Features,
-  { columns, centres, version }: Parcel & { kind: 'bins' },
+  { columns, centres, version }: BinsParcel,
   { of, noise }: NonNullable<Probe['histogram']>,
-  { client, round, secret }: ProbeInput,
+  { id: client, round, secret }: ProbeInput,
 ): Promise<number[]> {
   if (x.columns !== columns) {
     throw new PhoenixError(

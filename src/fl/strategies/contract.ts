@@ -2,7 +2,9 @@
 import { isDeepStrictEqual } from 'node:util';
 import { PhoenixError } from '../../errors.ts';
 import { rng } from '../../rng.ts';
-import type { Profile, Report, Strategy, Weights } from '../types.ts';
+import type { Report } from '../protocol.ts';
+import type { Profile } from '../state.ts';
+import type { Strategy, Weights } from '../strategy.ts';
 
 /** How far a sum of weights may be from 1, and weights of equal reports from each other. */
 const TOLERANCE = 1e-9;

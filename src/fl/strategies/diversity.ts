@@ -3,7 +3,8 @@
  * that all share; the weights are those near the example counts whose mixture of histograms is nearest to a target.
  */
 import { PhoenixError } from '../../errors.ts';
-import type { Profiles, Strategy } from '../types.ts';
+import type { Profiles } from '../state.ts';
+import type { Strategy } from '../strategy.ts';
 
 export const diversityTargets = ['uniform', 'pooled', 'shared'] as const;
 export type DiversityTarget = (typeof diversityTargets)[number];

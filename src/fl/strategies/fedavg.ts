@@ -1,5 +1,5 @@
 /** FedAvg, McMahan et al. 2017, alg. 1: clients count by the images they train on. */
-import type { Strategy } from '../types.ts';
+import type { Strategy } from '../strategy.ts';
 
 /** Weights: examples of a client that answered / examples of all that answered. It keeps no state. */
 export function fedavg(): Strategy<null> {

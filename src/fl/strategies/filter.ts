@@ -5,7 +5,9 @@
  * bins, since a client with rare images is different, not poor; this guard can be left out, for it cannot tell rare images from spoilt ones.
  */
 import { PhoenixError } from '../../errors.ts';
-import type { ClientId, Decision, Profiles, Report, Statistic, Strategy } from '../types.ts';
+import type { ClientId, Decision, Report, Statistic } from '../protocol.ts';
+import type { Profiles } from '../state.ts';
+import type { Strategy } from '../strategy.ts';
 
 export const filterKinds = ['none', 'quarantine', 'disconnect'] as const;
 

@@ -1,5 +1,5 @@
 /** The strategies by name; the choices of the command line are these. */
-import type { Strategy } from '../types.ts';
+import type { Strategy } from '../strategy.ts';
 import { type DiversityOptions, diversity, vendi } from './diversity.ts';
 import { fedavg } from './fedavg.ts';
 import { geometricMedian, krum, median, multiKrum, trimmedMean } from './robust.ts';

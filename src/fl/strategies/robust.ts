@@ -3,7 +3,8 @@
  * of a round's updates and cannot be combined with secure aggregation. Every client that answered uploads and counts alike: a weight of its
  * own choosing, as FedAvg's examples are, would be the first thing to lie about.
  */
-import type { Combined, Report, Strategy, Updates, Weights } from '../types.ts';
+import type { Report } from '../protocol.ts';
+import type { Combined, Strategy, Updates, Weights } from '../strategy.ts';
 
 const alike = (reports: Report[]): Weights => reports.map(({ client }) => ({ client, weight: 1 / reports.length }));
 

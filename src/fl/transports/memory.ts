@@ -1,92 +1,88 @@
 /**
- * Clients in this process. They get and give what a network would carry, and its bytes are counted: a parcel down for each that is given one, a task down
- * and a report up for each client that trains, an update up for each that is asked. One client trains at a time, in the order asked for.
+ * Clients in this process. They get and give what a network would carry, and its bytes are counted: head and blobs of each request down, of each reply up. One
+ * client works at a time, in the order asked for.
  */
 import { PhoenixError } from '../../errors.ts';
 import { failureOf } from '../failure.ts';
+import type { ClientId, Failure } from '../protocol.ts';
 import type { Client } from '../site/client.ts';
-import type { ClientId, Failure, Report, Transport } from '../types.ts';
-import { decodeReport } from '../wire/message.ts';
-import { encodeParcel } from '../wire/parcel.ts';
-import { encodeTask, handOverTask } from '../wire/vector.ts';
+import type { Message, Reply, Transport } from '../transport.ts';
+import { decodeHead, encodeHead, message } from '../wire/message.ts';
 
 export type MemoryTransportOptions = {
   /**
-   * Tasks and updates are handed over as vectors where their codec allows that, instead of bytes; they are counted as if they were bytes. For clients whose
-   * Sessions and the round's vectors are of one device that is not the host: then nothing is copied through the host, and the updates of a round lie
-   * on the device instead of in the Store. @default false
+   * Blobs are handed over as vectors where their codec allows that, instead of bytes; they are counted as if they were bytes. For clients whose Sessions and
+   * the round's vectors are on one device that is not the host: then nothing is copied through the host. @default false
    */
-  handOver?: boolean;
-  /** For tests: these clients die at this stage of this round, after the work and before the answer. */
-  failures?: Omit<Failure, 'reason'>[];
+  carriesVectors?: boolean;
 };
 
 /** @throws PhoenixError ERR_PHOENIX_ARGUMENT for two clients of one id */
-export function memoryTransport(clients: Client[], { handOver = false, failures = [] }: MemoryTransportOptions = {}): Transport {
-  const byId = new Map(clients.map((client) => [client.info.id, client]));
+export function memoryTransport(clients: Client[], { carriesVectors = false }: MemoryTransportOptions = {}): Transport {
+  const byId = new Map(clients.map((client) => [client.hello.id, client]));
   if (byId.size < clients.length)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${clients.length} clients have only ${byId.size} different ids.`);
-  let bytesUp = 0;
-  let bytesDown = 0;
+  const traffic = { bytesUp: 0, bytesDown: 0 };
 
   function find(id: ClientId): Client {
     const client = byId.get(id);
-    if (!client)
-      throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `There is no client ${id}, only ${[...byId.keys()].slice(0, 10).join(', ')}.`);
-    return client;
+    if (client) return client;
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `There is no client ${id}, only ${[...byId.keys()].slice(0, 10).join(', ')}.`);
   }
 
-  function dieIfAsked(client: ClientId, round: number, stage: Failure['stage']): void {
-    if (failures.some((failure) => failure.client === client && failure.round === round && failure.stage === stage)) {
-      throw new Error(`the client died at ${stage}`);
-    }
+  /** What arrives of a message: its head as bytes and back, its blobs as they are. */
+  function carry(sent: Message, way: keyof typeof traffic): Message {
+    const head = encodeHead(sent);
+    traffic[way] += sent.blobs.reduce((sum, { length }) => sum + length, head.length);
+    return { ...decodeHead(head), blobs: sent.blobs };
   }
 
   return {
-    clients: clients.map((client) => client.info),
+    clients: clients.map(({ hello }) => hello),
+    carriesVectors,
 
-    async give(id, parcel, signal) {
-      signal?.throwIfAborted();
-      const message = encodeParcel(parcel);
-      bytesDown += message.length;
-      await find(id).receive(message);
-    },
-
-    async *train(ids, task, { onStep, signal } = {}) {
-      for (const client of ids.map(find)) {
-        signal?.throwIfAborted();
-        const { id } = client.info;
-        const asked = task(client.info);
-        const { round } = asked;
-        const message = await (handOver ? handOverTask : encodeTask)(asked);
-        bytesDown += message.length;
-        let outcome: Report | Failure;
+    ask: (ids, request, { round, signal, onProgress }) =>
+      oneByOne(ids.map(find), signal, async ({ hello: { id }, answer }, signal): Promise<Reply | Failure> => {
+        let stage = 'request';
         try {
-          const answer = await client.train(message, { onStep, signal });
-          dieIfAsked(id, round, 'train');
-          bytesUp += answer.length;
-          outcome = decodeReport(answer, { client: id, round });
+          const { kind, head, blobs, optional } = await request(id);
+          stage = kind;
+          signal.throwIfAborted();
+          const answered = await answer(carry(message(kind, round, head, blobs, optional), 'bytesDown'), { onProgress, signal });
+          const reply = carry(message(kind, round, answered.head, answered.blobs), 'bytesUp');
+          return { client: id, head: reply.head, blobs: reply.blobs };
         } catch (error) {
-          outcome = failureOf(error, { client: id, round, stage: 'train' }, signal);
+          return failureOf(error, { client: id, round, stage }, signal);
         }
-        yield outcome;
-      }
-    },
+      }),
 
-    async upload(id, round, signal) {
-      signal?.throwIfAborted();
-      const client = find(id);
-      dieIfAsked(id, round, 'upload');
-      const update = await client.upload(round);
-      bytesUp += update.length;
-      return update;
-    },
-
-    async finish(ids, round) {
-      for (const client of ids.map(find)) await client.finish(round);
-    },
-
-    traffic: () => ({ bytesUp, bytesDown }),
+    traffic: () => ({ ...traffic }),
     close: async () => {},
+  };
+}
+
+/** What `work` gives for each item, one after the other. Leaving the loop early aborts the one that is running, and waits until it has stopped. */
+function oneByOne<T, R>(items: T[], outer: AbortSignal | undefined, work: (item: T, signal: AbortSignal) => Promise<R>): AsyncIterable<R> {
+  return {
+    [Symbol.asyncIterator]() {
+      const left = new AbortController();
+      const signal = outer ? AbortSignal.any([outer, left.signal]) : left.signal;
+      let running: Promise<unknown> = Promise.resolve();
+      let at = 0;
+      return {
+        async next() {
+          if (left.signal.aborted || at === items.length) return { done: true, value: undefined };
+          outer?.throwIfAborted();
+          const result = work(items[at++]!, signal);
+          running = result.catch(() => {});
+          return { done: false, value: await result };
+        },
+        async return() {
+          left.abort(new PhoenixError('ERR_PHOENIX_ROUND', 'The round no longer waits for this client.'));
+          await running;
+          return { done: true, value: undefined };
+        },
+      };
+    },
   };
 }

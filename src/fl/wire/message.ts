@@ -1,170 +1,117 @@
 /**
- * Messages of a round as bytes: u32 little-endian header length, JSON header padded with spaces so that the payload starts at a multiple
- * of 8, payload. What is decoded comes from elsewhere: lengths are checked before anything is parsed, and headers against a schema.
+ * Messages as bytes. A head is JSON; with its blobs behind it, it is what a Store keeps: u32 little-endian length of the head, the head padded with
+ * spaces, then each blob padded to a multiple of 8. What is decoded comes from elsewhere: lengths are checked before anything is parsed.
  */
+import { createHash } from 'node:crypto';
 import { z } from 'zod';
-import { hyperSchema, lengthSchema } from '../../ddpm/fit.ts';
 import { PhoenixError } from '../../errors.ts';
-import type { ClientId, Report } from '../types.ts';
+import { explain, PROTOCOL } from '../protocol.ts';
+import type { Blob, Message } from '../transport.ts';
 
-/** Most bytes of a header. */
-const HEADER_BYTES = 2 ** 20;
-/** Most bins of a histogram, features a sample, and points that a report holds. */
-export const MOST_BINS = 1024;
-export const MOST_DIMS = 4096;
-export const MOST_POINTS = 16;
+/** Largest head in bytes. */
+const MAX_HEAD = 2 ** 20;
+/** Bytes that are hashed at once, so that a blob of 143 MB does not hold up the event loop. */
+const PIECE = 4 << 20;
 
-/** A client's name also names its entries of a Store. */
-export const clientId = z
-  .string()
-  .regex(
-    /^(?!\.)[^/\\\p{Cc}]{1,128}$/u,
-    'a client id has 1 to 128 characters, no slash or control character, and does not begin with a dot',
-  );
-
-const count = z.int().min(0);
-const positive = z.int().min(1);
-const notNegative = z.number().min(0);
-
-const probe = z.strictObject({
-  samples: positive.max(65_536),
-  steps: positive.max(100_000),
-  statistic: z.enum(['precision', 'loss', 'frechet-own', 'frechet-shared']).optional(),
-  vendi: z.boolean().optional(),
-  histogram: z.strictObject({ of: z.enum(['data', 'samples']), noise: notNegative }).optional(),
-  bins: positive.optional(),
+const envelope = z.object({
+  protocol: z.int().min(1),
+  kind: z.string().min(1).max(64),
+  round: z.int().min(1),
+  optional: z.array(z.string().max(200)).max(64).default([]),
+  head: z.record(z.string(), z.unknown()),
+  blobs: z
+    .array(z.object({ name: z.string().regex(/^(sha256:[0-9a-f]{64}|local:[0-9]{1,15})$/), length: z.int().min(0) }))
+    .max(16)
+    .default([]),
 });
 
-const fit = z.strictObject({
-  hyper: hyperSchema,
-  length: lengthSchema,
-  optimizer: z.enum(['reset', 'keep']),
-  compress: z.string().max(40).optional(),
-  personal: z.array(z.string().min(1).max(200)).min(1).max(64).optional(),
-  shared: positive.optional(),
-  probe: probe.optional(),
-  globalStep: count,
-});
+/** A head as it was decoded: the blobs are named, not there. */
+export type Head = z.infer<typeof envelope>;
 
-const report = z.strictObject({
-  client: clientId,
-  round: positive,
-  examples: positive,
-  images: positive,
-  steps: positive,
-  loss: z.number(),
-  evalLoss: z.number().optional(),
-  evalLossLocal: z.number().optional(),
-  evalImages: count,
-  deltaNorm: notNegative,
-  shared: positive.optional(),
-  quality: z.number().optional(),
-  vendi: z.number().min(1).max(65_536).optional(),
-  histogram: z.array(z.number().min(0).max(1e12)).min(1).max(MOST_BINS).optional(),
-  points: z
-    .array(z.array(z.number().min(-1e6).max(1e6)).min(1).max(MOST_DIMS))
-    .min(1)
-    .max(MOST_POINTS)
-    .optional(),
-  seconds: notNegative,
-});
-
-/** How the values of a vector are written in a payload (see vector.ts), and how many there are. */
-const parameters = { codec: z.enum(['float32', 'bf16']), count: positive };
-const delta = { codec: z.enum(['float32', 'bf16', 'int8', 'topk']), count: positive };
-
-/** Shared images and their sizes; centres of bins, rows of features. `made`: the round in which they were. */
-const images = { count: positive, imageBytes: positive, classes: z.boolean() };
-const centres = { rows: positive.max(MOST_BINS), columns: positive.max(MOST_DIMS) };
-
-const headers = {
-  task: z.strictObject({ kind: z.literal('task'), version: z.literal(1), round: positive, fit, ...parameters }),
-  report: z.strictObject({ kind: z.literal('report'), version: z.literal(1), report }),
-  update: z.strictObject({ kind: z.literal('update'), version: z.literal(1), client: clientId, round: positive, ...delta }),
-  parcel: z.discriminatedUnion('what', [
-    z.strictObject({ kind: z.literal('parcel'), version: z.literal(1), what: z.literal('shared'), made: positive, ...images }),
-    z.strictObject({ kind: z.literal('parcel'), version: z.literal(1), what: z.literal('bins'), made: positive, ...centres }),
-  ]),
-};
-
-export type MessageKind = keyof typeof headers;
-export type MessageHeader<Kind extends MessageKind = MessageKind> = z.infer<(typeof headers)[Kind]>;
-
-/**
- * A message with room for its payload, which the caller fills: a view into `message`, at a multiple of 8.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a header that the other side would refuse, such as one with a NaN
- */
-export function beginMessage(header: MessageHeader, payloadBytes: number): { message: Uint8Array; payload: Uint8Array } {
-  const checked = headers[header.kind].safeParse(header);
-  if (!checked.success)
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `A message of kind ${header.kind} cannot be sent: ${explain(checked.error)}.`);
-  const json = Buffer.from(JSON.stringify(checked.data));
-  const headerBytes = Math.ceil((4 + json.length) / 8) * 8 - 4;
-  if (headerBytes > HEADER_BYTES)
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `A header of ${headerBytes} bytes cannot be sent: at most ${HEADER_BYTES}.`);
-  const message = Buffer.allocUnsafeSlow(4 + headerBytes + payloadBytes);
-  message.writeUInt32LE(headerBytes, 0);
-  message.fill(0x20, 4, 4 + headerBytes);
-  message.set(json, 4);
-  return { message, payload: message.subarray(4 + headerBytes) };
+/** A message of this version of the protocol. */
+export function message(kind: string, round: number, head: object, blobs: Blob[] = [], optional: string[] = []): Message {
+  return { kind, round, protocol: PROTOCOL, optional, head, blobs };
 }
 
-/** The bytes of a message. @throws PhoenixError as beginMessage */
-export function encodeMessage(header: MessageHeader, bytes: Uint8Array = new Uint8Array(0)): Uint8Array {
-  const { message, payload } = beginMessage(header, bytes.length);
-  payload.set(bytes);
-  return message;
-}
-
-/** What is expected: the kind, and the most bytes of payload. */
-export type MessageLimits<Kind extends MessageKind> = { kind: Kind; payloadBytes: number };
-
-/**
- * Header and payload (a view into `bytes`) of a message of the expected kind.
- * @throws PhoenixError ERR_PHOENIX_MESSAGE for anything else
- */
-export function decodeMessage<Kind extends MessageKind>(
-  bytes: Uint8Array,
-  limits: MessageLimits<Kind>,
-): { header: MessageHeader<Kind>; payload: Uint8Array } {
-  const refuse = (why: string, cause?: unknown): never => {
+/** @throws PhoenixError ERR_PHOENIX_ARGUMENT for a head of more than 1 MiB */
+export function encodeHead({ blobs, ...rest }: Message): Uint8Array {
+  const bytes = Buffer.from(JSON.stringify({ ...rest, blobs: blobs.map(({ name, length }) => ({ name, length })) }));
+  if (bytes.length > MAX_HEAD)
     throw new PhoenixError(
-      'ERR_PHOENIX_MESSAGE',
-      `A message of kind ${limits.kind} was expected, but ${why}. Do both sides run the same version?`,
-      { cause },
+      'ERR_PHOENIX_ARGUMENT',
+      `A message of kind ${rest.kind} has a head of ${bytes.length} bytes; at most ${MAX_HEAD} can be sent.`,
     );
-  };
-  if (bytes.length < 4) refuse(`only ${bytes.length} bytes came`);
-  const headerBytes = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(0, true);
-  if (headerBytes > HEADER_BYTES) refuse(`its header claims ${headerBytes} bytes, of at most ${HEADER_BYTES}`);
-  if (headerBytes > bytes.length - 4) refuse(`its header claims ${headerBytes} bytes, and ${bytes.length - 4} came`);
-  const payload = bytes.subarray(4 + headerBytes);
-  if (payload.length > limits.payloadBytes) refuse(`its payload has ${payload.length} bytes, of at most ${limits.payloadBytes}`);
+  return bytes;
+}
+
+function refuse(why: string, cause?: unknown): never {
+  throw new PhoenixError('ERR_PHOENIX_MESSAGE', `A message was expected, but ${why}. Do both sides run the same version?`, { cause });
+}
+
+/** @throws PhoenixError ERR_PHOENIX_MESSAGE for bytes that are no head */
+export function decodeHead(bytes: Uint8Array): Head {
+  if (bytes.length > MAX_HEAD) refuse(`its head has ${bytes.length} bytes, of at most ${MAX_HEAD}`);
   let json: unknown;
   try {
-    json = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes.subarray(4, 4 + headerBytes)));
+    json = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
   } catch (error) {
-    refuse('its header is not JSON in UTF-8', error);
+    refuse('its head is not JSON in UTF-8', error);
   }
-  const checked = headers[limits.kind].safeParse(json);
-  if (!checked.success) return refuse(`its header does not fit: ${explain(checked.error)}`, checked.error);
-  return { header: checked.data as MessageHeader<Kind>, payload };
+  const checked = envelope.safeParse(json);
+  return checked.success ? checked.data : refuse(`its head does not fit: ${explain(checked.error)}`, checked.error);
 }
 
-/** The report that `client` made of `round`. @throws PhoenixError ERR_PHOENIX_MESSAGE if it does not decode, or is of another client or round */
-export function decodeReport(bytes: Uint8Array, { client, round }: { client: ClientId; round: number }): Report {
-  const { report } = decodeMessage(bytes, { kind: 'report', payloadBytes: 0 }).header;
-  if (report.client !== client || report.round !== round) {
-    throw new PhoenixError(
-      'ERR_PHOENIX_MESSAGE',
-      `The report of client ${client} on round ${round} was expected, but that of ${report.client} on round ${report.round} came.`,
-    );
+/** Bytes as a blob, named by their hash. */
+export async function blobOf(bytes: Uint8Array): Promise<Blob> {
+  const hash = createHash('sha256');
+  for (let at = 0; at < bytes.length; at += PIECE) {
+    if (at > 0) await new Promise(setImmediate);
+    hash.update(bytes.subarray(at, at + PIECE));
   }
-  return report;
+  return { name: `sha256:${hash.digest('hex')}`, length: bytes.length, read: async () => bytes };
 }
 
-const explain = (error: z.ZodError) =>
-  error.issues
-    .slice(0, 3)
-    .map((issue) => `${issue.path.join('.') || 'header'}: ${issue.message}`)
-    .join('; ');
+/** The bytes of a blob. @throws PhoenixError ERR_PHOENIX_MESSAGE if it has more than `most`, is a vector, or is not as long as it says */
+export async function readBlob(blob: Blob | undefined, most: number): Promise<Uint8Array> {
+  if (!blob) return refuse('its blob is missing');
+  if (blob.length > most) refuse(`a blob has ${blob.length} bytes, of at most ${most}`);
+  if (blob.vector) return refuse('a vector was handed over in place of bytes');
+  const bytes = await blob.read();
+  if (bytes.length !== blob.length) refuse(`a blob has ${bytes.length} bytes instead of ${blob.length}`);
+  return bytes;
+}
+
+const padded = (length: number) => Math.ceil(length / 8) * 8;
+
+/** A message with its blobs, as a Store keeps it. */
+export async function packMessage(packed: Message): Promise<Uint8Array> {
+  const head = encodeHead(packed);
+  const start = padded(4 + head.length);
+  const bytes = Buffer.alloc(packed.blobs.reduce((sum, { length }) => sum + padded(length), start));
+  bytes.writeUInt32LE(start - 4, 0);
+  bytes.fill(0x20, 4, start);
+  bytes.set(head, 4);
+  let at = start;
+  for (const blob of packed.blobs) {
+    bytes.set(await readBlob(blob, Infinity), at);
+    at += padded(blob.length);
+  }
+  return bytes;
+}
+
+/** Its blobs are views into `bytes`. @throws PhoenixError ERR_PHOENIX_MESSAGE for bytes that are no such message */
+export function unpackMessage(bytes: Uint8Array): Message {
+  if (bytes.length < 4) refuse(`only ${bytes.length} bytes came`);
+  const length = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(0, true);
+  if (length > MAX_HEAD + 8) refuse(`its head claims ${length} bytes, of at most ${MAX_HEAD}`);
+  if (length > bytes.length - 4) refuse(`its head claims ${length} bytes, and ${bytes.length - 4} came`);
+  const head = decodeHead(bytes.subarray(4, 4 + length));
+  let at = 4 + length;
+  const blobs = head.blobs.map((blob): Blob => {
+    const own = bytes.subarray(at, at + blob.length);
+    at += padded(blob.length);
+    return { ...blob, read: async () => own };
+  });
+  if (at !== bytes.length) refuse(`its blobs take ${at - 4 - length} bytes, and ${bytes.length - 4 - length} came`);
+  return { ...head, blobs };
+}

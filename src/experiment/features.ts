@@ -95,12 +95,12 @@ export const scoredByOf = ({ network, accuracy, classesBy, tests, unseenTests }:
 export function explainScorer({ name, dims, accuracy: share, classesBy, tests, unseenTests }: ScoredBy): string[] {
   const precisely = `${(100 * (share ?? 0)).toFixed(1)} %`;
   const by = classesBy === 'network' ? 'by the network' : 'by logistic regression on its features';
-  const classes = share === undefined ? 'no classes' : `${precisely} of their classes are told right (${by})`;
+  const classes = share === undefined ? 'no classes' : `${precisely} of them are classified correctly (${by})`;
   const unseen = unseenTests > 0 ? `, and with ${unseenTests} of sites that nobody trains on` : '';
   return [
     `Samples are compared with ${tests} test images${unseen} in ${dims} features of ${name}: ${classes}.`,
     ...(share !== undefined && share < LEAST_ACCURACY
-      ? [`Classes are not counted: at ${precisely} of the test images they are told too badly (${100 * LEAST_ACCURACY} % are needed).`]
+      ? [`Classes are not counted: the accuracy on test images is ${precisely}, and ${100 * LEAST_ACCURACY} % are needed.`]
       : []),
   ];
 }

@@ -149,7 +149,7 @@ export function parseGrid(value: unknown, source: string): Grid {
   for (const arm of grid.arms) {
     if (arm.train !== 'federated' && (Object.keys(arm.options).length > 0 || arm.fineTune > 0))
       throw refuse(`the arm "${arm.name}" is trained ${arm.train}, so it can have neither options of federate nor fine-tuning`);
-    if (arm.fineTune > 0 && isPersonal(arm)) throw refuse(`the arm "${arm.name}" has personal layers: it is a mixture already`);
+    if (arm.fineTune > 0 && isPersonal(arm)) throw refuse(`the arm "${arm.name}" has personal layers: its samples are pooled already`);
     // Every option is checked before anything is trained.
     if (arm.train === 'federated')
       for (const partition of grid.partitions) parseOptions('federate', federateOptions(grid, arm, partition, 0));

@@ -47,7 +47,7 @@ ${clientSection(report)}
 }
 
 const titleOf = ({ partition }: PartitionResult): string =>
-  `${partition.name}: ${partition.partition}${partition.fraction < 1 ? `, ${percent(partition.fraction)} of the clients a round` : ''}`;
+  `${partition.name}: ${partition.partition}${partition.fraction < 1 ? `, ${percent(partition.fraction)} of the clients per round` : ''}`;
 
 function tableSection(result: PartitionResult, { metrics }: ExperimentReport): Markup {
   const { rows } = result;
@@ -66,7 +66,7 @@ function tableSection(result: PartitionResult, { metrics }: ExperimentReport): M
       return html`<td class="${figure && figure.mean === best.get(name) ? 'best' : ''}">${figure ? formatFigure(figure) : '–'}</td>`;
     });
   return html`<section><h2>${titleOf(result)}</h2>
-<div class="scroll"><table class="figures-table"><thead><tr><th scope="col">arm</th><th scope="col" class="text">scored as</th>${headsOf(first)}<th scope="col" class="text">gap closed</th><th scope="col">bytes</th>${headsOf(others)}<th scope="col" class="text">beside ${TUNED}</th><th scope="col">images</th></tr></thead>
+<div class="scroll"><table class="figures-table"><thead><tr><th scope="col">arm</th><th scope="col" class="text">scored as</th>${headsOf(first)}<th scope="col" class="text">gap closed</th><th scope="col">bytes</th>${headsOf(others)}<th scope="col" class="text">minus ${TUNED}</th><th scope="col">images</th></tr></thead>
 <tbody>${rows.map(
     (row) =>
       html`<tr><th scope="row">${row.arm.name}</th><td class="text"><small>${row.scoredAs}</small></td>${figuresOf(row, first)}<td class="text">${closedOf(row)}</td><td>${bytesOf(row)}</td>${figuresOf(row, others)}<td class="text">${besideTunedOf(row)}</td><td>${formatCount(row.images.mean)}</td></tr>`,
@@ -120,7 +120,7 @@ ${
 
 function pictureSection({ pictures }: ExperimentReport): Markup | undefined {
   if (pictures.length === 0) return undefined;
-  return html`<section><h2>Samples</h2><p>Of the final models; of a mixture, of one client’s model after the other.</p>
+  return html`<section><h2>Samples</h2><p>Of the final models; where samples are pooled, of one client’s model after the other.</p>
 <div class="grids">${pictures.map(
     ({ cell, png }) =>
       html`<figure><img alt="Images drawn from ${cell}" src="data:image/png;base64,${Buffer.from(png).toString('base64')}"><figcaption>${cell}</figcaption></figure>`,
@@ -167,7 +167,7 @@ function clientSection({ scores }: ExperimentReport): Markup | undefined {
     )}</tbody></table></div>
 ${
   mixtures.length > 0 &&
-  html`<h3>Parts of the mixtures</h3><div class="scroll"><table class="figures-table"><thead><tr><th scope="col">cell</th><th scope="col" class="text">client</th><th scope="col">samples</th><th scope="col" class="text">by class</th></tr></thead>
+  html`<h3>Parts of the pooled samples</h3><div class="scroll"><table class="figures-table"><thead><tr><th scope="col">cell</th><th scope="col" class="text">client</th><th scope="col">samples</th><th scope="col" class="text">by class</th></tr></thead>
 <tbody>${mixtures
     .slice(0, MOST_CLIENTS)
     .map(

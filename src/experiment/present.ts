@@ -37,7 +37,7 @@ export function inColumns(metrics: string[]): { first: string[]; others: string[
 /** The columns of the table besides the metrics, with their values as text. */
 export function closedOf(row: Row): string {
   const shares = Object.entries(row.closed).map(([name, share]) => `${kindOf(name)} ${percent(share)}`);
-  return shares.length > 0 ? `${shares.join(', ')}${isMixture(row.arm) ? ' (a mixture)' : ''}` : '–';
+  return shares.length > 0 ? `${shares.join(', ')}${isMixture(row.arm) ? ' (pooled samples)' : ''}` : '–';
 }
 
 /** Of a mixture: how it differs from FedAvg's after local fine-tuning. */
@@ -58,7 +58,10 @@ export const recallOf = ({ alone, recall }: Pick<Filtering, 'alone' | 'recall'>)
 
 export const NOTES = [
   'Intervals are 95 % t-intervals of the mean over seeds, with the number of seeds in brackets; a figure without one is of a single seed.',
-  `"Gap closed" is (${BASELINE} − arm) / (${BASELINE} − ${CEILING}) of the means over the seeds that all three have: 100 % is as good as ${CEILING}, below 0 % is worse than ${BASELINE}. It is left out where ${CEILING} is not better.`,
+  `"Gap closed" is (${BASELINE} − arm) / (${BASELINE} − ${CEILING}), of means over the seeds that all three have. 100 % is as good as ` +
+    `${CEILING}, below 0 % is worse than ${BASELINE}. It is left out where ${CEILING} is not better.`,
   `Bytes are measured on the encoded messages, up and down; in brackets as a share of ${BASELINE}'s.`,
-  `A mixture has equally many samples of every client’s model, personal layers or fine-tuning included. Its fair peer is ${TUNED}, the mixture of the clients’ models after they have trained the global one on their own images: the column "beside ${TUNED}" is the difference on the seeds that both have. Its gap closed sets a mixture beside one model, and says so.`,
+  'Pooled samples are equally many of every client’s model, personal layers or fine-tuning included. ' +
+    `They are compared with ${TUNED}, the pooled samples of the clients’ models after fine-tuning the global one on their own images: ` +
+    `the column "minus ${TUNED}" is the difference on the seeds that both have. Their gap closed compares many models with one, and says so.`,
 ];

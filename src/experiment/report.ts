@@ -70,7 +70,7 @@ export async function writeExperimentReport(input: ReportInput): Promise<{ repor
       ...(done < cells.length ? [`${done} of ${cells.length} cells are scored: the experiment has not ended.`] : []),
       ...explainScorer(scorer),
       ...(publics.length > 0
-        ? [`Images are shared in ${publics.join(', ')}: training images set aside for every client, and public by this.`]
+        ? [`Images are shared in ${publics.join(', ')}: training images that are set aside for every client, and so are public.`]
         : []),
     ],
     classNames: dataset.classNames,
@@ -109,12 +109,12 @@ function renderMarkdown(report: ExperimentReport): string {
   ];
   for (const { partition, rows } of results) {
     lines.push(
-      `## ${partition.name}: ${partition.partition}${partition.fraction < 1 ? `, ${percent(partition.fraction)} of the clients a round` : ''}`,
+      `## ${partition.name}: ${partition.partition}${partition.fraction < 1 ? `, ${percent(partition.fraction)} of the clients per round` : ''}`,
       '',
     );
     lines.push(
       ...table(
-        ['arm', 'scored as', ...first, 'gap closed', 'bytes', ...others, `beside ${TUNED}`, 'images'],
+        ['arm', 'scored as', ...first, 'gap closed', 'bytes', ...others, `minus ${TUNED}`, 'images'],
         rows.map((row) => [
           row.arm.name,
           row.scoredAs,

@@ -22,7 +22,7 @@ export function figureOf(values: number[]): Figure {
 export type Row = {
   arm: Arm;
   seeds: number[];
-  /** 'global model, EMA', 'mixture of 10 clients', … */
+  /** 'global model, EMA', 'pooled samples of 10 clients', … */
   scoredAs: string;
   /** By metric name, of the seeds that have it. */
   metrics: Record<string, Figure>;
@@ -128,7 +128,7 @@ function differences(
 function scoredAs(arm: Arm, { mixture }: FinalScore): string {
   const weights = arm.weights === 'ema' ? 'EMA' : 'raw';
   if (!isMixture(arm)) return `one model, ${weights}`;
-  const of = `mixture of ${mixture?.length ?? 0} clients`;
+  const of = `pooled samples of ${mixture?.length ?? 0} clients`;
   return arm.fineTune > 0 ? `${of} after ${arm.fineTune} local epoch${arm.fineTune > 1 ? 's' : ''} on the global model` : of;
 }
 

@@ -113,7 +113,7 @@ function headline(report: Report, clients: number): Markup[] {
   }
   tiles.push(tile('Images seen', formatCount(images), seconds > 0 ? `${formatCount(Math.round(images / seconds))} a second` : ''));
   if (up + down > 0) tiles.push(tile('Sent', formatBytes(up + down), `${formatBytes(up)} up, ${formatBytes(down)} down`));
-  tiles.push(tile('Time', formatDuration(seconds), rounds.length > 1 ? `${formatDuration(seconds / rounds.length)} a round` : ''));
+  tiles.push(tile('Time', formatDuration(seconds), rounds.length > 1 ? `${formatDuration(seconds / rounds.length)} per round` : ''));
   return tiles;
 }
 

@@ -85,7 +85,7 @@ test('a grid that does not fit is refused, and the error names what is wrong', (
   refused({ arms: [...small.arms, 'fedavg'] }, /"fedavg" is there twice/);
   refused({ runs: [{ arms: ['sharing'], partitions: ['iid'], seeds: [0] }] }, /runs ask for the arm "sharing"/);
   refused({ arms: [...small.arms, { name: 'bad', options: { cake: 1 } }] }, /no option "cake"/);
-  refused({ arms: [...small.arms, { name: 'bad', options: { personal: 'head' }, fineTune: 1 }] }, /a mixture already/);
+  refused({ arms: [...small.arms, { name: 'bad', options: { personal: 'head' }, fineTune: 1 }] }, /pooled already/);
   refused({ arms: [...small.arms, { name: 'bad', train: 'central', options: { mu: 1 } }] }, /trained central/);
   refused({ partitions: ['iid', { name: 'shards', partition: 'shards:0' }] }, /shards:0/);
   refused({ score: { samples: 10 } }, /samples/);
@@ -223,10 +223,10 @@ test('smoke: killed in trainings and between scores, then continued, it finds th
       'fd_own_60',
       'classes_own_60',
       '± ',
-      'mixture of 4 clients',
+      'pooled samples of 4 clients',
       'Who was filtered',
       'client-4',
-      '(a mixture)',
+      '(pooled samples)',
     ])
       t.true(markdown.includes(part), part);
     // All arms have drawn as many images, but for a round of unequal size, and the epoch of 90 images, in batches of 16, that four clients tune for.
@@ -241,7 +241,7 @@ test('smoke: killed in trainings and between scores, then continued, it finds th
     for (const axis of ['images', 'rounds', 'bytes']) t.true(page.includes(`fd_own_50 over ${axis}`), axis);
     // What classes are told by, and that shared images are public, is said where the figures are read.
     for (const text of [page, markdown]) {
-      t.regex(text, /\d+\.\d % of their classes are told right/);
+      t.regex(text, /\d+\.\d % of them are classified correctly/);
       t.regex(text, /Images are shared in composed: .* public/);
     }
     // Of the federations, each once; their messages' headers and probes come on top.

@@ -28,4 +28,4 @@ const { records } = await federate({
   strategy: calm,
   seed: 1,
 });
-for (const { round, loss, notes } of records) console.log(`round ${round}: loss ${loss.toFixed(3)}; ${notes.join('; ')}`);
+for (const { round, loss, notes } of records) console.log(`round ${round}: loss ${loss?.toFixed(3)}; ${notes.join('; ')}`);

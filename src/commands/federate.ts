@@ -112,6 +112,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
           sharedFrom: dataset.count,
           probing: toolsOf(prepared, features),
           store: run.store,
+          updates: run.scratch,
           seed,
           // All in one process, so nothing is hidden from anybody, and a run must not differ from its like.
           secret: streamKey(seed, 'secret', id),

@@ -235,7 +235,7 @@ async function aggregate(aggregator: Aggregator, { round, length, weights, repor
     for (const { client, head, blobs } of uploads.replies) {
       const weight = weightOf.get(client)!;
       try {
-        await aggregator.add({ client, weight, head, blobs, norm: norms.get(client) });
+        await aggregator.add({ client, round, weight, head, blobs, norm: norms.get(client) });
         arrived.push({ client, weight });
       } catch (error) {
         failures.push(failureOf(error, { client, round, stage: 'upload' }, wait.signal));

@@ -21,6 +21,8 @@ export type Run = AsyncDisposable & {
   readonly warnings: readonly string[];
   /** What belongs to clients. Changes count from the next commit on: a kill before it leaves the committed values. */
   readonly store: Store;
+  /** What nobody needs after the next commit: it is gone then. */
+  readonly scratch: Store;
   /** Path of a file of the committed round. */
   file(kind: FileKind): string | undefined;
   /** Has `write` make a file of the next round at the path it is given. */
@@ -87,12 +89,18 @@ type Pending = {
   staged: FileKind[];
   /** Changes of the store: key → file, or undefined for a deleted key. */
   changed: Map<string, string | undefined>;
+  /** What is in scratch: key → file. */
+  scratch: Map<string, string>;
 };
 
 const nextRound = ({ committed }: Pending) => committed.round + 1;
 const stagedPath = (pending: Pending, kind: FileKind) => join(pending.dir, fileName(kind, nextRound(pending)));
 const storePath = ({ dir }: Pending, file: string) => join(dir, 'store', file);
 const storeFile = ({ changed, committed }: Pending, key: string) => (changed.has(key) ? changed.get(key) : committed.store[key]?.file);
+
+async function readStored(pending: Pending, file: string | undefined): Promise<Uint8Array | undefined> {
+  return file === undefined ? undefined : readFile(storePath(pending, file));
+}
 
 /** Encoded keys are at most 255 bytes with what comes after them, as file systems want it; longer ones go by their hash. */
 function newStoreFile(pending: Pending, key: string): string {
@@ -103,11 +111,7 @@ function newStoreFile(pending: Pending, key: string): string {
 function storeOf(pending: Pending): Store {
   const { dir, point } = pending;
   return {
-    get: (key) =>
-      runIo(dir, async () => {
-        const file = storeFile(pending, key);
-        return file === undefined ? undefined : readFile(storePath(pending, file));
-      }),
+    get: (key) => runIo(dir, () => readStored(pending, storeFile(pending, key))),
     set: (key, bytes) =>
       runIo(dir, async () => {
         const file = newStoreFile(pending, key);
@@ -137,13 +141,35 @@ function storeOf(pending: Pending): Store {
   };
 }
 
+/** Its files lie in the folder of the store; no commit refers to them, so the next one sweeps them away. */
+function scratchOf(pending: Pending): Store {
+  const { dir, scratch } = pending;
+  return {
+    get: (key) => runIo(dir, () => readStored(pending, scratch.get(key))),
+    set: (key, bytes) =>
+      runIo(dir, async () => {
+        const file = newStoreFile(pending, `scratch ${key}`);
+        scratch.set(key, file);
+        await writeFresh(storePath(pending, file), bytes);
+      }),
+    delete: (key) =>
+      runIo(dir, async () => {
+        const file = scratch.get(key);
+        if (file !== undefined) await remove(storePath(pending, file));
+        scratch.delete(key);
+      }),
+    keys: async () => [...scratch.keys()].sort(),
+  };
+}
+
 /** Removes what was written since the last commit. */
 async function drop(pending: Pending): Promise<void> {
-  const stored = [...pending.changed.values()].filter((file) => file !== undefined).map((file) => storePath(pending, file));
+  const stored = [...pending.changed.values(), ...pending.scratch.values()].filter((file) => file !== undefined).map((file) => storePath(pending, file));
   for (const path of [...pending.staged.map((kind) => stagedPath(pending, kind)), ...stored]) await remove(path).catch(() => {});
   await cutLog(pending.dir, pending.committed.log).catch(() => {});
   pending.staged = [];
   pending.changed = new Map();
+  pending.scratch.clear();
 }
 
 async function filesOnDisk(pending: Pending): Promise<Committed['files']> {
@@ -194,6 +220,7 @@ async function commit(pending: Pending, state: unknown, record: object, keep: nu
   pending.committed = upcoming;
   pending.staged = [];
   pending.changed = new Map();
+  pending.scratch.clear();
   await point('fsync the folder');
   await sync(dir);
   await sweep(dir, pending.committed, keep, point);
@@ -213,7 +240,7 @@ export type WriterOptions = {
 
 /** A run that goes on from a commit. */
 export function writer({ dir, committed, warnings, keep, unlock, point }: WriterOptions): Run {
-  const pending: Pending = { dir, point, committed, staged: [], changed: new Map() };
+  const pending: Pending = { dir, point, committed, staged: [], changed: new Map(), scratch: new Map() };
   const close = async () => {
     await drop(pending);
     await unlock();
@@ -228,6 +255,7 @@ export function writer({ dir, committed, warnings, keep, unlock, point }: Writer
     },
     warnings,
     store: storeOf(pending),
+    scratch: scratchOf(pending),
     file(kind) {
       const name = fileName(kind, pending.committed.round);
       return pending.committed.files[name] && join(dir, name);

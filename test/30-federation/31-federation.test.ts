@@ -266,7 +266,7 @@ test('an update of another norm than was reported is left out; without a report 
   for (const change of [(norm: number) => norm * 1.001, (norm: number) => norm * 0.999, () => 0]) {
     const lied = await report(change);
     await lied.run(1);
-    t.regex(lied.records[0]!.failures[0]!.reason, /update of client a has the norm .*, but its report says/);
+    t.regex(lied.records[0]!.failures[0]!.reason, /update of client a in round 1 has the norm .*, but its report says/);
   }
   for (const change of [(norm: number) => norm * 1.00001, () => undefined]) {
     const fair = await report(change);

@@ -357,6 +357,24 @@ test('the store: staged until the commit, dropped without it', async (t) => {
   await third.close();
 });
 
+test('scratch lasts until the next commit, or the end', async (t) => {
+  const dir = join(await temporary(t), 'run');
+  const run = await startRun(dir, fakeConfig, { resume: true, keep: 2, initial: null, mayChange: [] });
+  await run.scratch.set('a/x', Buffer.from('one'));
+  await run.scratch.set('b/x', Buffer.from('two'));
+  await run.store.set('a/x', Buffer.from('kept'));
+  t.is(Buffer.from((await run.scratch.get('a/x'))!).toString(), 'one');
+  await run.scratch.delete('b/x');
+  t.deepEqual(await run.scratch.keys(), ['a/x']);
+  await run.commit(null, { round: 1 });
+  t.deepEqual(await run.scratch.keys(), []);
+  t.is(await run.scratch.get('a/x'), undefined);
+  t.deepEqual((await readdir(join(dir, 'store'))).length, 1, 'what was kept');
+  await run.scratch.set('c/x', Buffer.from('three'));
+  await run.close();
+  t.deepEqual((await readdir(join(dir, 'store'))).length, 1);
+});
+
 test('a state that JSON does not keep is refused, and the run stays at its last round', async (t) => {
   const dir = join(await temporary(t), 'run');
   const run = await startRun(dir, fakeConfig, { resume: false, keep: 2, initial: { n: 0 }, mayChange: [] });

@@ -48,7 +48,7 @@ async function sumOf(aggregator: Aggregator, ask: Ask, attempt: number, lost?: s
   const weightOf = new Map(weights.map(({ client, weight }) => [client, weight]));
   for await (const outcome of ask(['a', 'b', 'c'], ({ id }) => ({ kind: 'upload', head: { weight: weightOf.get(id)!, manifest } }))) {
     const { client, head, blobs } = outcome as Reply;
-    if (client !== lost) await aggregator.add({ client, weight: weightOf.get(client)!, head, blobs });
+    if (client !== lost) await aggregator.add({ client, round: 1, weight: weightOf.get(client)!, head, blobs });
   }
   return aggregator.finish(ask);
 }
@@ -98,7 +98,7 @@ export function aggregatorContract(name: string, { make, wrap = (client) => clie
     await aggregator.invite?.(['a', 'b', 'c'], ask);
     await aggregator.begin(weights, { round: 1, attempt: 1, length: LENGTH });
     for (const head of [{}, { blob: 'sha256:', codec: 'float32', count: LENGTH + 1 }])
-      await t.throwsAsync(aggregator.add({ client: 'a', weight: 0.5, head, blobs: [] }), { code: 'ERR_PHOENIX_MESSAGE' });
+      await t.throwsAsync(aggregator.add({ client: 'a', round: 1, weight: 0.5, head, blobs: [] }), { code: 'ERR_PHOENIX_MESSAGE' });
     await aggregator.dispose();
     t.is(alive.now, before);
   });

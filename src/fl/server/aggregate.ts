@@ -24,7 +24,7 @@ export type Manifest = {
 };
 
 /** One client's reply to `upload` as it came; its head is for the aggregator to read. `norm`: ‖update‖₂ as the client's report says. */
-export type Arrived = { client: ClientId; weight: number; head: object; blobs: Blob[]; norm?: number };
+export type Arrived = { client: ClientId; round: number; weight: number; head: object; blobs: Blob[]; norm?: number };
 
 /** The update of the round, each client's share in it (sum 1), the norms of single updates where they are seen, and notes for the log. */
 export type Aggregate = { mean: Vector; shares: Map<ClientId, number>; norms: Map<ClientId, number>; notes: string[] };
@@ -60,9 +60,9 @@ const NORM_TOLERANCE = 1e-4;
  * Decodes one update into `into` and returns its norm.
  * @throws PhoenixError ERR_PHOENIX_MESSAGE if it does not decode, is not finite, exceeds the bound, or has another norm than was reported
  */
-async function measure({ client, head, blobs, norm: reported }: Arrived, into: Vector, normBound: number): Promise<number> {
+async function measure({ client, round, head, blobs, norm: reported }: Arrived, into: Vector, normBound: number): Promise<number> {
   const refuse = (why: string): never => {
-    throw new PhoenixError('ERR_PHOENIX_MESSAGE', `The update of client ${client} ${why}: it was refused.`);
+    throw new PhoenixError('ERR_PHOENIX_MESSAGE', `The update of client ${client} in round ${round} ${why}: it was refused.`);
   };
   await decodeVector(readReply(update, { kind: 'upload', client, head }), blobs, into);
   const norm = Math.sqrt(await into.dot(into));

@@ -36,6 +36,8 @@ export type ClientOptions = {
   probing?: ProbeTools;
   /** Keeps what the client has from one round to the next (see state.ts), the parcels received (`<id>/shared`, `<id>/bins`), and `<id>/secret`. */
   store: Store;
+  /** Keeps the update until its round is over. @default store */
+  updates?: Store;
   /** Of what may be known: training, held-out noise, samples of probes. */
   seed: number | bigint;
   /** 64 bits, the key of the noise on histograms; it hides nothing from those who know it. @default drawn at random when first needed, and kept in the Store */
@@ -72,7 +74,7 @@ export function createClient(options: ClientOptions): Client {
   if (train.length === 0)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `Client ${id} has no images to train on: give it some or leave it out.`);
 
-  const state = clientState(id, store);
+  const state = clientState(id, store, options.updates);
   const shop: Workshop = { ...options, sharedFrom, stream, createVector, secret: () => secretOf(options) };
   const limits: ParcelLimits = {
     room: images.count - sharedFrom,

@@ -87,7 +87,8 @@ export function keptEntry(id: ClientId, what: KeptVector, bytes: Uint8Array | un
   return staged?.entries[what] ?? base.entries[what];
 }
 
-export function clientState(id: ClientId, store: Store): ClientState {
+/** `updates`: keeps the blob of the staged update, which is needed until its round is over. */
+export function clientState(id: ClientId, store: Store, updates: Store = store): ClientState {
   const indexKey = `${id}/kept`;
   const updateKey = `${id}/update`;
   /** The staged update, if it is a vector of this process. */
@@ -104,7 +105,7 @@ export function clientState(id: ClientId, store: Store): ClientState {
   async function dropUpdate(): Promise<void> {
     handedOver?.vector?.dispose();
     handedOver = undefined;
-    await store.delete(updateKey);
+    await updates.delete(updateKey);
   }
 
   /** Leaves the staged layer out, or makes it the base. The index is written before entries go that it no longer names. */
@@ -126,7 +127,7 @@ export function clientState(id: ClientId, store: Store): ClientState {
   function blobOf({ blob: name, bytes: length }: NonNullable<Kept['staged']>['update']): Blob | undefined {
     if (name.startsWith('local:')) return handedOver?.name === name ? handedOver : undefined;
     const read = async () => {
-      const bytes = await store.get(updateKey);
+      const bytes = await updates.get(updateKey);
       if (!bytes) throw damaged(id, updateKey, 'is gone');
       return bytes;
     };
@@ -170,7 +171,7 @@ export function clientState(id: ClientId, store: Store): ClientState {
         entries[what] = `${id}/${what}-${round}`;
         await store.set(entries[what], await getBytes(vector));
       }
-      if (!blob.vector) await store.set(updateKey, await blob.read());
+      if (!blob.vector) await updates.set(updateKey, await blob.read());
       const update = { ...head, bytes: blob.length };
       await write({ base, staged: { round, entries, adamStep, task, report: answer, update, uploaded: false } });
       if (blob.vector) handedOver = blob;

@@ -164,7 +164,9 @@ function scratchOf(pending: Pending): Store {
 
 /** Removes what was written since the last commit. */
 async function drop(pending: Pending): Promise<void> {
-  const stored = [...pending.changed.values(), ...pending.scratch.values()].filter((file) => file !== undefined).map((file) => storePath(pending, file));
+  const stored = [...pending.changed.values(), ...pending.scratch.values()]
+    .filter((file) => file !== undefined)
+    .map((file) => storePath(pending, file));
   for (const path of [...pending.staged.map((kind) => stagedPath(pending, kind)), ...stored]) await remove(path).catch(() => {});
   await cutLog(pending.dir, pending.committed.log).catch(() => {});
   pending.staged = [];

@@ -1,0 +1,35 @@
+/** Training of the personal layers alone. */
+import { plannedSteps } from '../../ddpm/fit.ts';
+import { type TrainLocalOptions, trainLocal } from '../../ddpm/train.ts';
+import type { ParameterSplit } from './personal.ts';
+
+/**
+ * trainLocal, in which only the personal parameters move: after each step the others are set back to what they were (their gradients still count
+ * in clipping). Without a split everything moves.
+ * @throws PhoenixError as trainLocal
+ */
+export async function trainPersonal(options: TrainLocalOptions, split: ParameterSplit | undefined): Promise<{ steps: number }> {
+  if (!split) return trainLocal(options);
+  const { session, indices, hyper, length, position, onStep } = options;
+  const { batch } = hyper;
+  const steps = plannedSteps(indices.length, batch, length);
+  const frozen = session.createVector(split.sharedCount);
+  const started = performance.now();
+  try {
+    await frozen.gather(session.params, split.shared);
+    for (let step = 0; step < steps; step++) {
+      const { loss } = await trainLocal({
+        ...options,
+        length: { localImages: batch },
+        position: { globalStep: position.globalStep + step, adamStep: position.adamStep + step, firstStep: position.firstStep + step },
+        onStep: undefined,
+      });
+      await session.params.scatter(frozen, split.shared);
+      const imagesPerSecond = (1000 * (step + 1) * batch) / (performance.now() - started);
+      onStep?.({ step: step + 1, steps, loss, imagesPerSecond });
+    }
+  } finally {
+    frozen.dispose();
+  }
+  return { steps };
+}

@@ -189,7 +189,7 @@ test('smoke: killed in trainings and between scores, then continued, it finds th
     t.is(result.done, result.cells);
     t.like(planned!, { cells: result.cells, done: 0, imagesPerCell: 4 * 4 * 32 });
     t.true(planned!.secondsLeft > 0 && planned!.bytes > 0);
-    t.regex(messages[0]!, /compared with 400 test images in 64 features of own: \d+\.\d % of their classes/);
+    t.regex(messages[0]!, /compared with 400 test images in 64 features of own: \d+\.\d % of them are classified correctly/);
 
     // Stopped after the third note of progress of a training, then of a drawing, then after a cell, then by its time.
     const stops: ((stop: () => void) => ExperimentEvents)[] = [

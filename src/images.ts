@@ -13,14 +13,14 @@ export type ImageSet = ImageSize & {
   labels?: Int32Array;
 };
 
-/** Images that can be read in windows: in memory or in files. */
+/** Images that are read a part at a time, from memory or from files: a set that is larger than memory can be one. */
 export type ImageSource = ImageSize & {
   readonly count: number;
-  /** The images `first` to `first + count - 1`; perhaps a view of the source's own memory, which must not be written to. */
-  read(first: number, count: number): Promise<Uint8Array>;
+  /** The pixels of the images at these ascending positions. */
+  read(positions: Int32Array): Promise<Uint8Array>;
 };
 
-/** Bytes that cross into native memory, or come from a file, at a time: a few milliseconds of copying. */
+/** Bytes that are copied to native memory between two turns of the event loop: a few milliseconds. */
 export const PIECE_BYTES = 4 << 20;
 
 /** Bytes of one image. */
@@ -35,24 +35,25 @@ export function mismatch(set: ImageSet): string | undefined {
   return `${set.count} images of ${set.height}×${set.width}×${set.channels} are ${expected} bytes, but ${set.pixels.length} came`;
 }
 
-/** A set as a source. */
-export function sourceOfSet(set: ImageSet): ImageSource {
-  const { count, height, width, channels, pixels } = set;
-  const size = imageBytes(set);
-  return { count, height, width, channels, read: async (first, images) => pixels.subarray(first * size, (first + images) * size) };
+/** A set as a source, with whatever else is known of it. */
+export function sourceOfSet<Set extends ImageSet>(set: Set): Omit<Set, 'pixels'> & ImageSource {
+  const { pixels: _, ...facts } = set;
+  return { ...facts, read: async (positions) => pick(set, positions).pixels };
 }
 
-/** The images at these positions of a source, in that order. Neighbours are read at once. */
-export async function readAt(source: ImageSource, positions: ArrayLike<number>): Promise<ImageSet> {
+/** The images at these ascending positions of a source. */
+export async function readAt(source: ImageSource, positions: Int32Array): Promise<ImageSet> {
   const { height, width, channels } = source;
-  const size = imageBytes(source);
-  const pixels = new Uint8Array(positions.length * size);
-  const most = Math.max(1, Math.floor(PIECE_BYTES / size));
-  for (let i = 0, run = 1; i < positions.length; i += run, run = 1) {
-    while (run < most && i + run < positions.length && positions[i + run] === positions[i]! + run) run++;
-    pixels.set(await source.read(positions[i]!, run), i * size);
+  return { count: positions.length, height, width, channels, pixels: await source.read(positions) };
+}
+
+/** All images of a source in order, a window of at most PIECE_BYTES (and at least one image) at a time. */
+export async function* windows(source: ImageSource): AsyncGenerator<{ first: number; pixels: Uint8Array }> {
+  const most = Math.max(1, Math.floor(PIECE_BYTES / imageBytes(source)));
+  for (let first = 0; first < source.count; first += most) {
+    const count = Math.min(most, source.count - first);
+    yield { first, pixels: await source.read(everyPosition(count).map((i) => first + i)) };
   }
-  return { count: positions.length, height, width, channels, pixels };
 }
 
 /** The pixels and labels at these positions, in that order. */

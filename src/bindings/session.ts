@@ -4,6 +4,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { PhoenixError } from '../errors.ts';
+import { type ImageSet, type ImageSource, imageBytes, mismatch, PIECE_BYTES, sourceOfSet, windows } from '../images.ts';
 import { addon } from './load.ts';
 import type {
   Addon,
@@ -186,26 +187,30 @@ export const sessionOn = (native: Addon, options: NativeSessionOptions): Session
   };
 };
 
-const PIECE_BYTES = 4 << 20;
-
-/**
- * A resident copy of a dataset's pixels in native memory, written in pieces so that the JS thread never stalls; with `room`, that many black
- * images more at the end, to be written later. `on`: the Session that is to use them, if it is not on the CPU.
- */
-export const createImages = async (
-  dataset: { pixels: Uint8Array; count: number; height: number; width: number; channels: number; room?: number },
-  on: Pick<Addon, 'createImages'> = addon(),
-): Promise<Images> => {
-  const { pixels, count, height, width, channels, room = 0 } = dataset;
-  if (pixels.length !== count * height * width * channels)
-    throw new PhoenixError(
-      'ERR_PHOENIX_SHAPE',
-      `${count} images need ${count}·${height}·${width}·${channels} bytes of pixels, but ${pixels.length} came.`,
-    );
-  const images = on.createImages(count + room, height, width, channels);
-  for (let at = 0; at < pixels.length; at += PIECE_BYTES) {
-    images.write(pixels.subarray(at, at + PIECE_BYTES), at);
+/** Writes pixels into native memory in pieces, so that the JS thread never stalls. `at`: the first byte. */
+export async function writePixels(images: NativeImages, pixels: Uint8Array, at: number): Promise<void> {
+  for (let done = 0; done < pixels.length; done += PIECE_BYTES) {
+    images.write(pixels.subarray(done, done + PIECE_BYTES), at + done);
     await new Promise(setImmediate);
   }
-  return Object.assign(images, { [Symbol.dispose]: () => images.dispose() });
-};
+}
+
+/**
+ * A resident copy of images in native memory. A source is copied window by window, so that its images need not be in memory a second time. With
+ * `room`, that many black images more at the end, to be written later. `on`: the Session that is to use them, if it is not on the CPU.
+ * @throws PhoenixError ERR_PHOENIX_SHAPE for pixels of another number than the sizes say, ERR_PHOENIX_MEMORY; what the source throws
+ */
+export async function createImages(images: ImageSet | ImageSource, on: Pick<Addon, 'createImages'> = addon(), room = 0): Promise<Images> {
+  const wrong = 'pixels' in images ? mismatch(images) : undefined;
+  if (wrong) throw new PhoenixError('ERR_PHOENIX_SHAPE', `${wrong}.`);
+  const source = 'pixels' in images ? sourceOfSet(images) : images;
+  const { count, height, width, channels } = source;
+  const resident = on.createImages(count + room, height, width, channels);
+  try {
+    for await (const { first, pixels } of windows(source)) await writePixels(resident, pixels, first * imageBytes(source));
+  } catch (error) {
+    resident.dispose();
+    throw error;
+  }
+  return Object.assign(resident, { [Symbol.dispose]: () => resident.dispose() });
+}

@@ -2,9 +2,9 @@
 import { z } from 'zod';
 import { chooseBackend, createImages, type Session } from '../bindings/session.ts';
 import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
-import type { Dataset } from '../ddpm/data/index.ts';
+import type { DatasetFacts } from '../ddpm/data/index.ts';
 import { plannedSteps, warmupSteps } from '../ddpm/fit.ts';
-import { type FeatureSource, featureSource } from '../ddpm/metrics/sources.ts';
+import { featureSource } from '../ddpm/metrics/sources.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { createSession } from '../ddpm/session.ts';
 import { PhoenixError } from '../errors.ts';
@@ -17,13 +17,13 @@ import { carveShared } from '../fl/server/sharing.ts';
 import type { Sharing } from '../fl/server/supplies.ts';
 import { createClient } from '../fl/site/client.ts';
 import { type ParameterSplit, parsePersonal, splitParameters } from '../fl/site/personal.ts';
-import type { ProbeTools } from '../fl/site/probe.ts';
 import { type FederationState, plainState as federationState } from '../fl/state.ts';
 import { filtered } from '../fl/strategies/filter.ts';
 import { strategies } from '../fl/strategies/index.ts';
 import type { Strategy } from '../fl/strategy.ts';
 import type { ClientStep } from '../fl/transport.ts';
 import { memoryTransport } from '../fl/transports/memory.ts';
+import { classesInTurn, readAt, valuesAt } from '../images.ts';
 import { writeReport } from '../report/report.ts';
 import { formatBytes } from '../report/units.ts';
 import { streamKey } from '../rng.ts';
@@ -68,7 +68,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
   using session = createSession({ unet: unet, noise, device: settings.device, threads: settings.threads || undefined });
   const personal = parsePersonal(settings.personal);
   const split = personal && splitParameters(session.parameters, personal);
-  using images = await createImages({ ...dataset, room: shared.each }, session);
+  using images = await createImages(dataset, session, shared.each);
   const withRoom = classes && Int32Array.from({ length: dataset.count + shared.each }, (_, i) => classes[i] ?? 0);
   const features = typeof settings.features === 'string' ? await featureSource(settings.features) : settings.features;
   const described = { ...settings, strategy: strategy.name, features: features.name };
@@ -110,7 +110,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
           classes: withRoom,
           classCount: unet.numClasses,
           sharedFrom: dataset.count,
-          probing: toolsOf(prepared, features),
+          probing: { images: dataset, noise, features },
           store: run.store,
           updates: run.scratch,
           seed,
@@ -148,7 +148,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
       },
       taskCodec: settings.compressTasks === 'bf16' ? 'bf16' : 'float32',
       parameters: session.parameters,
-      sharing: shared.count > 0 ? sharingOf(settings, prepared, session, shared) : undefined,
+      sharing: shared.count > 0 ? await sharingOf(settings, prepared, session, shared) : undefined,
       probing: strategy.needs && {
         every: settings.probeEvery,
         samples: settings.probeSamples,
@@ -156,7 +156,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
         histogramOf: settings.histogramOf,
         histogramNoise: settings.histogramNoise,
         bins: settings.bins,
-        reference: begun.bins || !shared.images ? undefined : await featuresOf(prepared, features, shared.images, signal),
+        reference: begun.bins || !shared.images ? undefined : await features.extract(await readAt(dataset, shared.images), { signal }),
       },
       localWork:
         settings.driftTarget === undefined
@@ -229,7 +229,7 @@ function strategyOf(settings: Settings<'federate'>): Strategy {
 /**
  * Sets images aside for everybody, deals the others to clients and splits a held-out tenth off each. Clients of a site partition bear the sites' names.
  */
-export function dealImages(settings: Settings<'federate'>, dataset: Dataset): { shares: Share[]; shared: Shared } {
+export function dealImages(settings: Settings<'federate'>, dataset: DatasetFacts): { shares: Share[]; shared: Shared } {
   const { labels, sites, siteNames, classNames } = dataset;
   const { seed, shareBeta, shareAlpha, shareSource } = settings;
   const real = shareBeta > 0 && shareSource === 'real';
@@ -241,7 +241,7 @@ export function dealImages(settings: Settings<'federate'>, dataset: Dataset): { 
 
   const bySite = parsePartition(settings.partition).name === 'site';
   const clients = settings.clients ?? (bySite ? undefined : 10);
-  const ofRest = (column: Int32Array | undefined) => column && Int32Array.from(rest, (image) => column[image]!);
+  const ofRest = (column: Int32Array | undefined) => column && valuesAt(column, rest);
   const parts = partitioner(settings.partition).split({ count: rest.length, labels: ofRest(labels), sites: ofRest(sites), clients, seed });
   const digits = String(parts.length).length;
   const shares = parts.map((positions, i) => {
@@ -263,34 +263,19 @@ function explainShared({ shareSource, shareEvery }: Settings<'federate'>, { coun
     : `The shared set: ${images} images drawn from the global model after every ${shareEvery} rounds; each client receives ${each} of them.`;
 }
 
-const pixelsOf = ({ pixels, height, width, channels }: Dataset, positions: Int32Array): Uint8Array => {
-  const size = height * width * channels;
-  const chosen = new Uint8Array(positions.length * size);
-  positions.forEach((position, i) => {
-    chosen.set(pixels.subarray(position * size, (position + 1) * size), i * size);
-  });
-  return chosen;
-};
-
-function toolsOf({ dataset, noise }: Prepared, features: FeatureSource): ProbeTools {
-  const { height, width, channels } = dataset;
-  return { height, width, channels, noise, features, pixels: (positions) => pixelsOf(dataset, positions) };
-}
-
-async function featuresOf({ dataset }: Prepared, { extract }: FeatureSource, positions: Int32Array, signal: AbortSignal | undefined) {
-  const { height, width, channels } = dataset;
-  return extract({ pixels: pixelsOf(dataset, positions), count: positions.length, height, width, channels }, { signal });
-}
-
-function sharingOf(settings: Settings<'federate'>, prepared: Prepared, session: Session, { count: images, images: real }: Shared): Sharing {
+async function sharingOf(
+  settings: Settings<'federate'>,
+  prepared: Prepared,
+  session: Session,
+  { count: images, images: real }: Shared,
+): Promise<Sharing> {
   const { shareAlpha: alpha, shareEvery: every, probeSteps: steps, seed } = settings;
   const { dataset, classes, unet, noise, hyper } = prepared;
   if (real) {
-    const labels = classes && Int32Array.from(real, (image) => classes[image]!);
-    return { alpha, set: { count: images, pixels: pixelsOf(dataset, real), classes: labels } };
+    return { alpha, set: { ...(await readAt(dataset, real)), classes: classes && valuesAt(classes, real) } };
   }
   const { numClasses } = unet;
-  const drawn = numClasses > 0 ? Int32Array.from({ length: images }, (_, i) => i % numClasses) : undefined;
+  const drawn = classesInTurn(images, numClasses);
   return {
     alpha,
     every,

@@ -4,7 +4,7 @@
  */
 import { createImages } from '../bindings/session.ts';
 import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
-import { openDataset } from '../ddpm/data/index.ts';
+import { openSource } from '../ddpm/data/index.ts';
 import { atStart, plainHyper } from '../ddpm/fit.ts';
 import { evaluation } from '../ddpm/held-out.ts';
 import { noise } from '../ddpm/noise.ts';
@@ -14,7 +14,7 @@ import { PhoenixError } from '../errors.ts';
 import { holdOut } from '../fl/partition/index.ts';
 import { splitParameters } from '../fl/site/personal.ts';
 import { trainPersonal } from '../fl/site/train-personal.ts';
-import { everyPosition } from '../images.ts';
+import { everyPosition, sourceOfSet } from '../images.ts';
 import { streamKey } from '../rng.ts';
 import { type FinetuneOptions, parseOptions } from './options/index.ts';
 import { findCheckpoint, personalOf } from './sample.ts';
@@ -55,7 +55,7 @@ export async function finetune(options: FinetuneOptions, { onStep, signal }: Fin
   const patterns = personalOf(checkpoint);
   const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
   const size = { size: { height, width }, channels: channels as 1 | 3 };
-  const dataset = typeof data === 'string' ? await openDataset(data, size) : data;
+  const dataset = typeof data === 'string' ? await openSource(data, size) : sourceOfSet(data);
   if (dataset.height !== height || dataset.width !== width || dataset.channels !== channels) {
     const [given, expected] = [dataset, { height, width, channels }].map((it) => `${it.height}x${it.width} in ${it.channels} channels`);
     throw new PhoenixError('ERR_PHOENIX_CONFIG', `The images are ${given}, but the model is for ${expected}.`);

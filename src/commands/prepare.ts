@@ -1,7 +1,7 @@
 /** What a federated and a central training have in common: data, model and hyper-parameters from the options, the run's configuration, sample grids. */
 import type { Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
-import { type Dataset, openDataset } from '../ddpm/data/index.ts';
+import { type DatasetSource, openSource } from '../ddpm/data/index.ts';
 import { type Hyper, hyperSchema, plainHyper, type WarmupRule } from '../ddpm/fit.ts';
 import { presets } from '../ddpm/model/presets.ts';
 import type { UNetConfig } from '../ddpm/model/unet.ts';
@@ -9,7 +9,7 @@ import { type Noise, noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { PhoenixError } from '../errors.ts';
 import { writeFresh } from '../files.ts';
-import { classesInTurn } from '../images.ts';
+import { classesInTurn, sourceOfSet } from '../images.ts';
 import { streamKey } from '../rng.ts';
 import type { RunConfig } from '../run/folder.ts';
 import { imageGrid } from './image-grid.ts';
@@ -19,7 +19,7 @@ import { packageInfo } from './package-info.ts';
 type Training = Settings<'federate'> | Settings<'train'>;
 
 export type Prepared = {
-  dataset: Dataset;
+  dataset: DatasetSource;
   /** Class of every image, if the model is conditioned on it. */
   classes?: Int32Array;
   unet: UNetConfig;
@@ -35,7 +35,7 @@ export type Prepared = {
  */
 export async function prepare(settings: Training): Promise<Prepared> {
   const { data, size, limit } = settings;
-  const dataset = typeof data === 'string' ? await openDataset(data, { size, limit }) : data;
+  const dataset = typeof data === 'string' ? await openSource(data, { size, limit }) : sourceOfSet(data);
   if (typeof data !== 'string' && (size !== undefined || limit !== undefined)) {
     throw new PhoenixError(
       'ERR_PHOENIX_CONFIG',

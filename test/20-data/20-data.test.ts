@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import test, { type ExecutionContext } from 'ava';
 import sharp from 'sharp';
-import { type Dataset, type DatasetOptions, openDataset, readers } from '../../src/ddpm/data/index.ts';
+import { type Dataset, type DatasetOptions, openDataset, openSource, readers } from '../../src/ddpm/data/index.ts';
 import { rng } from '../../src/rng.ts';
 import { near } from '../support/near.ts';
 
@@ -185,6 +185,44 @@ test('records: meta and records that contradict each other are errors', async (t
     await write(t, { 'meta.json': JSON.stringify(meta), 'boards_test.bin': threeRecords }),
     /no train images: expected a file \*_train\.bin/,
   );
+});
+
+// ---- sources
+
+test('a source is the same data set, whose images are read where they are asked for', async (t) => {
+  const many = (count: number, seed: number) =>
+    cifarBatch(
+      Array.from({ length: count }, (_, i) => (i * i) % 10),
+      seed,
+    );
+  const cifar = await write(t, { 'data_batch_1.bin': many(200, 0), 'data_batch_2.bin': many(100, 500) });
+  const images = idxImages(3, 4, 5, pixels60);
+  const plain = await write(t, { [imagesName]: images });
+  const zipped = await write(t, { [`${imagesName}.gz`]: gzipSync(images) });
+  const boards = await write(t, { 'meta.json': JSON.stringify(meta), 'boards_train.bin': threeRecords });
+  const cases: [string, DatasetOptions, number[]][] = [
+    [cifar, {}, [0, 1, 2, 199, 200, 299]],
+    [cifar, { limit: 30, channels: 1 }, [0, 3, 7, 29]],
+    [cifar, { size: 8, limit: 20 }, [19]],
+    [plain, {}, [0, 2]],
+    [zipped, {}, [1]],
+    [boards, {}, [0, 1, 2]],
+    ['synthetic:12', {}, [3, 11]],
+  ];
+  for (const [path, options, positions] of cases) {
+    const { pixels, ...facts } = await openDataset(path, options);
+    const { read, ...same } = await openSource(path, options);
+    t.deepEqual(same, facts, path);
+    const size = pixels.length / facts.count;
+    const found = await read(Int32Array.from(positions));
+    const expected = positions.flatMap((position) => [...pixels.subarray(position * size, (position + 1) * size)]);
+    t.deepEqual([...found], expected, `${path} ${JSON.stringify(options)}`);
+  }
+  const source = await openSource(cifar);
+  await writeFile(join(cifar, 'data_batch_2.bin'), many(99, 500));
+  await t.throwsAsync(source.read(Int32Array.of(0, 299)), { code: 'ERR_PHOENIX_DATA', message: /became shorter/ });
+  await rm(join(cifar, 'data_batch_1.bin'));
+  await t.throwsAsync(source.read(Int32Array.of(0)), { code: 'ERR_PHOENIX_DATA', message: /does not exist/ });
 });
 
 // ---- image folder

@@ -4,7 +4,6 @@ import {
   atMost,
   classesInTurn,
   evenlySpaced,
-  everyPosition,
   groupBy,
   type ImageSet,
   inTurn,
@@ -15,6 +14,7 @@ import {
   readAt,
   slice,
   sourceOfSet,
+  windows,
 } from '../../src/images.ts';
 
 const set: ImageSet = {
@@ -39,36 +39,39 @@ test('pick takes pixels and labels in the order asked for, slice a view of neigh
   t.is(mismatch({ ...set, count: 5 }), '5 images of 1×2×1 are 10 bytes, but 8 came');
 });
 
-test('a source is read where it is asked for, neighbours at once and no more than a piece', async (t) => {
-  const read: [number, number][] = [];
-  const source = sourceOfSet(set);
-  const watched = {
-    ...source,
-    read: (first: number, count: number) => {
-      read.push([first, count]);
-      return source.read(first, count);
-    },
-  };
-  t.deepEqual(await readAt(watched, [3, 0, 1, 2]), (({ labels: _, ...rest }) => rest)(pick(set, [3, 0, 1, 2])));
-  t.deepEqual(read, [
-    [3, 1],
-    [0, 3],
-  ]);
-  const counts: number[] = [];
+test('a set is a source too: what is known of it stays, and images are read by position', async (t) => {
+  const source = sourceOfSet({ ...set, name: 'four' });
+  t.is(source.name, 'four');
+  t.false('pixels' in source);
+  const { labels: _, ...picked } = pick(set, [0, 2, 3]);
+  t.deepEqual(await readAt(source, Int32Array.of(0, 2, 3)), picked);
+});
+
+test('windows go through a source once, a piece of memory at a time', async (t) => {
   const side = 1024;
-  const large = {
-    count: 9,
-    height: side,
-    width: side,
-    channels: 1,
-    read: async (_first: number, count: number) => {
-      counts.push(count);
-      return new Uint8Array(count * side * side);
-    },
+  const asked: number[][] = [];
+  const read = async (positions: Int32Array) => {
+    asked.push([...positions]);
+    return new Uint8Array(positions.length * side * side).fill(positions[0]!);
   };
-  await readAt(large, everyPosition(9));
-  t.deepEqual(counts, [4, 4, 1]);
-  t.is(4 * side * side, PIECE_BYTES);
+  const firsts: number[] = [];
+  for await (const { first, pixels } of windows({ count: 9, height: side, width: side, channels: 1, read })) {
+    firsts.push(first);
+    t.is(pixels[0], first);
+    t.true(pixels.length <= PIECE_BYTES);
+  }
+  t.deepEqual(firsts, [0, 4, 8]);
+  t.deepEqual(asked, [[0, 1, 2, 3], [4, 5, 6, 7], [8]]);
+  const large = {
+    count: 2,
+    height: 4096,
+    width: 4096,
+    channels: 1,
+    read: async (positions: Int32Array) => new Uint8Array(positions.length),
+  };
+  const sizes: number[] = [];
+  for await (const { pixels } of windows(large)) sizes.push(pixels.length);
+  t.deepEqual(sizes, [1, 1], 'one image at least');
 });
 
 test('evenly spaced: as many as asked for, or all', (t) => {

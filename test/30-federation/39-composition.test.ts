@@ -37,7 +37,8 @@ const pixelsOf = (positions: Int32Array) => {
   });
   return pixels;
 };
-const tools: ProbeTools = { height: 4, width: 4, channels: 1, noise: noise(), features: pixels8, pixels: pixelsOf };
+const images = { count: OWN, height: 4, width: 4, channels: 1, read: async (positions: Int32Array) => pixelsOf(positions) };
+const tools: ProbeTools = { images, noise: noise(), features: pixels8 };
 
 const probing: Probing = { every: 2, samples: 8, steps: 2, histogramOf: 'data', histogramNoise: 0, bins: 4 };
 const set = { count: 20, pixels: pixelsOf(range(250, 20)) };

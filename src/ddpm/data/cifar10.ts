@@ -6,7 +6,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
 import type { Reader, Split } from './reader.ts';
-import { countRecords, fileBytes, only, records, recordsOf, smallText } from './stream.ts';
+import { fileBytes, type RecordFile, recordFiles, records, recordsAt, smallText } from './stream.ts';
 
 const PLANE = 32 * 32;
 const RECORD = 1 + 3 * PLANE;
@@ -20,26 +20,25 @@ export const cifar10: Reader = {
 
   async list(path, { split }) {
     const entries = (await readdir(path)).sort();
-    const files = entries.filter((name) => fileNames[split].test(name)).map((name) => join(path, name));
-    if (files.length === 0) {
+    const paths = entries.filter((name) => fileNames[split].test(name)).map((name) => join(path, name));
+    if (paths.length === 0) {
       const wanted = split === 'train' ? 'data_batch_1.bin .. data_batch_5.bin' : 'test_batch.bin';
       throw new PhoenixError('ERR_PHOENIX_DATA', `${path} has no ${split} images: expected ${wanted}.`);
     }
+    const files = await recordFiles(paths, RECORD);
     const labels = await readLabels(files);
     const classNames = entries.includes('batches.meta.txt')
       ? await readClassNames(join(path, 'batches.meta.txt'))
       : Array.from({ length: CLASSES }, (_, i) => String(i));
     const open = async (positions: Int32Array) => ({ height: 32, width: 32, channels: 3 as const, images: readImages(files, positions) });
-    return { count: labels.length, labels, classNames, open };
+    return { count: labels.length, labels, classNames, inWindows: true, open };
   },
 };
 
-async function readLabels(files: string[]): Promise<Int32Array> {
-  let count = 0;
-  for (const file of files) count += await countRecords(file, RECORD);
-  const labels = new Int32Array(count);
+async function readLabels(files: RecordFile[]): Promise<Int32Array> {
+  const labels = new Int32Array(files.reduce((sum, { count }) => sum + count, 0));
   let at = 0;
-  for (const file of files) {
+  for (const { path: file } of files) {
     let offset = 0;
     for await (const record of records(fileBytes(file), RECORD)) {
       const label = record[0]!;
@@ -61,9 +60,9 @@ async function readClassNames(file: string): Promise<string[]> {
   throw new PhoenixError('ERR_PHOENIX_DATA', `${file} should name ${CLASSES} classes, one per line; it has ${found.length} lines.`);
 }
 
-async function* readImages(files: string[], positions: Int32Array): AsyncGenerator<Uint8Array> {
+async function* readImages(files: RecordFile[], positions: Int32Array): AsyncGenerator<Uint8Array> {
   const pixels = new Uint8Array(3 * PLANE);
-  for await (const record of only(recordsOf(files, RECORD), positions)) {
+  for await (const record of recordsAt(files, RECORD, positions)) {
     for (let i = 0; i < PLANE; i++) {
       pixels[3 * i] = record[1 + i]!;
       pixels[3 * i + 1] = record[1 + PLANE + i]!;

@@ -44,6 +44,7 @@ export const folder: Reader = {
       count: files.length,
       labels,
       classNames,
+      inWindows: false,
       async open(positions) {
         const chosen = Array.from(positions, (position) => files[position]!);
         const { gray, ...common } = await survey(root, chosen, size);

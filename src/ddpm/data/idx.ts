@@ -8,7 +8,7 @@ import { readdir } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
 import type { Reader, Split } from './reader.ts';
-import { contentLength, fileBytes, firstBytes, only, records } from './stream.ts';
+import { contentLength, fileBytes, firstBytes, only, records, recordsAt } from './stream.ts';
 
 const IMAGES_MAGIC = 0x803;
 const LABELS_MAGIC = 0x801;
@@ -30,16 +30,21 @@ export const idx: Reader = {
       throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${path} is one file and has no test split: pass the folder, or that file alone.`);
     }
     const { count, height, width } = await readHeader(imagesFile);
+    const inWindows = !imagesFile.endsWith('.gz');
     const labelsFile = findLabels(imagesFile);
     const labels = labelsFile ? await readLabels(labelsFile, count) : undefined;
     const classes = labels ? labels.reduce((a, b) => Math.max(a, b), 0) + 1 : 0;
     return {
       count,
       labels,
+      inWindows,
       classNames: Array.from({ length: classes }, (_, i) => String(i)),
       async open(positions) {
-        const images = records(fileBytes(imagesFile), height * width, IMAGES_HEADER);
-        return { height, width, channels: 1, images: only(images, positions) };
+        const size = height * width;
+        const images = inWindows
+          ? recordsAt([{ path: imagesFile, count }], size, positions, IMAGES_HEADER)
+          : only(records(fileBytes(imagesFile), size, IMAGES_HEADER), positions);
+        return { height, width, channels: 1, images };
       },
     };
   },

@@ -1,10 +1,10 @@
 /** Data sets: `openDataset` finds the kind of a path, reads its images and brings them to one size and number of channels. */
-import { createHash } from 'node:crypto';
+import { createHash, type Hash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { basename, resolve } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
-import { everyPosition, groupBy, type ImageSize, imageBytes, inTurn, valuesAt } from '../../images.ts';
+import { everyPosition, groupBy, type ImageSize, imageBytes, inTurn, sourceOfSet, valuesAt } from '../../images.ts';
 import { cifar10 } from './cifar10.ts';
 import { folder } from './folder.ts';
 import { idx } from './idx.ts';
@@ -13,9 +13,9 @@ import type { ImageStream, Listing, Reader, Size } from './reader.ts';
 import { records } from './records.ts';
 import { fileError } from './stream.ts';
 import { synthetic } from './synthetic.ts';
-import type { Dataset } from './types.ts';
+import type { Dataset, DatasetFacts, DatasetSource } from './types.ts';
 
-export type { Dataset } from './types.ts';
+export type { Dataset, DatasetFacts, DatasetSource } from './types.ts';
 
 /** All readers, in the order in which a path is offered to them. */
 export const readers: Record<string, Reader> = { synthetic, cifar10, idx, records, folder };
@@ -48,26 +48,89 @@ export type DatasetOptions = {
  * range, ERR_PHOENIX_MEMORY, ERR_PHOENIX_IO
  */
 export async function openDataset(path: string, options: DatasetOptions = {}): Promise<Dataset> {
+  return orDataError(path, async () => load(await find(path, options)));
+}
+
+/**
+ * The same as a source. Where pixels lie in files as they are wanted (CIFAR-10, records, idx that is not compressed, in their own size) they are read
+ * through once for the fingerprint and then when they are asked for; others are held in memory.
+ * @throws PhoenixError as openDataset does, and from `read`, too
+ */
+export async function openSource(path: string, options: DatasetOptions = {}): Promise<DatasetSource> {
+  return orDataError(path, async () => {
+    const found = await find(path, options);
+    if (!found.listing.inWindows || !isSameSize(found.stream, found.shape)) return sourceOfSet(await load(found));
+    const { shape, positions, listing } = found;
+    const hash = hashOf(found);
+    for await (const image of converted(found.stream, shape)) hash.update(image);
+    return {
+      ...factsOf(found, hash),
+      read: (wanted) =>
+        orDataError(path, async () => {
+          const pixels = allocate(path, wanted.length, shape);
+          await fill(path, pixels, converted(await listing.open(valuesAt(positions, wanted)), shape));
+          return pixels;
+        }),
+    };
+  });
+}
+
+/** What is to be read, before any pixel is. */
+type Found = {
+  path: string;
+  name: string;
+  listing: Listing;
+  /** Ascending, in the listing. */
+  positions: Int32Array;
+  stream: ImageStream;
+  shape: Shape;
+  labels?: Int32Array;
+  sites?: Int32Array;
+};
+
+async function find(path: string, options: DatasetOptions): Promise<Found> {
   const { split = 'train', channels, limit } = options;
   const size = typeof options.size === 'number' ? { height: options.size, width: options.size } : options.size;
   checkOptions(size, channels, limit, split);
-  try {
-    const reader = await findReader(path);
-    const listing = await reader.list(path, { split, size, channels });
-    const positions = limit === undefined || limit >= listing.count ? everyPosition(listing.count) : spread(listing, limit);
-    const stream = await listing.open(positions);
-    const shape = { height: size?.height ?? stream.height, width: size?.width ?? stream.width, channels: channels ?? stream.channels };
-    const count = positions.length;
-    const labels = listing.labels && valuesAt(listing.labels, positions);
-    const sites = listing.sites && valuesAt(listing.sites, positions);
+  const reader = await findReader(path);
+  const listing = await reader.list(path, { split, size, channels });
+  const positions = limit === undefined || limit >= listing.count ? everyPosition(listing.count) : spread(listing, limit);
+  const stream = await listing.open(positions);
+  return {
+    path,
+    name: reader === synthetic ? 'synthetic' : basename(resolve(path)),
+    listing,
+    positions,
+    stream,
+    shape: { height: size?.height ?? stream.height, width: size?.width ?? stream.width, channels: channels ?? stream.channels },
+    labels: listing.labels && valuesAt(listing.labels, positions),
+    sites: listing.sites && valuesAt(listing.sites, positions),
+  };
+}
 
-    const hash = createHash('sha256').update(JSON.stringify({ ...shape, count, labels: labels !== undefined, sites: sites !== undefined }));
-    const pixels = allocate(path, count, shape);
-    await fill(path, pixels, stream, shape, (image) => hash.update(image));
-    for (const column of [labels, sites]) if (column) hash.update(new Uint8Array(column.buffer));
-    const name = reader === synthetic ? 'synthetic' : basename(resolve(path));
-    const { classNames, siteNames } = listing;
-    return { name, ...shape, count, pixels, labels, classNames, sites, siteNames, fingerprint: hash.digest('hex') };
+async function load(found: Found): Promise<Dataset> {
+  const { path, positions, stream, shape } = found;
+  const hash = hashOf(found);
+  const pixels = allocate(path, positions.length, shape);
+  await fill(path, pixels, converted(stream, shape), (image) => hash.update(image));
+  return { ...factsOf(found, hash), pixels };
+}
+
+/** The fingerprint so far: the sizes. Pixels follow, then factsOf ends it. */
+function hashOf({ shape, positions, labels, sites }: Found): Hash {
+  const facts = { ...shape, count: positions.length, labels: labels !== undefined, sites: sites !== undefined };
+  return createHash('sha256').update(JSON.stringify(facts));
+}
+
+function factsOf({ name, shape, positions, labels, sites, listing }: Found, hash: Hash): DatasetFacts {
+  for (const column of [labels, sites]) if (column) hash.update(new Uint8Array(column.buffer));
+  const { classNames, siteNames } = listing;
+  return { name, ...shape, count: positions.length, labels, classNames, sites, siteNames, fingerprint: hash.digest('hex') };
+}
+
+async function orDataError<T>(path: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
   } catch (cause) {
     throw fileError(path, cause);
   }
@@ -115,21 +178,35 @@ function allocate(path: string, count: number, shape: Shape): Uint8Array {
   }
 }
 
-async function fill(path: string, pixels: Uint8Array, from: ImageStream, to: Shape, each: (image: Uint8Array) => void): Promise<void> {
-  const sameSize = from.height === to.height && from.width === to.width;
-  const resize = sameSize ? undefined : resizer(from, to, to.channels);
-  let at = 0;
-  let paused = 0;
+const isSameSize = (a: Size, b: Size) => a.height === b.height && a.width === b.width;
+
+/** The images of a stream in another size and number of channels. */
+async function* converted(from: ImageStream, to: Shape): AsyncGenerator<Uint8Array> {
+  const resize = isSameSize(from, to) ? undefined : resizer(from, to, to.channels);
+  let sincePause = 0;
   for await (const image of from.images) {
-    const converted = convertChannels(image, from.channels, to.channels);
-    const ready = resize ? resize(converted) : converted;
-    pixels.set(ready, at);
-    at += ready.length;
-    each(ready);
+    const inColour = convertChannels(image, from.channels, to.channels);
+    const ready = resize ? resize(inColour) : inColour;
+    yield ready;
     // A stream whose next chunk is always there would keep the event loop waiting.
-    if (at - paused < PAUSE) continue;
-    paused = at;
+    sincePause += ready.length;
+    if (sincePause < PAUSE) continue;
+    sincePause = 0;
     await new Promise((resume) => setImmediate(resume));
+  }
+}
+
+async function fill(
+  path: string,
+  pixels: Uint8Array,
+  images: AsyncIterable<Uint8Array>,
+  each?: (image: Uint8Array) => void,
+): Promise<void> {
+  let at = 0;
+  for await (const image of images) {
+    pixels.set(image, at);
+    at += image.length;
+    each?.(image);
   }
   if (at !== pixels.length) throw new PhoenixError('ERR_PHOENIX_DATA', `${path} became shorter while it was being read.`);
 }

@@ -18,6 +18,8 @@ export type Listing = {
   classNames: string[];
   sites?: Int32Array;
   siteNames?: string[];
+  /** Whether `open` costs about as much as the images it gives: it can be asked for a few at a time. */
+  inWindows: boolean;
   /** The images at these ascending positions. */
   open(positions: Int32Array): Promise<ImageStream>;
 };

@@ -8,7 +8,7 @@ import * as z from 'zod';
 import { PhoenixError } from '../../errors.ts';
 import { type JsonRules, readJson } from '../../files.ts';
 import type { Reader, Size } from './reader.ts';
-import { countRecords, records as cut, fileBytes, only, recordsOf } from './stream.ts';
+import { records as cut, fileBytes, type RecordFile, recordFiles, recordsAt } from './stream.ts';
 
 const MAX_SIDE = 1024;
 const names = z.array(z.string().min(1)).min(1).max(256);
@@ -29,8 +29,10 @@ export const records: Reader = {
     const meta = await readMeta(join(path, 'meta.json'));
     const files = (await readdir(path)).sort().filter((name) => name.endsWith(`_${split}.bin`));
     if (files.length === 0) throw new PhoenixError('ERR_PHOENIX_DATA', `${path} has no ${split} images: expected a file *_${split}.bin.`);
+    const { height, width } = meta;
     const paths = files.map((name) => join(path, name));
-    const { sites, labels } = await readLabels(paths, meta);
+    const recorded = await recordFiles(paths, 2 + height * width);
+    const { sites, labels } = await readLabels(recorded, meta);
     const declared = meta[split]?.records;
     if (declared !== undefined && declared !== labels.length) {
       const found = `${files.join(', ')} hold ${labels.length}`;
@@ -39,9 +41,8 @@ export const records: Reader = {
         `${join(path, 'meta.json')} declares ${declared} ${split} records, but ${found}. Fetch them again.`,
       );
     }
-    const { height, width } = meta;
-    const open = async (positions: Int32Array) => ({ height, width, channels: 1 as const, images: readImages(paths, meta, positions) });
-    return { count: labels.length, labels, classNames: meta.classes, sites, siteNames: meta.sites, open };
+    const open = async (positions: Int32Array) => ({ height, width, channels: 1 as const, images: readImages(recorded, meta, positions) });
+    return { count: labels.length, labels, classNames: meta.classes, sites, siteNames: meta.sites, inWindows: true, open };
   },
 };
 
@@ -61,14 +62,13 @@ async function readMeta(file: string): Promise<Meta> {
   return { ...meta, height, width };
 }
 
-async function readLabels(files: string[], meta: Meta): Promise<{ sites: Int32Array; labels: Int32Array }> {
+async function readLabels(files: RecordFile[], meta: Meta): Promise<{ sites: Int32Array; labels: Int32Array }> {
   const size = 2 + meta.height * meta.width;
-  let count = 0;
-  for (const file of files) count += await countRecords(file, size);
+  const count = files.reduce((sum, file) => sum + file.count, 0);
   const sites = new Int32Array(count);
   const labels = new Int32Array(count);
   let at = 0;
-  for (const file of files) {
+  for (const { path: file } of files) {
     let offset = 0;
     for await (const record of cut(fileBytes(file), size)) {
       sites[at] = requireBelow(record[0]!, meta.sites, 'site', file, offset);
@@ -85,6 +85,6 @@ function requireBelow(value: number, valid: string[], what: string, file: string
   throw new PhoenixError('ERR_PHOENIX_DATA', `${file} is damaged or not of this meta.json: ${found}.`);
 }
 
-async function* readImages(files: string[], { height, width }: Size, positions: Int32Array): AsyncGenerator<Uint8Array> {
-  for await (const record of only(recordsOf(files, 2 + height * width), positions)) yield record.subarray(2);
+async function* readImages(files: RecordFile[], { height, width }: Size, positions: Int32Array): AsyncGenerator<Uint8Array> {
+  for await (const record of recordsAt(files, 2 + height * width, positions)) yield record.subarray(2);
 }

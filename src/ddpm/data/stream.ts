@@ -8,9 +8,12 @@ import { ioError } from '../../files.ts';
 
 const CHUNK = 256 * 1024;
 
-/** The bytes of a file, decompressed if its name ends in .gz. @throws PhoenixError ERR_PHOENIX_DATA, ERR_PHOENIX_IO */
-export async function* fileBytes(path: string): AsyncGenerator<Buffer> {
-  const file = createReadStream(path, { highWaterMark: CHUNK });
+/**
+ * The bytes of a file, decompressed if its name ends in .gz; of a range, `end` excluded, those.
+ * @throws PhoenixError ERR_PHOENIX_DATA, ERR_PHOENIX_IO
+ */
+export async function* fileBytes(path: string, range?: { start: number; end: number }): AsyncGenerator<Buffer> {
+  const file = createReadStream(path, { highWaterMark: CHUNK, ...(range && { start: range.start, end: range.end - 1 }) });
   // pipeline hands an error of the file on to gunzip, where the loop below meets it.
   const bytes = path.endsWith('.gz') ? pipeline(file, createGunzip({ chunkSize: CHUNK }), () => {}) : file;
   try {
@@ -37,11 +40,6 @@ export async function* records(bytes: AsyncIterable<Buffer>, size: number, skip 
   }
 }
 
-/** The records of several files one after the other, as `records` cuts them. */
-export async function* recordsOf(files: string[], size: number): AsyncGenerator<Buffer> {
-  for (const file of files) yield* records(fileBytes(file), size);
-}
-
 /** Number of records in a file that holds nothing else. @throws PhoenixError ERR_PHOENIX_DATA naming file and offset, ERR_PHOENIX_IO */
 export async function countRecords(file: string, size: number): Promise<number> {
   const length = await fileLength(file);
@@ -50,6 +48,38 @@ export async function countRecords(file: string, size: number): Promise<number> 
   if (rest === 0) return length / size;
   const found = `${length} bytes are no multiple of ${size}, the record at byte ${length - rest} is cut short`;
   throw new PhoenixError('ERR_PHOENIX_DATA', `${file} is damaged: ${found}. Fetch it again.`);
+}
+
+/** A file of records, not compressed, and how many it holds. */
+export type RecordFile = { path: string; count: number };
+
+/** Counts the records of files that hold nothing else. */
+export async function recordFiles(paths: string[], size: number): Promise<RecordFile[]> {
+  const files: RecordFile[] = [];
+  for (const path of paths) files.push({ path, count: await countRecords(path, size) });
+  return files;
+}
+
+/**
+ * The records at these ascending positions of several files, counted through; each file begins with `skip` other bytes. Files are read where the
+ * records lie, gaps shorter than a chunk included.
+ */
+export async function* recordsAt(files: RecordFile[], size: number, positions: Int32Array, skip = 0): AsyncGenerator<Buffer> {
+  let before = 0;
+  let next = 0;
+  for (const { path, count } of files) {
+    while (next < positions.length && positions[next]! < before + count) {
+      const from = next;
+      const isNear = (at: number) => (positions[at]! - positions[at - 1]! - 1) * size <= CHUNK;
+      do next++;
+      while (next < positions.length && positions[next]! < before + count && isNear(next));
+      const first = positions[from]! - before;
+      const range = { start: skip + first * size, end: skip + (positions[next - 1]! - before + 1) * size };
+      const wanted = positions.subarray(from, next).map((position) => position - before - first);
+      yield* only(records(fileBytes(path, range), size), wanted);
+    }
+    before += count;
+  }
 }
 
 /** The items at these ascending positions. */

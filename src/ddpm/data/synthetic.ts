@@ -48,6 +48,7 @@ export const synthetic: Reader = {
     return {
       count,
       labels: Int32Array.from({ length: count }, (_, i) => i % shapes.length),
+      inWindows: false,
       classNames: shapes.map(({ name }) => name),
       open: async (positions) => ({ ...size, channels, images: drawAll(positions, split, size, channels) }),
     };

@@ -1,9 +1,12 @@
-import type { ImageSet } from '../../images.ts';
+import type { ImageSet, ImageSize, ImageSource } from '../../images.ts';
 
-/** Images in memory, with what is known of them: what `openDataset` returns. `labels` are absent for an unlabelled folder. */
-export type Dataset = ImageSet & {
+/** What is known of a data set besides its pixels. */
+export type DatasetFacts = ImageSize & {
   name: string;
+  count: number;
   channels: 1 | 3;
+  /** Class of each image; absent for an unlabelled folder. */
+  labels?: Int32Array;
   classNames: string[];
   /** Site of each image, for site-labelled records. */
   sites?: Int32Array;
@@ -11,3 +14,9 @@ export type Dataset = ImageSet & {
   /** sha256 over sizes, pixels, labels and sites: a resume refuses other data. */
   fingerprint: string;
 };
+
+/** A data set in memory. */
+export type Dataset = DatasetFacts & ImageSet;
+
+/** A data set whose images are read when they are wanted: from its files where that is quick, else from memory. Its files must stay as they are. */
+export type DatasetSource = DatasetFacts & ImageSource;

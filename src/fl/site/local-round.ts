@@ -1,11 +1,10 @@
 /** One client's part of a round: receive the model, train it on the client's own images, find out what was asked, encode the update. */
 import { createHash } from 'node:crypto';
-import type { Images, Session } from '../../bindings/session.ts';
+import { type Images, type Session, writePixels } from '../../bindings/session.ts';
 import type { CreateVector, Vector } from '../../bindings/vector.ts';
 import { evaluation, MAX_EVAL_IMAGES } from '../../ddpm/held-out.ts';
 import { trainLocal } from '../../ddpm/train.ts';
 import { PhoenixError } from '../../errors.ts';
-import { PIECE_BYTES } from '../../images.ts';
 import { streamKey } from '../../rng.ts';
 import { type ClientId, checkHead, type Fit, report as reportSchema, type Task } from '../protocol.ts';
 import type { Blob, ClientStep } from '../transport.ts';
@@ -190,10 +189,7 @@ async function restoreMoments({ id, session }: Workshop, state: ClientState, opt
 async function mixIn({ images, train, classes, sharedFrom }: Workshop, shared: SharedParcel): Promise<Int32Array> {
   const { count, pixels, classes: labels } = shared;
   const first = sharedFrom * (images.bytes / images.count);
-  for (let at = 0; at < pixels.length; at += PIECE_BYTES) {
-    images.write(pixels.subarray(at, at + PIECE_BYTES), first + at);
-    await new Promise(setImmediate);
-  }
+  await writePixels(images, pixels, first);
   if (labels) classes!.set(labels, sharedFrom);
   return Int32Array.from({ length: train.length + count }, (_, i) => train[i] ?? sharedFrom + i - train.length);
 }

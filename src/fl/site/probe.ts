@@ -18,21 +18,18 @@ import { vendiScore } from '../../ddpm/metrics/vendi.ts';
 import type { Noise } from '../../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../../ddpm/sample.ts';
 import { PhoenixError } from '../../errors.ts';
-import { atMost, evenlySpaced, valuesAt } from '../../images.ts';
+import { atMost, evenlySpaced, type ImageSource, imageBytes, valuesAt } from '../../images.ts';
 import { rng, streamKey } from '../../rng.ts';
 import { type ClientId, MAX_POINTS, type Probe, type Report, type Statistic } from '../protocol.ts';
 import type { BinsParcel, SharedParcel } from '../wire/parcel.ts';
 
 /** What a client needs to answer probes: how to look at images. */
 export type ProbeTools = {
-  height: number;
-  width: number;
-  channels: number;
+  /** The images that positions are of. */
+  images: ImageSource;
   /** The noise schedule of the model, to draw from it. */
   noise: Noise;
   features: FeatureSource;
-  /** u8 pixels (n,H,W,C) of images by their positions. */
-  pixels(positions: Int32Array): Uint8Array;
 };
 
 /** Most own images that are looked at, evenly spaced. */
@@ -80,18 +77,20 @@ export type ProbeInput = {
 export async function answerProbe(probe: Probe, input: ProbeInput): Promise<Pick<Report, 'quality' | 'vendi' | 'histogram' | 'points'>> {
   const { tools, train, heldOut, bins, signal } = input;
   const extract = (pixels: Uint8Array): Promise<Features> => {
-    const { height, width, channels, features } = tools;
-    return features.extract({ pixels, count: pixels.length / (height * width * channels), height, width, channels }, { signal });
+    const { height, width, channels } = tools.images;
+    const count = pixels.length / imageBytes(tools.images);
+    return tools.features.extract({ pixels, count, height, width, channels }, { signal });
   };
+  const look = async (positions: Int32Array) => extract(await tools.images.read(positions));
   const samples = once(async () => extract(await drawFromModel(probe, input)));
-  const own = once(() => extract(tools.pixels(atMost(train, MOST_IMAGES))));
+  const own = once(() => look(atMost(train, MOST_IMAGES)));
 
   async function quality(statistic: Statistic): Promise<number | undefined> {
     if (statistic === 'loss') return input.evalLossLocal;
     if (statistic === 'precision') {
       const seen = atMost(heldOut, MOST_IMAGES);
       if (seen.length <= NEIGHBOURS) return undefined;
-      return (await precisionRecall(await extract(tools.pixels(seen)), await samples(), { k: NEIGHBOURS })).precision;
+      return (await precisionRecall(await look(seen), await samples(), { k: NEIGHBOURS })).precision;
     }
     if (statistic === 'frechet-shared' && (input.shared?.count ?? 0) < 2) return undefined;
     if (statistic === 'frechet-own' && train.length < 2) return undefined;

@@ -63,13 +63,13 @@ export async function trainRound(shop: Workshop, state: ClientState, asked: Loca
   const { round, task, shared, bins, onProgress, signal } = asked;
   const { fit } = task;
   const before = createVector(session.parameterCount);
-  const made: Vector[] = [before];
+  const made = new Set<Vector | undefined>([before]);
   let kept: Vector | undefined;
   try {
     // Receive: the model's parameters, around the client's own personal ones.
     const split = await receiveModel(shop, state, task, asked.blobs);
     await before.copy(session.params, 0, before.length);
-    const adamStep = await restoreMoments(shop, state, fit.optimizer);
+    const stepsBehind = await restoreMoments(shop, state, fit.optimizer);
     const indices = shared ? await mixIn(shop, shared) : train;
 
     // Train, and judge the model before and after.
@@ -84,7 +84,7 @@ export async function trainRound(shop: Workshop, state: ClientState, asked: Loca
       classes,
       hyper: fit.hyper,
       length: fit.length,
-      position: { globalStep: fit.globalStep, adamStep, firstStep: 0 },
+      position: { globalStep: fit.globalStep, adamStep: stepsBehind, firstStep: 0 },
       key: stream(id, round),
       anchor: before,
       onStep: onProgress && ((step) => onProgress({ ...step, client: id, round })),
@@ -98,11 +98,11 @@ export async function trainRound(shop: Workshop, state: ClientState, asked: Loca
     // Encode the update, and report its norm as the server will decode it.
     await before.subtract(session.params, before);
     const delta = split ? await gathered(createVector, before, split.shared, split.sharedCount) : before;
-    made.push(delta);
+    made.add(delta);
     const asVector = task.model.blob.startsWith('local:') && hasRoom(shop, TRAINING_VECTORS);
     const { compress = 'none' } = fit;
     const { update, norm, residual } = await encodeUpdate(shop, state, { delta, compress, asVector });
-    if (residual) made.push(residual);
+    made.add(residual);
     if (update.blob.vector) kept = delta;
 
     // Report, and stage what the next round begins with.
@@ -119,24 +119,18 @@ export async function trainRound(shop: Workshop, state: ClientState, asked: Loca
       ...answers,
       seconds,
     });
-    const vectors: Staged['vectors'] = { ...(residual && { residual }) };
-    if (fit.optimizer === 'keep') Object.assign(vectors, { 'adam-m': session.adamM, 'adam-v': session.adamV });
-    if (split) {
-      vectors.personal = await gathered(createVector, session.params, split.personal, split.personalCount);
-      made.push(vectors.personal);
-    }
-    await state.stage(round, taskName(task), {
-      vectors,
-      adamStep: fit.optimizer === 'keep' ? trained.adamStep : undefined,
-      report,
-      update,
-    });
+    const personal = split && (await gathered(createVector, session.params, split.personal, split.personalCount));
+    made.add(personal);
+    const moments = fit.optimizer === 'keep' && { 'adam-m': session.adamM, 'adam-v': session.adamV };
+    const vectors = { ...moments, ...(residual && { residual }), ...(personal && { personal }) };
+    const adamStep = moments ? trained.adamStep : undefined;
+    await state.stage(round, taskName(task), { vectors, adamStep, report, update });
     return report;
   } catch (error) {
     kept = undefined;
     throw error;
   } finally {
-    for (const vector of made) if (vector !== kept) vector.dispose();
+    for (const vector of made) if (vector !== kept) vector?.dispose();
   }
 }
 

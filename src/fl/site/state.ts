@@ -87,71 +87,75 @@ export function keptEntry(id: ClientId, what: KeptVector, bytes: Uint8Array | un
   return staged?.entries[what] ?? base.entries[what];
 }
 
+/** Where a client's state lies. */
+type Place = {
+  id: ClientId;
+  store: Store;
+  updates: Store;
+  /** The staged update's blob, if it is a vector of this process. */
+  handedOver?: Blob;
+};
+
+const indexKey = ({ id }: Place) => `${id}/kept`;
+const updateKey = ({ id }: Place) => `${id}/update`;
+
+async function readIndex(place: Place): Promise<Kept> {
+  return parseKept(place.id, await place.store.get(indexKey(place)));
+}
+
+async function writeIndex(place: Place, index: Kept): Promise<void> {
+  const isEmpty = !index.staged && Object.keys(index.base.entries).length === 0;
+  if (isEmpty) await place.store.delete(indexKey(place));
+  else await place.store.set(indexKey(place), new TextEncoder().encode(JSON.stringify(index)));
+}
+
+/** Leaves the staged layer out, or makes it the base. The index is written before entries are deleted that it no longer names. */
+async function settle(place: Place, { base, staged }: Kept, accept: boolean): Promise<void> {
+  if (!staged) return;
+  const { residual, ...others } = staged.entries;
+  const taken = { ...others, ...(residual !== undefined && staged.uploaded && { residual }) };
+  const next: Kept['base'] = accept
+    ? { round: staged.round, entries: { ...base.entries, ...taken }, adamStep: staged.adamStep ?? base.adamStep }
+    : base;
+  await writeIndex(place, { base: next });
+  place.handedOver?.vector?.dispose();
+  place.handedOver = undefined;
+  await place.updates.delete(updateKey(place));
+  const named = new Set(Object.values(next.entries));
+  for (const key of [...Object.values(base.entries), ...Object.values(staged.entries)]) if (!named.has(key)) await place.store.delete(key);
+}
+
+/** The blob of the staged update, read when it is needed; undefined if it was a vector of another process. */
+function stagedBlob(place: Place, { blob: name, bytes: length }: NonNullable<Kept['staged']>['update']): Blob | undefined {
+  if (name.startsWith('local:')) return place.handedOver?.name === name ? place.handedOver : undefined;
+  const read = async () => {
+    const bytes = await place.updates.get(updateKey(place));
+    if (!bytes) throw damaged(place.id, updateKey(place), 'is gone');
+    return bytes;
+  };
+  return { name, length, read };
+}
+
 /** `updates`: keeps the blob of the staged update, which is needed until its round is over. */
 export function clientState(id: ClientId, store: Store, updates: Store = store): ClientState {
-  const indexKey = `${id}/kept`;
-  const updateKey = `${id}/update`;
-  /** The staged update, if it is a vector of this process. */
-  let handedOver: Blob | undefined;
-
-  const read = async () => parseKept(id, await store.get(indexKey));
-
-  async function write(index: Kept): Promise<void> {
-    const isEmpty = !index.staged && Object.keys(index.base.entries).length === 0;
-    if (isEmpty) await store.delete(indexKey);
-    else await store.set(indexKey, new TextEncoder().encode(JSON.stringify(index)));
-  }
-
-  async function dropUpdate(): Promise<void> {
-    handedOver?.vector?.dispose();
-    handedOver = undefined;
-    await updates.delete(updateKey);
-  }
-
-  /** Leaves the staged layer out, or makes it the base. The index is written before entries go that it no longer names. */
-  async function settle({ base, staged }: Kept, accept: boolean): Promise<Kept> {
-    if (!staged) return { base };
-    const { residual, ...others } = staged.entries;
-    const taken = accept ? { ...others, ...(residual !== undefined && staged.uploaded && { residual }) } : {};
-    const settled: Kept = {
-      base: accept ? { round: staged.round, entries: { ...base.entries, ...taken }, adamStep: staged.adamStep ?? base.adamStep } : base,
-    };
-    await write(settled);
-    await dropUpdate();
-    const named = new Set(Object.values(settled.base.entries));
-    for (const key of [...Object.values(base.entries), ...Object.values(staged.entries)]) if (!named.has(key)) await store.delete(key);
-    return settled;
-  }
-
-  /** The blob of the staged update, read when it is needed; undefined if it was a vector of another process. */
-  function blobOf({ blob: name, bytes: length }: NonNullable<Kept['staged']>['update']): Blob | undefined {
-    if (name.startsWith('local:')) return handedOver?.name === name ? handedOver : undefined;
-    const read = async () => {
-      const bytes = await updates.get(updateKey);
-      if (!bytes) throw damaged(id, updateKey, 'is gone');
-      return bytes;
-    };
-    return { name, length, read };
-  }
-
+  const place: Place = { id, store, updates };
+  const refuse = (why: string): never => {
+    throw new PhoenixError('ERR_PHOENIX_MESSAGE', `Client ${id} was asked ${why}.`);
+  };
   return {
     async begin(round, task) {
-      const index = await read();
+      const index = await readIndex(place);
       const { base, staged } = index;
       const newest = Math.max(base.round, staged?.round ?? 0);
-      if (round < newest || (round === base.round && newest > 0)) {
-        throw new PhoenixError(
-          'ERR_PHOENIX_MESSAGE',
-          `Client ${id} was asked to train in round ${round}, but has trained in round ${newest} already. For a new federation give it a new Store.`,
-        );
-      }
-      if (staged?.round === round && staged.task === task && blobOf(staged.update)) return staged.report;
-      await settle(index, staged !== undefined && staged.round < round);
+      if (round < newest || (round === base.round && newest > 0))
+        refuse(`to train in round ${round}, but has trained in round ${newest} already: for a new federation give it a new Store`);
+      if (staged?.round === round && staged.task === task && stagedBlob(place, staged.update)) return staged.report;
+      await settle(place, index, staged !== undefined && staged.round < round);
       return undefined;
     },
 
     async restore(what, into) {
-      const key = (await read()).base.entries[what];
+      const key = (await readIndex(place)).base.entries[what];
       if (key === undefined) return false;
       const bytes = await store.get(key);
       if (bytes?.length !== 4 * into.length)
@@ -161,38 +165,36 @@ export function clientState(id: ClientId, store: Store, updates: Store = store):
     },
 
     async adamStep() {
-      return (await read()).base.adamStep;
+      return (await readIndex(place)).base.adamStep;
     },
 
     async stage(round, task, { vectors, adamStep, report: answer, update: { head, blob } }) {
-      const { base } = await read();
+      const { base } = await readIndex(place);
       const entries: Kept['base']['entries'] = {};
       for (const [what, vector] of Object.entries(vectors) as [KeptVector, Vector][]) {
         entries[what] = `${id}/${what}-${round}`;
         await store.set(entries[what], await getBytes(vector));
       }
-      if (!blob.vector) await updates.set(updateKey, await blob.read());
+      if (!blob.vector) await updates.set(updateKey(place), await blob.read());
       const update = { ...head, bytes: blob.length };
-      await write({ base, staged: { round, entries, adamStep, task, report: answer, update, uploaded: false } });
-      if (blob.vector) handedOver = blob;
+      await writeIndex(place, { base, staged: { round, entries, adamStep, task, report: answer, update, uploaded: false } });
+      if (blob.vector) place.handedOver = blob;
     },
 
     async takeUpdate(round) {
-      const index = await read();
+      const index = await readIndex(place);
       const { staged } = index;
-      const blob = staged && blobOf(staged.update);
-      if (!staged || !blob || staged.round !== round) {
-        const has = staged ? `that of round ${staged.round}` : 'none';
-        throw new PhoenixError('ERR_PHOENIX_MESSAGE', `Client ${id} was asked for its update of round ${round}, but has ${has}.`);
-      }
-      if (!staged.uploaded) await write({ ...index, staged: { ...staged, uploaded: true } });
+      const blob = staged && stagedBlob(place, staged.update);
+      if (!staged || !blob || staged.round !== round)
+        return refuse(`for its update of round ${round}, but has ${staged ? `that of round ${staged.round}` : 'none'}`);
+      if (!staged.uploaded) await writeIndex(place, { ...index, staged: { ...staged, uploaded: true } });
       const { bytes: _, ...head } = staged.update;
       return { head, blob };
     },
 
     async finish(round) {
-      const index = await read();
-      if (index.staged && index.staged.round <= round) await settle(index, true);
+      const index = await readIndex(place);
+      if (index.staged && index.staged.round <= round) await settle(place, index, true);
     },
   };
 }

@@ -143,13 +143,14 @@ function storeOf(pending: Pending): Store {
 
 /** Its files lie in the folder of the store; no commit refers to them, so the next one sweeps them away. */
 function scratchOf(pending: Pending): Store {
-  const { dir, scratch } = pending;
+  const { dir, point, scratch } = pending;
   return {
     get: (key) => runIo(dir, () => readStored(pending, scratch.get(key))),
     set: (key, bytes) =>
       runIo(dir, async () => {
         const file = newStoreFile(pending, `scratch ${key}`);
         scratch.set(key, file);
+        await point(`write scratch ${key}`);
         await writeFresh(storePath(pending, file), bytes);
       }),
     delete: (key) =>

@@ -254,7 +254,7 @@ test('a full disk while a client trains ends the run with its own error, and the
   const dir = join(base, 'full');
   let writes = 0;
   const fault = (point: string) => {
-    if (!point.startsWith('write store') || ++writes !== 5) return;
+    if (!point.startsWith('write scratch') || ++writes !== 5) return;
     throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC', syscall: 'write' });
   };
   await refused(t, 'ERR_PHOENIX_IO', /disk is full/, () => federate({ ...little, rounds: 2, out: dir }, { fault }));

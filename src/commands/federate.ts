@@ -202,7 +202,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
 function explainSplit({ personalCount, names }: ParameterSplit, count: number): string {
   const share = ((100 * personalCount) / count).toFixed(1);
   const bytes = formatBytes(4 * personalCount);
-  return `${names.length} personal layers with ${share} % of the parameters stay with each client: ${bytes} less each way, before compression. Draw with: phoenix sample DIR --client ID.`;
+  return `${names.length} personal layers with ${share} % of the parameters stay with each client, ${bytes} less each way before compression. Sample with: phoenix sample DIR --client ID.`;
 }
 
 /** The published values of the kind, with what the options say otherwise. */
@@ -259,8 +259,8 @@ export function dealImages(settings: Settings<'federate'>, dataset: DatasetFacts
 
 function explainShared({ shareSource, shareEvery }: Settings<'federate'>, { count: images, each }: Shared): string {
   return shareSource === 'real'
-    ? `The shared set: ${images} images of the training data, set aside for everybody and public by this; each client receives ${each} of them.`
-    : `The shared set: ${images} images drawn from the global model after every ${shareEvery} rounds; each client receives ${each} of them.`;
+    ? `The shared set has ${images} real training images. They are public to all clients now, and each client receives ${each} of them.`
+    : `The shared set has ${images} images drawn from the global model every ${shareEvery} rounds. Each client receives ${each} of them.`;
 }
 
 async function sharingOf(

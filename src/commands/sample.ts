@@ -166,7 +166,7 @@ function ownersOf(
   const ids = known.slice(0, 10);
   throw new PhoenixError(
     'ERR_PHOENIX_ARGUMENT',
-    `This model has personal layers (${patterns.join(', ')}), which only its clients have trained: name the run folder and a client (--client ID), or all of them (--client '*'), or train them on a site's images first (phoenix finetune). ${
+    `This model has personal layers (${patterns.join(', ')}), which only its clients have trained. Name the run folder and a client (--client ID) or all clients (--client '*'), or train these layers on a site's images first (phoenix finetune). ${
       ids.length > 0 ? `Clients that have trained: ${ids.join(', ')}${known.length > ids.length ? ', …' : ''}.` : 'There are none here.'
     }`,
   );

@@ -336,6 +336,6 @@ function tooFewCameThrough(round: number, failures: Failure[]): PhoenixError {
   const more = failures.length > 5 ? `; and ${failures.length - 5} more` : '';
   return new PhoenixError(
     'ERR_PHOENIX_ROUND',
-    `Too few clients came through round ${round}, so the model stays as it was. ${reasons.join('; ')}${more}`,
+    `Too few clients finished round ${round}, so the model is unchanged. ${reasons.join('; ')}${more}`,
   );
 }

@@ -77,7 +77,7 @@ export function asJson(state: unknown): unknown {
   if (plain !== undefined && isDeepStrictEqual(plain, state)) return plain;
   throw new PhoenixError(
     'ERR_PHOENIX_CONFIG',
-    'The state of a run must be plain JSON (no undefined, NaN, Map, typed array or class), so that it can be saved and continued. A strategy keeps its state so.',
+    'The state of a run must be plain JSON (no undefined, NaN, Map, typed array or class), so that it can be saved and resumed. This holds for the state of a strategy too.',
   );
 }
 

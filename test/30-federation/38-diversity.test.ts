@@ -148,7 +148,7 @@ test('diversity towards the shared images: weights by examples where these alrea
   near(t, weigh([5, 7])[1]!, parts[1]! / (parts[0]! + parts[1]!), 1e-3);
   t.true(weigh([12, 0])[1]! > 0, 'a bin that no shared image is in forbids nobody');
   for (const none of [undefined, [1, 2, 3]])
-    t.throws(() => weigh(none), { code: 'ERR_PHOENIX_CONFIG', message: /share real images/ }, String(none));
+    t.throws(() => weigh(none), { code: 'ERR_PHOENIX_CONFIG', message: /Share real images/ }, String(none));
   t.notThrows(() => diversity({ target: 'shared' }).weigh(reports, null, {}), 'before there are histograms');
 });
 

@@ -414,7 +414,7 @@ test('a precision of 0 for everybody tells nobody apart, and is said', (t) => {
     const profiles = Object.fromEntries(reports.map(({ client, quality }) => [client, { round: 1, examples: 10, quality }]));
     return strategy.weigh(reports, strategy.init(), profiles, undefined).notes ?? [];
   };
-  t.regex(notesOf([0, 0, 0]).join(), /tells nobody apart: precision is 0/);
+  t.regex(notesOf([0, 0, 0]).join(), /cannot tell clients apart, since precision is 0/);
   t.deepEqual(notesOf([0, 0.5, 0]), []);
 });
 

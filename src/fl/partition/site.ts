@@ -8,7 +8,10 @@ export function site(): Partitioner {
     split({ count, sites, clients }) {
       if (sites?.length !== count || count < 1) {
         const found = sites ? `there are ${sites.length} for ${count} images` : 'these images have none';
-        throw new PhoenixError('ERR_PHOENIX_CONFIG', `site divides by the site of each image, but ${found}. Use site-labelled records.`);
+        throw new PhoenixError(
+          'ERR_PHOENIX_CONFIG',
+          `The partition site needs the site of each image, but ${found}. Use site-labelled records (docs/data.md).`,
+        );
       }
       const present = [...new Set(sites)].sort((a, b) => a - b);
       if (clients !== undefined && clients !== present.length) {

@@ -18,7 +18,7 @@ export function askWithin(transport: Transport, options: AskOptions): Ask {
         if (missing === undefined) return asked;
         throw new PhoenixError(
           'ERR_PHOENIX_MESSAGE',
-          `Client ${id} has not the capability ${missing}, which the request ${asked.kind} needs: update it, or leave it out.`,
+          `Client ${id} lacks the capability ${missing}, which the request ${asked.kind} needs: update the client, or leave it out.`,
         );
       },
       options,

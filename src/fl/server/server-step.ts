@@ -51,7 +51,7 @@ export function checkServerStep({ kind, lr, beta1, beta2, tau }: ServerStep, mom
     refuse(`A server step needs beta1 and beta2 in [0,1), not ${beta1} and ${beta2}.`);
   if (moments.length !== momentCount[kind]) {
     refuse(
-      `Server step ${kind} keeps ${momentCount[kind]} moments, but the state has ${moments.length}: go on with the kind that it was begun with.`,
+      `Server step ${kind} keeps ${momentCount[kind]} moments, but the state has ${moments.length}: continue with the kind that the run began with.`,
     );
   }
 }

@@ -109,7 +109,10 @@ export function createClient(options: ClientOptions): Client {
       if (done) return { head: done, blobs: [] };
       const { shared, probe } = asked.fit;
       if (probe && !probing)
-        throw new PhoenixError('ERR_PHOENIX_MESSAGE', `Client ${id} was asked to answer a probe, which it is not set up for.`);
+        throw new PhoenixError(
+          'ERR_PHOENIX_MESSAGE',
+          `Client ${id} was asked for statistics, but has no means to compute them: pass probing to createClient.`,
+        );
       const parcels = { shared: await parcelOf('shared', shared), bins: await parcelOf('bins', probe?.bins) };
       return { head: await trainRound(shop, state, { round, task: asked, blobs, ...parcels, onProgress, signal }), blobs: [] };
     },

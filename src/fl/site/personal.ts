@@ -28,7 +28,7 @@ export function parsePersonal(text: string): string[] | undefined {
   if (patterns.length <= 64 && patterns.every((pattern) => pattern !== '' && pattern.length <= 200)) return patterns;
   throw new PhoenixError(
     'ERR_PHOENIX_ARGUMENT',
-    `Personal layers are none, one of ${Object.keys(personalPresets).join(', ')}, or at most 64 patterns of 1 to 200 characters separated by commas, not ${JSON.stringify(text.slice(0, 80))}.`,
+    `Personal layers are none, one of ${Object.keys(personalPresets).join(', ')}, or up to 64 patterns of 1 to 200 characters, separated by commas, not ${JSON.stringify(text.slice(0, 80))}.`,
   );
 }
 

@@ -112,7 +112,7 @@ function targetOf(target: DiversityTarget, bins: number, profiles: Profiles, ref
   if (counted.length !== bins) {
     throw new PhoenixError(
       'ERR_PHOENIX_CONFIG',
-      `Diversity target shared needs bins that were made of shared images, which there are none of: share real images, or take the target uniform or pooled.`,
+      'The diversity target shared needs bins made of real shared images, but there are none. Share real images, or use the target uniform or pooled.',
     );
   }
   return toShares(counted.map((share) => share + SMOOTHING / bins));

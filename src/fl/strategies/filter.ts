@@ -38,7 +38,7 @@ export function parseThreshold(text: string): { value: number; relative: boolean
   if (Number.isFinite(value) && (relative ? value >= 1 : value >= 0)) return { value, relative };
   throw new PhoenixError(
     'ERR_PHOENIX_ARGUMENT',
-    `A threshold is a value of at least 0, as 0.4, or a factor of at least 1 to the median, as 2x, not ${JSON.stringify(text.slice(0, 40))}.`,
+    `A threshold is a value of at least 0 (0.4) or a factor of at least 1 relative to the median (2x), not ${JSON.stringify(text.slice(0, 40))}.`,
   );
 }
 
@@ -94,7 +94,7 @@ export function decide(reports: Report[], state: FilterState, profiles: Profiles
   const decisions: Decision[] = [];
   for (const { client, value } of scored) {
     if (!(client in state) || kind === 'disconnect' || isPoor(value)) continue;
-    decisions.push(decision(client, value, 'readmit', `sat out since round ${state[client]}`));
+    decisions.push(decision(client, value, 'readmit', `it was quarantined in round ${state[client]}`));
     cohort = [...cohort, client];
   }
   const poor = scored
@@ -123,7 +123,7 @@ export function decide(reports: Report[], state: FilterState, profiles: Profiles
 
 /** A decision as a person reads it. */
 export const describeDecision = ({ client, action, statistic, value, limit, reason }: Decision): string => {
-  const done = { quarantine: 'sits out', disconnect: 'is disconnected', readmit: 'is back', keep: 'stays in' }[action];
+  const done = { quarantine: 'is quarantined', disconnect: 'is disconnected', readmit: 'is readmitted', keep: 'stays in' }[action];
   return `${client} ${done}: ${statistic} ${value.toPrecision(3)}, limit ${limit.toPrecision(3)}; ${reason}`;
 };
 
@@ -158,7 +158,7 @@ export function filtered<Base>(base: Strategy<Base>, options: FilterOptions): St
         ...(blind && {
           notes: [
             ...(weighed.notes ?? []),
-            'the filter tells nobody apart: precision is 0 for every client (more held-out images, or another --filter-by)',
+            'the filter cannot tell clients apart, since precision is 0 for all: use more held-out images, or another --filter-by',
           ],
         }),
         weights: reports.map(({ client }) => ({ client, weight: weightOf.get(client) ?? 0 })),

@@ -1,7 +1,8 @@
 /** Sharing, probes, weights, filter, local work, compression and the rest, two by two and all at once, on the fake engine. */
 
 import { isDeepStrictEqual } from 'node:util';
-import test from 'ava';
+import test, { type ExecutionContext } from 'ava';
+import type { Vector } from '../../src/bindings/vector.ts';
 import { parseOptions } from '../../src/commands/options/index.ts';
 import { binCounts, featureMatrix, kMeans } from '../../src/ddpm/metrics/index.ts';
 import { pixels8 } from '../../src/ddpm/metrics/sources.ts';
@@ -18,6 +19,7 @@ import { memoryStore } from '../../src/fl/store.ts';
 import { filtered } from '../../src/fl/strategies/filter.ts';
 import { strategies } from '../../src/fl/strategies/index.ts';
 import type { Strategy } from '../../src/fl/strategy.ts';
+import { effects, type Outcome } from '../support/effects.ts';
 import { changed, type FakeFederation, fakeFederation, range } from '../support/fake-federation.ts';
 import { fakeSession } from '../support/fake-session.ts';
 import { near } from '../support/near.ts';
@@ -52,11 +54,13 @@ async function world({ tools: probeTools = tools, ...rest }: World = {}) {
 }
 
 type Setting = {
+  /** What its effect is seen with: taken where the other settings have nothing in its place. */
+  fallback?: { strategy?: Strategy; sharing?: FederationOptions['sharing'] };
   world?: World;
   options?: Partial<FederationOptions>;
   fit?: Partial<Fit>;
   probing?: Partial<Probing>;
-  filter?: { kind: 'quarantine' | 'disconnect'; statistic?: Statistic };
+  filter?: { kind: 'quarantine' | 'disconnect'; statistic?: Statistic; threshold?: string };
 };
 
 /** What bins are made of where a strategy needs a reference. */
@@ -84,8 +88,11 @@ const groups: Record<string, Record<string, Setting>> = {
     quarantine: { filter: { kind: 'quarantine' } },
     disconnect: { filter: { kind: 'disconnect' } },
     'by loss': { filter: { kind: 'quarantine', statistic: 'loss' } },
-    'by precision': { filter: { kind: 'quarantine', statistic: 'precision' } },
-    'by the shared set': { filter: { kind: 'quarantine', statistic: 'frechet-shared' } },
+    'by precision': { filter: { kind: 'quarantine', statistic: 'precision', threshold: '0.5' } },
+    'by the shared set': {
+      fallback: { sharing: { alpha: 0.25, set } },
+      filter: { kind: 'quarantine', statistic: 'frechet-shared' },
+    },
   },
   sharing: {
     real: { options: { sharing: { alpha: 0.5, set } } },
@@ -95,7 +102,10 @@ const groups: Record<string, Record<string, Setting>> = {
   work: { drift: { options: { localWork: { target: 0.6, least: 0.5, most: 3 } } } },
   updates: { int8: { fit: { compress: 'int8' } }, bf16: { fit: { compress: 'bf16' } }, 'top-k': { fit: { compress: 'topk:0.25' } } },
   tasks: { 'tasks in bf16': { options: { taskCodec: 'bf16' } } },
-  probes: { 'of samples': { probing: { histogramOf: 'samples' } }, noised: { probing: { histogramNoise: 2 } } },
+  probes: {
+    'of samples': { fallback: { strategy: strategies.diversity({ pull: 0.05 }) }, probing: { histogramOf: 'samples' } },
+    noised: { fallback: { strategy: strategies.diversity({ pull: 0.05 }) }, probing: { histogramNoise: 2 } },
+  },
   server: { momentum: { world: { serverStep: serverSteps.momentum } }, yogi: { world: { serverStep: serverSteps.yogi } } },
   client: {
     'kept moments': { fit: { optimizer: 'keep' } },
@@ -111,22 +121,24 @@ const groups: Record<string, Record<string, Setting>> = {
         ],
       },
     },
-    'a norm bound': { options: { normBound: 0.5 } },
+    'a norm bound': { options: { normBound: 0.4 } },
   },
 };
 
 async function start(settings: Setting[], store = memoryStore()) {
   const all: World = { store, ...Object.assign({}, ...settings.map((setting) => setting.world ?? {})) };
   const filter = settings.find((setting) => setting.filter)?.filter;
-  const base = all.strategy ?? strategies.fedavg();
+  const base = all.strategy ?? settings.find(({ fallback }) => fallback?.strategy)?.fallback?.strategy ?? strategies.fedavg();
   const strategy = filter ? (filtered(base, { statistic: 'frechet-own', threshold: '1.01x', cohort: 2, ...filter }) as Strategy) : base;
   const w = await world({ ...all, strategy });
+  const sharing = settings.find(({ fallback }) => fallback?.sharing)?.fallback?.sharing;
   const options: Partial<FederationOptions> = {
-    ...Object.assign({}, ...settings.map((setting) => setting.options ?? {})),
+    ...Object.assign({ sharing }, ...settings.map((setting) => setting.options ?? {})),
     fit: { ...fit, ...Object.assign({}, ...settings.map((setting) => setting.fit ?? {})) },
     probing: { ...probing, ...Object.assign({}, ...settings.map((setting) => setting.probing ?? {})) },
   };
-  return { ...w, go: (rounds: number, from?: FederationState) => w.run(rounds, options, from) };
+  const asksHistograms = strategy.needs?.histogram === true;
+  return { ...w, strategy: base.name, asksHistograms, go: (rounds: number, from?: FederationState) => w.run(rounds, options, from) };
 }
 
 const bytes = async (state: FederationState) =>
@@ -138,10 +150,20 @@ const plain = ({ params: _, ema: __, serverMoments: ___, ...rest }: FederationSt
 const timeless = (records: RoundRecord[]) =>
   records.map((record) => ({ ...record, seconds: 0, bytesUp: 0, clients: record.clients.map((client) => ({ ...client, seconds: 0 })) }));
 
-/** Five rounds in one go, and two and three with everything carried over as bytes and JSON: equal in every bit. */
-async function sameInPieces(settings: Setting[]): Promise<{ records: RoundRecord[]; same: boolean; state: FederationState }> {
-  const whole = await start(settings);
-  const end = await whole.go(5);
+const numbers = async (vector: Vector) => [...new Float32Array((await vector.toBytes(0, vector.length)).slice().buffer)];
+
+/** Five rounds in one go. */
+async function inOneGo(settings: Setting[]): Promise<Outcome & { end: FederationState }> {
+  const { state, session, store, records, strategy, asksHistograms, go } = await start(settings);
+  const before = await numbers(state.params);
+  const end = await go(5);
+  const [after, keys] = [await numbers(end.params), await store.keys()];
+  return { records, before, after, moments: end.serverMoments.length, keys, calls: session.calls, strategy, asksHistograms, end };
+}
+
+/** Five rounds in one go, and whether two and three with everything carried over as bytes and JSON are equal in every bit. */
+async function sameInPieces(settings: Setting[]): Promise<{ whole: Outcome; same: boolean }> {
+  const whole = await inOneGo(settings);
   const first = await start(settings);
   const middle = await first.go(2);
   const second = await start(settings, first.store);
@@ -150,54 +172,76 @@ async function sameInPieces(settings: Setting[]): Promise<{ records: RoundRecord
   for (const [i, content] of (await bytes(middle)).entries()) await vectors[i]!.fromBytes(content, 0);
   const resumed = await second.go(5, carried);
   const same =
-    Buffer.concat(await bytes(resumed)).equals(Buffer.concat(await bytes(end))) &&
-    isDeepStrictEqual(plain(resumed), plain(end)) &&
+    Buffer.concat(await bytes(resumed)).equals(Buffer.concat(await bytes(whole.end))) &&
+    isDeepStrictEqual(plain(resumed), plain(whole.end)) &&
     isDeepStrictEqual(timeless([...first.records, ...second.records]), timeless(whole.records));
-  return { records: whole.records, same, state: end };
+  return { whole, same };
 }
+
+const names = Object.keys(groups);
 
 const isSound = ({ clients, loss, coherence, work }: RoundRecord) =>
   Math.abs(clients.reduce((sum, client) => sum + client.weight, 0) - 1) < 1e-9 &&
   [loss!, work!].every(Number.isFinite) &&
   (coherence === undefined || (coherence >= -1 && coherence <= 1));
 
-const names = Object.keys(groups);
-for (const [i, one] of names.entries()) {
-  for (const other of names.slice(i + 1)) {
-    for (const a of Object.keys(groups[one]!)) {
-      for (const b of Object.keys(groups[other]!)) {
-        test(`${one} ${a} with ${other} ${b}`, async (t) => {
-          const { records, same } = await sameInPieces([groups[one]![a]!, groups[other]![b]!]);
-          t.true(same, 'the same in pieces');
-          t.true(records.every(isSound));
-          const expected = [a, b].includes('lost clients') ? 2 : [a, b].includes('a norm bound') ? undefined : 0;
-          const failures = records.flatMap((record) => record.failures);
-          if (expected !== undefined) t.true(failures.length <= expected, JSON.stringify(failures));
-        });
-      }
-    }
+type Member = { name: string; setting: Setting };
+const membersOf = (group: string): Member[] =>
+  Object.entries(groups[group]!).map(([name, setting]) => ({ name: `${group} ${name}`, setting }));
+
+/** The run without a member, but for the strategy that its effect is seen with. */
+const without = ({ fallback }: Setting): Setting => ({ fallback });
+const baselines = new Map<string, Promise<Outcome>>();
+
+/** Asserts what each member does that the others do not. */
+async function assertEffects(t: ExecutionContext, run: Outcome, members: Member[]) {
+  for (const member of members) {
+    const others = members.filter((other) => other !== member);
+    const key = [...others.map(({ name }) => name), ...Object.keys(member.setting.fallback ?? {})].join();
+    if (!baselines.has(key)) baselines.set(key, inOneGo([...others.map(({ setting }) => setting), without(member.setting)]));
+    effects[member.name]!(t, run, await baselines.get(key)!);
   }
+}
+
+test('every member has an effect that its pairs assert', (t) => {
+  t.deepEqual(Object.keys(effects).sort(), names.flatMap((group) => membersOf(group).map(({ name }) => name)).sort());
+});
+
+const pairs = names.flatMap((one, i) =>
+  names.slice(i + 1).flatMap((other) => membersOf(one).flatMap((a) => membersOf(other).map((b): [Member, Member] => [a, b]))),
+);
+for (const pair of pairs) {
+  const [a, b] = pair.map(({ name }) => name);
+  test(`${a} with ${b}`, async (t) => {
+    const { whole, same } = await sameInPieces(pair.map(({ setting }) => setting));
+    t.true(same, 'the same in pieces');
+    t.true(whole.records.every(isSound));
+    const failures = whole.records.flatMap((record) => record.failures);
+    if (![a, b].includes('round lost clients') && ![a, b].includes('round a norm bound')) t.deepEqual(failures, []);
+    await assertEffects(t, whole, pair);
+  });
 }
 
 test('all at once', async (t) => {
   const everything = [
-    'diversity',
-    'quarantine',
-    'real',
-    'personal',
-    'drift',
-    'int8',
-    'tasks in bf16',
-    'of samples',
-    'momentum',
-    'kept moments',
-    'fraction',
+    'strategy diversity',
+    'filter quarantine',
+    'sharing real',
+    'personal personal',
+    'work drift',
+    'updates int8',
+    'tasks tasks in bf16',
+    'probes of samples',
+    'server momentum',
+    'client kept moments',
+    'round fraction',
   ];
-  const settings = Object.values(groups).flatMap((group) => everything.flatMap((name) => group[name] ?? []));
-  t.is(settings.length, everything.length);
-  const { records, same } = await sameInPieces(settings);
+  const members = names.flatMap(membersOf).filter(({ name }) => everything.includes(name));
+  t.is(members.length, everything.length);
+  const { whole, same } = await sameInPieces(members.map(({ setting }) => setting));
   t.true(same);
-  t.true(records.every(isSound));
+  t.true(whole.records.every(isSound));
+  await assertEffects(t, whole, members);
 });
 
 // ---- what each of them does to a round

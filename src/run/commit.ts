@@ -102,10 +102,19 @@ async function readStored(pending: Pending, file: string | undefined): Promise<U
   return file === undefined ? undefined : readFile(storePath(pending, file));
 }
 
-/** Encoded keys are at most 255 bytes with what comes after them, as file systems want it; longer ones go by their hash. */
+/**
+ * A key as a file name. File systems want at most 255 bytes, and half of a surrogate pair has no encoding: such keys go by their hash.
+ */
 function newStoreFile(pending: Pending, key: string): string {
-  const name = encodeURIComponent(key);
-  return `${name.length <= 200 ? name : createHash('sha256').update(key).digest('hex')}.${nextRound(pending)}.bin`;
+  const isText = Buffer.from(key).toString() === key;
+  const encoded = isText ? encodeURIComponent(key) : '';
+  const fits = encoded.length > 0 && encoded.length <= 200;
+  const name = fits
+    ? encoded
+    : createHash('sha256')
+        .update(isText ? key : Buffer.from(key, 'utf16le'))
+        .digest('hex');
+  return `${name}.${nextRound(pending)}.bin`;
 }
 
 function storeOf(pending: Pending): Store {

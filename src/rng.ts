@@ -79,23 +79,49 @@ export type Rng = {
   pick<T>(array: readonly T[], k: number): T[];
 };
 
-/** The stream of (seed, purpose, client, round, …). @throws PhoenixError ERR_PHOENIX_ARGUMENT, as do its draws when out of range */
-export function rng(seed: number | bigint, ...parts: (string | number)[]): Rng {
-  const key = streamKey(seed, ...parts);
+/** 32-bit words of a key's stream, one after the other. */
+function wordsOf(key: bigint): () => number {
   const key0 = Number(key & 0xffffffffn);
   const key1 = Number(key >> 32n);
   let block = 0;
   let words: number[] = [];
   let used = 4;
-
-  function uint32(): number {
+  return () => {
     if (used === 4) {
       words = philoxBlock(key0, key1, block >>> 0, Math.floor(block / 2 ** 32), 0, HOST);
       block++;
       used = 0;
     }
     return words[used++]!;
+  };
+}
+
+/**
+ * The logarithm of a gamma variate (Marsaglia and Tsang 2000), because for shapes below about 0.01 the variate itself underflows to 0 and shares of
+ * such draws would be 0/0.
+ */
+function logOfGamma(shape: number, draw: Pick<Rng, 'uniform' | 'normal'>): number {
+  if (!(shape >= 1e-300 && shape <= 1e300)) {
+    throw new PhoenixError(
+      'ERR_PHOENIX_ARGUMENT',
+      `The shape of a gamma or Dirichlet distribution must be in 1e-300..1e300, not ${shape}.`,
+    );
   }
+  if (shape < 1) return logOfGamma(shape + 1, draw) + Math.log(1 - draw.uniform()) / shape; // §6
+  const d = shape - 1 / 3;
+  const c = 1 / Math.sqrt(9 * d);
+  for (;;) {
+    const x = draw.normal();
+    const root = 1 + c * x;
+    const v = root * root * root;
+    const u = 1 - draw.uniform();
+    if (v > 0 && Math.log(u) < 0.5 * x * x + d - d * v + d * Math.log(v)) return Math.log(d * v);
+  }
+}
+
+/** The stream of (seed, purpose, client, round, …). @throws PhoenixError ERR_PHOENIX_ARGUMENT, as do its draws when out of range */
+export function rng(seed: number | bigint, ...parts: (string | number)[]): Rng {
+  const uint32 = wordsOf(streamKey(seed, ...parts));
 
   function uniform(): number {
     const high = uint32() >>> 5;
@@ -117,29 +143,11 @@ export function rng(seed: number | bigint, ...parts: (string | number)[]): Rng {
     return radius * Math.cos(2 * Math.PI * uniform());
   }
 
-  // The logarithm, because for shapes below about 0.01 the draw itself underflows to 0 and shares of such draws would be 0/0.
-  function logOfGamma(shape: number): number {
-    if (!(shape >= 1e-300 && shape <= 1e300)) {
-      throw new PhoenixError(
-        'ERR_PHOENIX_ARGUMENT',
-        `The shape of a gamma or Dirichlet distribution must be in 1e-300..1e300, not ${shape}.`,
-      );
-    }
-    if (shape < 1) return logOfGamma(shape + 1) + Math.log(1 - uniform()) / shape; // Marsaglia and Tsang 2000, §6
-    const d = shape - 1 / 3;
-    const c = 1 / Math.sqrt(9 * d);
-    for (;;) {
-      const x = normal();
-      const root = 1 + c * x;
-      const v = root * root * root;
-      const u = 1 - uniform();
-      if (v > 0 && Math.log(u) < 0.5 * x * x + d - d * v + d * Math.log(v)) return Math.log(d * v);
-    }
-  }
+  const gamma = (shape: number) => Math.exp(logOfGamma(shape, { uniform, normal }));
 
   function dirichlet(alpha: number, n: number): Float64Array {
     requireInteger('dirichlet(alpha, n)', n, 1, 2 ** 31 - 1);
-    const logs = Float64Array.from({ length: n }, () => logOfGamma(alpha));
+    const logs = Float64Array.from({ length: n }, () => logOfGamma(alpha, { uniform, normal }));
     const largest = logs.reduce((a, b) => Math.max(a, b));
     const draws = logs.map((log) => Math.exp(log - largest));
     const sum = draws.reduce((a, b) => a + b);
@@ -163,7 +171,7 @@ export function rng(seed: number | bigint, ...parts: (string | number)[]): Rng {
     return Array.from(permutation(array.length).subarray(0, k).sort(), (i) => array[i]!);
   }
 
-  return { uint32, uniform, int, normal, gamma: (shape) => Math.exp(logOfGamma(shape)), dirichlet, permutation, pick };
+  return { uint32, uniform, int, normal, gamma, dirichlet, permutation, pick };
 }
 
 function requireInteger(what: string, value: number, min: number, max: number): void {

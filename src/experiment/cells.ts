@@ -27,16 +27,20 @@ export function clockOf(
   };
 }
 
+export type TrainingOptions = {
+  lab: Lab;
+  scorer: Scorer;
+  training: Training;
+  /** The cells that are scored on this training. */
+  cells: Cell[];
+  work: Work;
+  /** What cells have scored, by id; new scores are put there. */
+  scores: Map<string, CellScore>;
+  clock: Clock;
+};
+
 /** Trains on, and scores the cells of the training at every point of the curves and at the end. */
-export async function runTraining(
-  lab: Lab,
-  scorer: Scorer,
-  training: Training,
-  cells: Cell[],
-  work: Work,
-  scores: Map<string, CellScore>,
-  clock: Clock,
-): Promise<void> {
+export async function runTraining({ lab, scorer, training, cells, work, scores, clock }: TrainingOptions): Promise<void> {
   const { every, samples, curveSamples } = lab.grid.score;
   const period = cells.some(({ arm }) => hasCurve(arm, lab.grid)) ? (every * work.total) / lab.grid.rounds : Infinity;
   let standing = await standingOf(lab, training, work);

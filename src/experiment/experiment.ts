@@ -11,10 +11,10 @@ import { openDataset } from '../ddpm/data/index.ts';
 import { PhoenixError } from '../errors.ts';
 import { type JsonRules, readJson } from '../files.ts';
 import { clockOf, runTraining } from './cells.ts';
-import { createScorer, explainScorer, type ScoredBy, scoredByOf } from './features.ts';
+import { createScorer, explainScorer, type ScoredBy, type Scorer, scoredByOf } from './features.ts';
 import { type Cell, expandGrid, type Grid, parseGrid, trainOptions } from './grid.ts';
 import type { Lab } from './models.ts';
-import { type Plan, planOf, workTable } from './plan.ts';
+import { type Plan, planOf, type WorkOf, workTable } from './plan.ts';
 import { experimentPresets } from './presets.ts';
 import { writeExperimentReport } from './report.ts';
 import { type CellScore, lockFolder, noteBasis, readScore } from './store.ts';
@@ -45,7 +45,7 @@ export type ExperimentResult = {
  * a folder of another experiment, and what training and metrics throw; an abort rejects with `signal.reason`
  */
 export async function experiment(options: ExperimentOptions, events: ExperimentEvents = {}): Promise<ExperimentResult> {
-  const { onPlan, onCell, onProgress, onMessage, signal } = events;
+  const { onPlan, onProgress, onMessage, signal } = events;
   const settings = parseOptions('experiment', options);
   const { device, threads } = settings;
   const started = performance.now();
@@ -73,65 +73,79 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
       signal,
       due: () => settings.stopAfter !== undefined && performance.now() - started >= 60_000 * settings.stopAfter,
     };
-    const scores = new Map<string, CellScore>();
-    for (const cell of cells) {
-      const score = await readScore(dir, cell.id);
-      if (score) scores.set(cell.id, score);
-    }
-    const isDone = (cell: Cell) => scores.get(cell.id)?.final !== undefined;
+    const scores = await scoresOf(dir, cells);
     const plan = await planOf({ lab, cells, scores, workOf, prepared, dir });
     onPlan?.(plan);
     if (settings.plan) return { dir, cells: cells.length, done: plan.done };
 
-    const left = cells.filter((cell) => !isDone(cell));
-    const tell = (scorer: ScoredBy) => {
-      for (const [i, text] of explainScorer(scorer).entries()) onMessage?.({ level: i === 0 ? 'info' : 'warning', text });
-    };
-    if (left.length === 0 && scoredBy) tell(scoredBy);
-    if (left.length > 0) {
-      const label = (what: string, done: number) => onProgress?.({ label: what, done, total: 1 });
+    if (cells.some((cell) => !isDone(scores, cell))) {
       const features = settings.features ?? grid.score.features;
-      const { size, score } = grid;
-      const { classifierSteps } = score;
-      const scorer = await createScorer({
-        data,
-        size,
-        train: dataset,
-        features,
-        classifierSteps,
-        dir,
-        threads: threads || undefined,
-        signal,
-        onProgress: label,
-      });
+      const scorer = await scorerOf(lab, data, features, onProgress);
       scoredBy = scoredByOf(scorer);
       await noteBasis(dir, { ...basis, scorer: scoredBy });
-      tell(scoredBy);
+      tell(scoredBy, onMessage);
+      await scoreCells({ lab, scorer, cells, scores, workOf, plan }, events);
+    } else if (scoredBy) tell(scoredBy, onMessage);
 
-      const clock = clockOf(plan.rates, plan.secondsLeft, onProgress);
-      for (const training of new Set(left.map((cell) => cell.training))) {
-        const own = cells.filter((cell) => cell.training === training);
-        await runTraining(lab, scorer, training, own, workOf(training.partition), scores, clock);
-        for (const cell of own)
-          if (isDone(cell) && left.includes(cell)) onCell?.(scores.get(cell.id)!, cells.filter(isDone).length, cells.length);
-        if (lab.due()) break;
-      }
-    }
-    const done = cells.filter(isDone).length;
+    const done = cells.filter((cell) => isDone(scores, cell)).length;
     if (done === 0 || !scoredBy) return { dir, cells: cells.length, done };
-    const written = await writeExperimentReport({
-      dir,
-      grid,
-      cells,
-      scores: [...scores.values()],
-      prepared,
-      dataset,
-      workOf,
-      scorer: scoredBy,
-    });
-    return { dir, cells: cells.length, done, ...written };
+    const report = { dir, grid, cells, scores: [...scores.values()], prepared, dataset, workOf, scorer: scoredBy };
+    return { dir, cells: cells.length, done, ...(await writeExperimentReport(report)) };
   } finally {
     await unlock();
+  }
+}
+
+/** What the cells have scored before. */
+async function scoresOf(dir: string, cells: Cell[]): Promise<Map<string, CellScore>> {
+  const scores = new Map<string, CellScore>();
+  for (const cell of cells) {
+    const score = await readScore(dir, cell.id);
+    if (score) scores.set(cell.id, score);
+  }
+  return scores;
+}
+
+const isDone = (scores: Map<string, CellScore>, cell: Cell) => scores.get(cell.id)?.final !== undefined;
+
+function tell(scorer: ScoredBy, onMessage: ExperimentEvents['onMessage']): void {
+  for (const [i, text] of explainScorer(scorer).entries()) onMessage?.({ level: i === 0 ? 'info' : 'warning', text });
+}
+
+function scorerOf(lab: Lab, data: string, features: string | undefined, onProgress: ExperimentEvents['onProgress']): Promise<Scorer> {
+  const { grid, dataset: train, dir, threads, signal } = lab;
+  return createScorer({
+    data,
+    size: grid.size,
+    train,
+    features,
+    classifierSteps: grid.score.classifierSteps,
+    dir,
+    threads: threads || undefined,
+    signal,
+    onProgress: (label, done) => onProgress?.({ label, done, total: 1 }),
+  });
+}
+
+type Scoring = {
+  lab: Lab;
+  scorer: Scorer;
+  cells: Cell[];
+  scores: Map<string, CellScore>;
+  workOf: WorkOf;
+  plan: Awaited<ReturnType<typeof planOf>>;
+};
+
+/** Trains and scores what is not done yet, one training after the other, until time is up. */
+async function scoreCells({ lab, scorer, cells, scores, workOf, plan }: Scoring, { onProgress, onCell }: ExperimentEvents): Promise<void> {
+  const left = cells.filter((cell) => !isDone(scores, cell));
+  const clock = clockOf(plan.rates, plan.secondsLeft, onProgress);
+  for (const training of new Set(left.map((cell) => cell.training))) {
+    const own = cells.filter((cell) => cell.training === training);
+    await runTraining({ lab, scorer, training, cells: own, work: workOf(training.partition), scores, clock });
+    const done = cells.filter((cell) => isDone(scores, cell)).length;
+    for (const cell of own) if (isDone(scores, cell) && left.includes(cell)) onCell?.(scores.get(cell.id)!, done, cells.length);
+    if (lab.due()) break;
   }
 }
 

@@ -1,13 +1,10 @@
 /** What an experiment scores samples by: real test images, a feature network, and a word on classes, made once and kept in the experiment's folder. */
-import { join } from 'node:path';
 import { z } from 'zod';
-import { openSafetensors, writeSafetensors } from '../ddpm/checkpoint/safetensors.ts';
 import { type Dataset, openDataset } from '../ddpm/data/index.ts';
 import {
   accuracy,
   binCounts,
   classCoverage,
-  classifierNetwork,
   classRecall,
   densityCoverage,
   differentBins,
@@ -18,37 +15,30 @@ import {
   jensenShannon,
   kernelDistance,
   kMeans,
-  type Logistic,
   logisticLogits,
   logisticRegression,
   type MetricKind,
-  type Moments,
   memorisation,
   metricName,
   moments,
   pickRows,
   precisionRecall,
   predictedClasses,
-  trainClassifier,
 } from '../ddpm/metrics/index.ts';
 import { PhoenixError } from '../errors.ts';
-import { everyPosition, type ImageSet, pick, valuesAt } from '../images.ts';
-import { rng } from '../rng.ts';
+import { type ImageSet, pick, valuesAt } from '../images.ts';
 import { subset } from './images.ts';
+import { type OwnNetworkOptions, ownNetwork } from './own-network.ts';
+import { evenly, type References, referencesOf } from './reference.ts';
 
 /** Least test accuracy of a classifier that is asked which classes samples show. */
-export const LEAST_ACCURACY = 0.8;
+export const MIN_ACCURACY = 0.8;
 /** Training images whose features are kept, for the distance to the nearest and for logistic regression. */
-const MOST_TRAIN = 10_000;
+const MAX_TRAIN = 10_000;
 /** Bins of NDB and JSD, and least test images a bin. */
-const [MOST_BINS, PER_BIN] = [50, 20];
-/** Test images that a site unseen in training has at least, to be compared with. */
-const LEAST_UNSEEN = 20;
+const [MAX_BINS, PER_BIN] = [50, 20];
 /** Pairs of subsets of the kernel distance. */
 const SUBSETS = 20;
-
-/** Real images that samples are compared with. */
-type Reference = { features: Features; moments: Moments; labels?: Int32Array };
 
 export type Scorer = {
   network: Pick<FeatureNetwork, 'name' | 'fingerprint' | 'dims'>;
@@ -99,8 +89,8 @@ export function explainScorer({ name, dims, accuracy: share, classesBy, tests, u
   const unseen = unseenTests > 0 ? `, and with ${unseenTests} of sites that nobody trains on` : '';
   return [
     `Samples are compared with ${tests} test images${unseen} in ${dims} features of ${name}: ${classes}.`,
-    ...(share !== undefined && share < LEAST_ACCURACY
-      ? [`Classes are not counted: the accuracy on test images is ${precisely}, and ${100 * LEAST_ACCURACY} % are needed.`]
+    ...(share !== undefined && share < MIN_ACCURACY
+      ? [`Classes are not counted: the accuracy on test images is ${precisely}, and ${100 * MIN_ACCURACY} % are needed.`]
       : []),
   ];
 }
@@ -112,18 +102,11 @@ export type Score = {
   classRecall?: (number | null)[];
 };
 
-export type ScorerOptions = {
+export type ScorerOptions = OwnNetworkOptions & {
   /** As --data. */
   data: string;
   size?: number;
-  train: Dataset;
   features?: string;
-  classifierSteps?: number;
-  /** Folder that the classifier is kept in. */
-  dir: string;
-  threads?: number;
-  signal?: AbortSignal;
-  onProgress?(label: string, done: number): void;
 };
 
 /**
@@ -133,7 +116,7 @@ export type ScorerOptions = {
  */
 export async function createScorer(options: ScorerOptions): Promise<Scorer> {
   const { data, size, train, threads, signal, onProgress } = options;
-  const test = await openDataset(data, { size, channels: train.channels as 1 | 3, split: 'test' });
+  const test = await openDataset(data, { size, channels: train.channels, split: 'test' });
   if (test.height !== train.height || test.width !== train.width)
     throw new PhoenixError(
       'ERR_PHOENIX_DATA',
@@ -143,167 +126,136 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
   const extract = async (what: string, images: ImageSet) =>
     network.run(images, { threads, signal, onProgress: (done) => onProgress?.(`features of ${what}`, done / images.count) });
 
-  const trainRows = evenly(train.count, MOST_TRAIN);
+  const trainRows = evenly(train.count, MAX_TRAIN);
   const { features: trainFeatures } = await extract('training images', pick(train, trainRows));
   const { features, logits } = await extract('test images', test);
+  const trainLabels = train.labels && valuesAt(train.labels, trainRows);
+  const real = { features, logits, labels: test.labels, trainFeatures, trainLabels };
+  const teller = await tellerOf(real, train.classNames.length, options);
 
-  const classNames = train.classNames;
-  let accuracyOf: number | undefined;
-  let classesBy: Scorer['classesBy'];
-  let regression: Logistic | undefined;
-  if (train.labels && test.labels && classNames.length > 1) {
-    if (logits?.columns === classNames.length) {
-      accuracyOf = accuracy(logits, test.labels);
-      classesBy = 'network';
-    }
-    if (accuracyOf === undefined || accuracyOf < LEAST_ACCURACY) {
-      onProgress?.('logistic regression', 0);
-      const fit = await logisticRegression(trainFeatures, valuesAt(train.labels, trainRows), classNames.length, { threads });
-      const byRegression = accuracy(logisticLogits(fit, features), test.labels);
-      if (byRegression > (accuracyOf ?? 0)) [accuracyOf, classesBy, regression] = [byRegression, 'logistic regression', fit];
-    }
-  }
-  const trusted = accuracyOf !== undefined && accuracyOf >= LEAST_ACCURACY;
-
-  // Sites that nobody trains on are a reference of their own.
-  const trained = new Set(train.sites);
-  const everyRow = [...everyPosition(test.count)];
-  const isSeen = (row: number) => !test.sites || !train.sites || trained.has(test.sites[row]!);
-  const referenceOf = async (rows: number[]): Promise<Reference> => {
-    const chosen = pickRows(features, rows);
-    return {
-      features: chosen,
-      moments: await moments(chosen, { threads }),
-      labels: test.labels && valuesAt(test.labels, rows),
-    };
-  };
-  const seenRows = everyRow.filter(isSeen);
-  // Every other image of a site is for models to learn it from.
-  const unseenSites = [...new Set(everyRow.filter((row) => !isSeen(row)).map((row) => test.sites![row]!))]
-    .sort((a, b) => a - b)
-    .map((site) => ({ site, rows: everyRow.filter((row) => test.sites![row] === site) }))
-    .filter(({ rows }) => rows.length >= LEAST_UNSEEN);
-  const unseenRows = unseenSites.flatMap(({ rows }) => rows.filter((_, i) => i % 2 === 0)).sort((a, b) => a - b);
-  if (seenRows.length < 10)
-    throw new PhoenixError(
-      'ERR_PHOENIX_DATA',
-      `${data} has ${seenRows.length} test images of the sites that are trained on; 10 are needed.`,
-    );
-  const seen = await referenceOf(seenRows);
-  const unseen = unseenRows.length > 0 ? await referenceOf(unseenRows) : undefined;
-  const bins = Math.max(2, Math.min(MOST_BINS, Math.floor(seen.features.rows / PER_BIN)));
+  const { seen, unseen, unseenSites } = await referencesOf(test, train, features, { threads });
+  const bins = Math.max(2, Math.min(MAX_BINS, Math.floor(seen.features.rows / PER_BIN)));
   const { centres } = await kMeans(seen.features, Math.min(bins, seen.features.rows), { threads });
   const realBins = await binCounts(seen.features, centres, { threads });
 
-  const predict = (drawn: Features, drawnLogits: Features | undefined) =>
-    predictedClasses(regression ? logisticLogits(regression, drawn) : drawnLogits!);
-
+  const scoring = { network, classes: train.classNames.length, teller, trainFeatures, seen, unseen, centres, realBins, threads, signal };
+  const { name, fingerprint, dims } = network;
   return {
+    network: { name, fingerprint, dims },
+    accuracy: teller?.accuracy,
+    classesBy: teller?.by,
+    classNames: train.classNames,
+    tests: seen.features.rows,
+    unseenTests: unseen?.features.rows ?? 0,
+    unseenSites: unseenSites.map(({ site, rows }) => subset(test, rows, test.siteNames?.[site] ?? `site ${site}`)),
     async classesOf(images) {
-      if (!trusted) return undefined;
-      const { features: drawn, logits: drawnLogits } = await network.run(images, { threads, signal });
-      return [...classCoverage(predict(drawn, drawnLogits), classNames.length).counts];
+      const told = trusted(teller)?.tell(await network.run(images, { threads, signal }));
+      return told && [...classCoverage(told, train.classNames.length).counts];
     },
-    network: { name: network.name, fingerprint: network.fingerprint, dims: network.dims },
-    accuracy: accuracyOf,
-    classesBy,
-    classNames,
-    tests: seenRows.length,
-    unseenTests: unseenRows.length,
-    unseenSites: unseenSites.map(({ site, rows }) =>
-      subset(
-        test,
-        rows.filter((_, i) => i % 2 === 1),
-        test.siteNames?.[site] ?? `site ${site}`,
-      ),
-    ),
     async score(images, full, fromUnseen) {
-      const { features: drawn, logits: drawnLogits } = await network.run(images, { threads, signal });
-      const named = (kind: MetricKind) => metricName(kind, network.name, images.count);
-      const metrics: Record<string, number> = {};
-      // As many real images as there are samples, where neighbours are counted.
-      const rows = evenly(seen.features.rows, images.count);
-      const alike = pickRows(seen.features, rows);
-      const drawnMoments = await moments(drawn, { threads });
-      metrics[named('fd')] = await frechetDistance(seen.moments, drawnMoments, { threads });
-      const { precision, recall } = await precisionRecall(alike, drawn, { threads });
-      metrics[named('precision')] = precision;
-      metrics[named('recall')] = recall;
-      const score: Score = { metrics };
-      if (trusted) {
-        const { covered, entropy, counts } = classCoverage(predict(drawn, drawnLogits), classNames.length);
-        metrics[named('classes')] = covered;
-        metrics[named('entropy')] = entropy;
-        score.classes = [...counts];
-      }
-      if (!full) return score;
-      const { density, coverage } = await densityCoverage(alike, drawn, { threads });
-      metrics[named('density')] = density;
-      metrics[named('coverage')] = coverage;
-      metrics[named('kd')] = (await kernelDistance(seen.features, drawn, { threads, subsets: SUBSETS })).mean;
-      const fakeBins = await binCounts(drawn, centres, { threads });
-      metrics[named('ndb')] = differentBins(realBins, fakeBins).different;
-      metrics[named('jsd')] = jensenShannon(realBins, fakeBins);
-      // How far the nearest training image is, of what it is for test images: copies are nearer.
-      const { mean, reference } = await memorisation(drawn, trainFeatures, { threads, unseen: alike });
-      metrics[named('nearest')] = mean / reference!;
-      if (unseen) {
-        const own = fromUnseen && (await network.run(fromUnseen, { threads, signal })).features;
-        const compared = own ? await moments(own, { threads }) : drawnMoments;
-        metrics[`${named('fd')}_unseen_sites`] = await frechetDistance(unseen.moments, compared, { threads });
-      }
-      if (seen.labels && classNames.length > 1) {
-        const labels = valuesAt(seen.labels, rows);
-        const recalls = await classRecall(alike, labels, classNames.length, drawn, { threads });
-        score.classRecall = Array.from(recalls, (value) => (Number.isFinite(value) ? value : null));
-      }
-      return score;
+      const drawn = await network.run(images, { threads, signal });
+      const score = await basicScore(scoring, drawn);
+      return full ? await fullScore(scoring, drawn, score, fromUnseen) : score;
     },
   };
 }
 
-/** The classifier of the training images: read from the folder, or trained and written there. */
-async function ownNetwork(options: ScorerOptions): Promise<FeatureNetwork> {
-  const { train, dir, classifierSteps: steps, threads, signal, onProgress } = options;
-  const { height, width, channels, classNames, labels, fingerprint } = train;
-  if (!labels || classNames.length < 2)
-    throw new PhoenixError(
-      'ERR_PHOENIX_CONFIG',
-      `${train.name} has no classes to train a classifier on: name a feature network (--features FILE.safetensors).`,
-    );
-  const shape = { height, width, channels, classes: classNames.length };
-  const wanted = { arch: 'Phoenix classifier 1', data: fingerprint, shape: JSON.stringify(shape), steps: String(steps ?? 'default') };
-  const path = join(dir, `own-classifier-${fingerprint.slice(0, 16)}.safetensors`);
-  const kept = await readWeights(path, wanted);
-  if (kept) return classifierNetwork(shape, kept);
-  const weights = await trainClassifier(train, labels, classNames.length, {
-    steps,
-    threads,
-    signal,
-    onProgress: (done) => onProgress?.('training the classifier of the metrics', done),
-  });
-  const bytes = new Uint8Array(weights.buffer, weights.byteOffset, weights.byteLength);
-  await writeSafetensors(path, [{ name: 'weights', dtype: 'F32', shape: [weights.length], bytes: async () => bytes }], wanted);
-  return classifierNetwork(shape, weights);
+/** What a network makes of images. */
+type Seen = { features: Features; logits?: Features };
+
+/** What names the classes of images. */
+type Teller = {
+  by: NonNullable<Scorer['classesBy']>;
+  /** On the test images. */
+  accuracy: number;
+  tell(images: Seen): Int32Array;
+};
+
+/** The teller, if it is asked which classes samples show. */
+const trusted = (teller: Teller | undefined) => (teller && teller.accuracy >= MIN_ACCURACY ? teller : undefined);
+
+/** The network itself where it has these classes, or a logistic regression on its features where that is better; undefined without classes. */
+async function tellerOf(
+  real: Seen & { labels?: Int32Array; trainFeatures: Features; trainLabels?: Int32Array },
+  classes: number,
+  { threads, onProgress }: ScorerOptions,
+): Promise<Teller | undefined> {
+  const { features, logits, labels, trainFeatures, trainLabels } = real;
+  if (!labels || !trainLabels || classes < 2) return undefined;
+  const network: Teller | undefined =
+    logits?.columns === classes
+      ? { by: 'network', accuracy: accuracy(logits, labels), tell: (images) => predictedClasses(images.logits!) }
+      : undefined;
+  if (trusted(network)) return network;
+  onProgress?.('logistic regression', 0);
+  const fit = await logisticRegression(trainFeatures, trainLabels, classes, { threads });
+  const regression: Teller = {
+    by: 'logistic regression',
+    accuracy: accuracy(logisticLogits(fit, features), labels),
+    tell: (images) => predictedClasses(logisticLogits(fit, images.features)),
+  };
+  return regression.accuracy > (network?.accuracy ?? 0) ? regression : network;
 }
 
-async function readWeights(path: string, wanted: Record<string, string>): Promise<Float32Array | undefined> {
-  const file = await openSafetensors(path).catch((error) => {
-    if (error instanceof PhoenixError && error.code === 'ERR_PHOENIX_IO') return undefined;
-    throw error;
-  });
-  if (!file) return undefined;
-  try {
-    if (Object.entries(wanted).some(([key, value]) => file.metadata[key] !== value) || file.tensors.get('weights')?.dtype !== 'F32')
-      return undefined;
-    return new Float32Array((await file.read('weights')).slice().buffer);
-  } finally {
-    await file.close();
+type Scoring = Pick<ScorerOptions, 'threads' | 'signal'> &
+  Pick<References, 'seen' | 'unseen'> & {
+    network: FeatureNetwork;
+    classes: number;
+    teller: Teller | undefined;
+    trainFeatures: Features;
+    centres: Features;
+    realBins: Float64Array;
+  };
+
+const namesOf =
+  ({ network }: Scoring, { features }: Seen) =>
+  (kind: MetricKind) =>
+    metricName(kind, network.name, features.rows);
+
+/** As many real images as there are samples, where neighbours are counted. */
+function alikeOf({ seen }: Scoring, { features }: Seen) {
+  const rows = evenly(seen.features.rows, features.rows);
+  return { features: pickRows(seen.features, rows), labels: seen.labels && valuesAt(seen.labels, rows) };
+}
+
+/** What curves show. */
+async function basicScore(scoring: Scoring, drawn: Seen): Promise<Score> {
+  const { seen, teller, classes, threads } = scoring;
+  const named = namesOf(scoring, drawn);
+  const metrics: Score['metrics'] = {};
+  metrics[named('fd')] = await frechetDistance(seen.moments, await moments(drawn.features, { threads }), { threads });
+  const { precision, recall } = await precisionRecall(alikeOf(scoring, drawn).features, drawn.features, { threads });
+  metrics[named('precision')] = precision;
+  metrics[named('recall')] = recall;
+  const told = trusted(teller)?.tell(drawn);
+  if (!told) return { metrics };
+  const { covered, entropy, counts } = classCoverage(told, classes);
+  metrics[named('classes')] = covered;
+  metrics[named('entropy')] = entropy;
+  return { metrics, classes: [...counts] };
+}
+
+/** A basic score with all other metrics. */
+async function fullScore(scoring: Scoring, drawn: Seen, basic: Score, fromUnseen: ImageSet | undefined): Promise<Score> {
+  const { network, seen, unseen, trainFeatures, centres, realBins, classes, threads, signal } = scoring;
+  const named = namesOf(scoring, drawn);
+  const alike = alikeOf(scoring, drawn);
+  const metrics = { ...basic.metrics };
+  const { density, coverage } = await densityCoverage(alike.features, drawn.features, { threads });
+  metrics[named('density')] = density;
+  metrics[named('coverage')] = coverage;
+  metrics[named('kd')] = (await kernelDistance(seen.features, drawn.features, { threads, subsets: SUBSETS })).mean;
+  const fakeBins = await binCounts(drawn.features, centres, { threads });
+  metrics[named('ndb')] = differentBins(realBins, fakeBins).different;
+  metrics[named('jsd')] = jensenShannon(realBins, fakeBins);
+  // How far the nearest training image is, of what it is for test images: copies are nearer.
+  const { mean, reference } = await memorisation(drawn.features, trainFeatures, { threads, unseen: alike.features });
+  metrics[named('nearest')] = mean / reference!;
+  if (unseen) {
+    const compared = fromUnseen ? (await network.run(fromUnseen, { threads, signal })).features : drawn.features;
+    metrics[`${named('fd')}_unseen_sites`] = await frechetDistance(unseen.moments, await moments(compared, { threads }), { threads });
   }
-}
-
-/** At most `wanted` of `count` positions, evenly spaced over a fixed random order: neighbours in a file are often alike. */
-function evenly(count: number, wanted: number): number[] {
-  const order = rng(0, 'rows of a score').permutation(count);
-  return [...order.subarray(0, Math.min(count, wanted))].sort((a, b) => a - b);
+  if (!alike.labels || classes < 2) return { ...basic, metrics };
+  const recalls = await classRecall(alike.features, alike.labels, classes, drawn.features, { threads });
+  return { ...basic, metrics, classRecall: Array.from(recalls, (value) => (Number.isFinite(value) ? value : null)) };
 }

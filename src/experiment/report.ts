@@ -4,14 +4,14 @@ import { join } from 'node:path';
 import type { Prepared } from '../commands/prepare.ts';
 import type { Dataset } from '../ddpm/data/index.ts';
 import { writeWhole } from '../files.ts';
-import { describeDecision } from '../fl/strategies/filter.ts';
-import { formatCount, formatNumber } from '../report/units.ts';
+import { formatCount } from '../report/units.ts';
 import { explainScorer, type ScoredBy } from './features.ts';
-import { type Cell, type Grid, settingsOf, TUNED } from './grid.ts';
+import { type Cell, type Grid, settingsOf } from './grid.ts';
+import { renderMarkdown } from './markdown.ts';
 import { renderExperiment } from './page.ts';
 import type { WorkOf } from './plan.ts';
-import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, inColumns, NOTES, percent, recallOf } from './present.ts';
-import { curvesOf, filteringOf, kindOf, type Row, resultsOf } from './results.ts';
+import type { ExperimentReport } from './present.ts';
+import { curvesOf, filteringOf, kindOf, resultsOf } from './results.ts';
 import type { CellScore } from './store.ts';
 
 export type ReportInput = {
@@ -89,91 +89,4 @@ export async function writeExperimentReport(input: ReportInput): Promise<{ repor
   await writeWhole(paths.markdown, renderMarkdown(report));
   await writeWhole(paths.report, renderExperiment(report));
   return paths;
-}
-
-function renderMarkdown(report: ExperimentReport): string {
-  const { results, metrics, filtering, scores, classNames } = report;
-  const table = (head: string[], rows: string[][]) => [
-    `| ${head.join(' | ')} |`,
-    `|${head.map(() => '---').join('|')}|`,
-    ...rows.map((row) => `| ${row.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`),
-  ];
-  const { first, others } = inColumns(metrics);
-  const figuresOf = (row: Row, names: string[]) => names.map((name) => (row.metrics[name] ? formatFigure(row.metrics[name]) : '–'));
-  const lines = [
-    `# Experiment ${report.name}`,
-    '',
-    report.facts.join(' · '),
-    '',
-    ...report.remarks.flatMap((remark) => [`**${remark}**`, '']),
-  ];
-  for (const { partition, rows } of results) {
-    lines.push(
-      `## ${partition.name}: ${partition.partition}${partition.fraction < 1 ? `, ${percent(partition.fraction)} of the clients per round` : ''}`,
-      '',
-    );
-    lines.push(
-      ...table(
-        ['arm', 'scored as', ...first, 'gap closed', 'bytes', ...others, `minus ${TUNED}`, 'images'],
-        rows.map((row) => [
-          row.arm.name,
-          row.scoredAs,
-          ...figuresOf(row, first),
-          closedOf(row),
-          bytesOf(row),
-          ...figuresOf(row, others),
-          besideTunedOf(row),
-          formatCount(row.images.mean),
-        ]),
-      ),
-      '',
-    );
-  }
-  lines.push(...NOTES.map((note) => `- ${note}`), '');
-  if (filtering.length > 0) {
-    lines.push('## Who was filtered', '');
-    for (const { cell, decisions, ...more } of filtering) {
-      lines.push(`- **${cell}**: ${recallOf(more)}. ${decisions.length === 0 ? 'Nobody was filtered.' : ''}`);
-      for (const decision of decisions) lines.push(`  - round ${decision.round}: ${describeDecision(decision)}`);
-    }
-    lines.push('');
-  }
-  const withClasses = scores.filter(({ final }) => final?.classes);
-  if (withClasses.length > 0) {
-    lines.push(
-      '## Samples of each class',
-      '',
-      ...table(
-        ['cell', ...classNames],
-        withClasses.map(({ cell, final }) => [cell, ...final!.classes!.map(String)]),
-      ),
-      '',
-    );
-  }
-  const federated = scores.filter(({ final }) => final && final.clients.length > 0);
-  if (federated.length > 0) {
-    lines.push(
-      '## Clients',
-      '',
-      'Held-out losses are of the last round in which the client took part: of the global model that it received, and of its own after training.',
-      '',
-    );
-    lines.push(
-      ...table(
-        ['cell', 'client', 'images', 'rounds counted', 'mean weight', 'loss', 'held out, global', 'held out, own'],
-        federated.flatMap(({ cell, final }) =>
-          final!.clients.map(({ client, examples, rounds, meanWeight, loss, evalLoss, evalLossLocal }) => [
-            cell,
-            client,
-            formatCount(examples),
-            String(rounds),
-            formatNumber(meanWeight),
-            ...[loss, evalLoss, evalLossLocal].map((value) => (value === null ? '–' : formatNumber(value))),
-          ]),
-        ),
-      ),
-      '',
-    );
-  }
-  return `${lines.join('\n').trimEnd()}\n`;
 }

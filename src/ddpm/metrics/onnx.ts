@@ -9,6 +9,7 @@ import { availableParallelism } from 'node:os';
 import { parse } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
 import { io } from '../../files.ts';
+import { type ImageSet, slice } from '../../images.ts';
 import { resizer } from '../data/pixels.ts';
 import { checkImages, type FeatureNetwork } from './feature-network.ts';
 import { checkInteger, featureMatrix } from './features.ts';
@@ -28,10 +29,10 @@ type Runtime = {
 };
 
 const RUNTIME = 'onnxruntime-node';
-const MOST_BYTES = 2 ** 30;
-const MOST_DIMS = 65_536;
+const MAX_BYTES = 2 ** 30;
+const MAX_DIMS = 65_536;
 /** Largest side of images for a network that leaves its size open. */
-const MOST_SIDE = 1024;
+const MAX_SIDE = 1024;
 
 /**
  * Opens an ONNX file. Images go through it one by one, so that their features depend on nothing else; each holds the event loop for as long as it
@@ -41,10 +42,10 @@ const MOST_SIDE = 1024;
  */
 export async function onnxNetwork(path: string): Promise<FeatureNetwork> {
   const { InferenceSession, Tensor } = await loadRuntime(path);
-  const refuse = (what: string, cause?: unknown) =>
+  const refuse: Refuse = (what, cause) =>
     new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is no feature network that is known here: ${what}.`, { cause });
   const { size } = await io(path, () => stat(path), { action: 'read' });
-  if (size > MOST_BYTES) throw refuse(`it has ${size} bytes; at most ${MOST_BYTES} are read`);
+  if (size > MAX_BYTES) throw refuse(`it has ${size} bytes; at most ${MAX_BYTES} are read`);
   const bytes = await io(path, () => readFile(path), { action: 'read' });
   // From bytes, not by path: a model so opened can name no other files.
   const open = async (threads: number) => {
@@ -55,50 +56,26 @@ export async function onnxNetwork(path: string): Promise<FeatureNetwork> {
     }
   };
   const probe = await open(1);
-  const { inputMetadata: inputs, outputMetadata: outputs } = probe;
+  const shape = shapeOf(probe, refuse);
   await probe.release();
 
-  const input = inputs[0];
-  const [batch, channels, ...sides] = input?.shape ?? [];
-  const isOpen = (length: number | string | undefined) => typeof length === 'string';
-  const fits = inputs.length === 1 && input?.type === 'float32' && (batch === 1 || isOpen(batch)) && channels === 3 && sides.length === 2;
-  const side = sides.every(isOpen) ? MOST_SIDE : sides[0];
-  if (!fits || typeof side !== 'number' || (sides[1] !== side && !sides.every(isOpen)) || side < 1 || side > MOST_SIDE)
-    throw refuse(`expected one float32 input (N,3,S,S), S at most ${MOST_SIDE} or open, got ${inputs.map(show).join(', ')}`);
-  const widthOf = (wanted: string[]) => {
-    const found = outputs.find(({ name }) => wanted.includes(name));
-    if (!found) return undefined;
-    const [, width, ...ones] = found.shape ?? [];
-    if (found.type === 'float32' && typeof width === 'number' && width >= 1 && width <= MOST_DIMS && ones.every((length) => length === 1))
-      return { name: found.name, width };
-    throw refuse(`expected float32 values (N,D) of at most ${MOST_DIMS}, got ${show(found)}`);
-  };
-  const features = widthOf(['features', 'pool3']);
-  if (!features) throw refuse(`expected an output features or pool3, got ${outputs.map(show).join(', ')}`);
-  const logits = widthOf(['logits', 'logits_unbiased']);
-
+  const { input, side, isOpen, features, logits } = shape;
   const run: FeatureNetwork['run'] = async (images, { threads = availableParallelism(), signal, onProgress } = {}) => {
     checkInteger('featureNetwork: threads', threads, 1, 1024);
     checkImages(images, side);
-    const own = sides.every(isOpen) ? images.height : side;
-    const resize = resizer(images, { height: own, width: own }, images.channels as 1 | 3);
-    const size = images.height * images.width * images.channels;
-    const plane = own * own;
-    const values = new Float32Array(3 * plane);
-    const wanted = [features, ...(logits ? [logits] : [])];
-    const found = wanted.map(({ name, width }) => ({ name, width, values: new Float32Array(images.count * width) }));
+    const own = isOpen ? images.height : side;
+    const planesOf = planes(images, own);
+    const outputs = [features, ...(logits ? [logits] : [])].map((output) => ({
+      ...output,
+      all: new Float32Array(images.count * output.width),
+    }));
+    const names = outputs.map(({ name }) => name);
     const model = await open(threads);
     try {
       for (let image = 0; image < images.count; image++) {
         signal?.throwIfAborted();
-        const pixels = resize(images.pixels.subarray(image * size, (image + 1) * size));
-        for (let i = 0; i < plane; i++) for (let c = 0; c < 3; c++) values[c * plane + i] = pixels[images.channels === 3 ? 3 * i + c : i]!;
-        const feeds = { [input!.name]: new Tensor('float32', values, [1, 3, own, own]) };
-        const out = await model.run(
-          feeds,
-          found.map(({ name }) => name),
-        );
-        for (const { name, width, values: all } of found) {
+        const out = await model.run({ [input]: new Tensor('float32', planesOf(image), [1, 3, own, own]) }, names);
+        for (const { name, width, all } of outputs) {
           const { data } = out[name]!;
           if (data.length !== width || !Array.prototype.every.call(data, Number.isFinite))
             throw refuse(`${name} of an image are ${data.length} values, not ${width} finite ones`);
@@ -112,16 +89,66 @@ export async function onnxNetwork(path: string): Promise<FeatureNetwork> {
     } finally {
       await model.release();
     }
-    const [first, second] = found.map(({ values: all, width }) => featureMatrix(all, width));
+    const [first, second] = outputs.map(({ all, width }) => featureMatrix(all, width));
     return { features: first!, logits: second };
   };
-  const name =
-    parse(path)
-      .name.toLowerCase()
-      .replaceAll(/^[^a-z]+|[^a-z0-9]/g, '')
-      .slice(0, 40) || 'onnx';
   const fingerprint = createHash('sha256').update(bytes).digest('hex');
-  return { name, fingerprint, dims: features.width, classes: logits?.width ?? 0, height: side, width: side, run };
+  return { name: nameOf(path), fingerprint, dims: features.width, classes: logits?.width ?? 0, height: side, width: side, run };
+}
+
+type Refuse = (what: string, cause?: unknown) => PhoenixError;
+type Output = { name: string; width: number };
+type Shape = {
+  input: string;
+  /** Side of the images; the largest, if the network leaves it open. */
+  side: number;
+  isOpen: boolean;
+  features: Output;
+  logits?: Output;
+};
+
+/** What a model takes and gives. @throws PhoenixError ERR_PHOENIX_CHECKPOINT for one that is no feature network */
+function shapeOf({ inputMetadata: inputs, outputMetadata: outputs }: Model, refuse: Refuse): Shape {
+  const input = inputs[0];
+  const [batch, channels, ...sides] = input?.shape ?? [];
+  const isName = (length: number | string | undefined) => typeof length === 'string';
+  const fits = inputs.length === 1 && input?.type === 'float32' && (batch === 1 || isName(batch)) && channels === 3 && sides.length === 2;
+  const isOpen = sides.every(isName);
+  const side = isOpen ? MAX_SIDE : sides[0];
+  if (!fits || typeof side !== 'number' || (sides[1] !== side && !isOpen) || side < 1 || side > MAX_SIDE)
+    throw refuse(`expected one float32 input (N,3,S,S), S at most ${MAX_SIDE} or open, got ${inputs.map(show).join(', ')}`);
+  const outputOf = (wanted: string[]): Output | undefined => {
+    const found = outputs.find(({ name }) => wanted.includes(name));
+    if (!found) return undefined;
+    const [, width, ...ones] = found.shape ?? [];
+    if (found.type === 'float32' && typeof width === 'number' && width >= 1 && width <= MAX_DIMS && ones.every((length) => length === 1))
+      return { name: found.name, width };
+    throw refuse(`expected float32 values (N,D) of at most ${MAX_DIMS}, got ${show(found)}`);
+  };
+  const features = outputOf(['features', 'pool3']);
+  if (!features) throw refuse(`expected an output features or pool3, got ${outputs.map(show).join(', ')}`);
+  return { input: input!.name, side, isOpen, features, logits: outputOf(['logits', 'logits_unbiased']) };
+}
+
+/** A function that gives an image in the network's size, as planes of red, green and blue; the next call writes over them. */
+function planes(images: ImageSet, side: number): (image: number) => Float32Array {
+  const { channels } = images;
+  const resize = resizer(images, { height: side, width: side }, channels as 1 | 3);
+  const plane = side * side;
+  const values = new Float32Array(3 * plane);
+  return (image) => {
+    const pixels = resize(slice(images, image, 1).pixels);
+    for (let i = 0; i < plane; i++) for (let c = 0; c < 3; c++) values[c * plane + i] = pixels[channels === 3 ? 3 * i + c : i]!;
+    return values;
+  };
+}
+
+/** The name of a file as part of a metric's name. */
+function nameOf(path: string): string {
+  const letters = parse(path)
+    .name.toLowerCase()
+    .replaceAll(/^[^a-z]+|[^a-z0-9]/g, '');
+  return letters.slice(0, 40) || 'onnx';
 }
 
 async function loadRuntime(path: string): Promise<Runtime> {

@@ -1,4 +1,6 @@
-/** Whole steps of a U-Net on a GPU, many a call so that what is timed is the replay of a recorded step, alone and in turn with PyTorch. */
+/**
+ * Whole steps of a U-Net on a GPU, many per call, so that what is timed is the replay of a recorded step, alone and in turn with PyTorch.
+ */
 import { createImages, createNativeSession, type Precision } from '../src/bindings/session.ts';
 import { plainHyper } from '../src/ddpm/fit.ts';
 import { toNative } from '../src/ddpm/model/unet.ts';

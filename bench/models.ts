@@ -4,7 +4,7 @@ import type { UNetConfig } from '../src/ddpm/model/unet.ts';
 
 type Model = {
   unet: UNetConfig;
-  /** Images a step on a CPU, and on a GPU: of training, and of denoising. */
+  /** Images per step on a CPU, and on a GPU: of training, and of denoising. */
   batches: number[];
   gpu: { train: number; denoise: number[] };
 };

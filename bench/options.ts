@@ -13,7 +13,7 @@ export type BenchOptions = {
   only: Part[];
   /** Of the U-Net part. */
   models: ModelName[];
-  /** Images a step, where it is not the model's. */
+  /** Images per step, where it is not the model's. */
   batch?: number;
   threads: number;
   /** Undisturbed repetitions that are aimed at. */
@@ -36,7 +36,7 @@ export const help = `npm run bench -- [options]
   --device DEVICE  auto | cpu | cuda: what is measured; auto takes a GPU that can be used (default: auto)
   --only PART      ${parts.join(' | ')}; may be given more than once (default: all)
   --model MODEL    ${Object.keys(models).join(' | ')}; may be given more than once (default: all but tiny8)
-  --batch N        images a step (default: the model's; cifar on a CPU 8 and 16, on a GPU 128, and denoising 1, 16 and 128)
+  --batch N        images per step (default: the model's; cifar on a CPU 8 and 16, on a GPU 128, and denoising 1, 16 and 128)
   --threads N      CPU threads, of Phoenix and of its peer (default: 1)
   --reps N         repetitions of a step or round, on a CPU undisturbed ones: twice as many are tried (default: 7, --quick: 3)
   --quick          small28 alone, few sizes of an op, no compiled peer: under two minutes

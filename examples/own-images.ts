@@ -1,9 +1,9 @@
 // Federated training over a folder of one's own images: one sub-folder a class, any size (they are resized to 32×32).
-// Run in a checkout: node --import=tsx examples/own-images.ts FOLDER [ROUNDS] [IMAGES A ROUND AND CLIENT]
+// Run in a checkout: node --import=tsx examples/own-images.ts FOLDER [ROUNDS] [IMAGES PER ROUND AND CLIENT]
 import { federate, openDataset, PhoenixError } from 'phoenix';
 
 const [folder, rounds = '5', images = '512'] = process.argv.slice(2);
-if (!folder) throw new Error('usage: own-images.ts FOLDER [ROUNDS] [IMAGES A ROUND AND CLIENT]');
+if (!folder) throw new Error('usage: own-images.ts FOLDER [ROUNDS] [IMAGES PER ROUND AND CLIENT]');
 
 const stop = new AbortController();
 process.once('SIGINT', () => stop.abort());
@@ -26,7 +26,7 @@ try {
     {
       signal: stop.signal,
       onStep: ({ client, images: done, imagesPlanned, imagesPerSecond }) =>
-        console.log(`${client?.id}: ${done} of ${imagesPlanned} images, ${Math.round(imagesPerSecond)} a second`),
+        console.log(`${client?.id}: ${done} of ${imagesPlanned} images, ${Math.round(imagesPerSecond)} per second`),
     },
   );
   console.log(report);

@@ -7,7 +7,10 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { root } from './native.mjs';
 
-/** @typedef {{ registers: number, spilled: number, shared: number }} Usage registers a thread, bytes spilled, bytes of static shared memory */
+/**
+ * @typedef {{ registers: number, spilled: number, shared: number }} Usage registers per thread, bytes spilled, bytes of static shared
+ * memory
+ */
 
 /** What ptxas said of each file of kernels; nothing where phoenix-cuda was not built. */
 function logsOf(folder) {

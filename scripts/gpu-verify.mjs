@@ -1,6 +1,6 @@
 /**
- * `npm run gpu:verify [-- STEP …]`: whether the CUDA backend computes the right things on this machine's GPU, and nothing about speed. Steps, the shortest first;
- * each has a limit of time, since what is wrong there may hang:
+ * `npm run gpu:verify [-- STEP …]`: whether the CUDA backend computes the right things on this machine's GPU, and nothing about speed.
+ * Steps, the shortest first; each has a limit of time, since what is wrong there may hang:
  *   vectors    single instructions of Ampere and Hopper, and the products made of them, against plain loops bit for bit (native/simt/test)
  *   ops        chapters 71 and 72: every op against the definitions, outputs poisoned, guard words whole
  *   sessions   chapters 73 and 74: training, sampling, recorded steps, federated rounds, the golden network
@@ -17,7 +17,7 @@ const run = $({ nothrow: true, preferLocal: true, stdio: 'inherit', timeoutSigna
 const simt = process.env.PHOENIX_SIMT_BUILD ?? join(root, 'build', 'simt');
 const NOT_RUN = 'not run';
 
-/** The tests of a chapter, one process a file; what fails on the GPU is reported by the call that it belongs to. */
+/** The tests of a chapter, one process per file; what fails on the GPU is reported by the call that it belongs to. */
 const chapters = (minutes, ...files) =>
   run({
     env: { ...process.env, CUDA_LAUNCH_BLOCKING: '1' },

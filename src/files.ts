@@ -1,6 +1,6 @@
 /**
- * Files: the one place that writes whole files and folders, reads JSON, and says in a sentence what a file system refused. What is written here
- * appears under its name whole or not at all: it is brought to the disk (fsync) under a temporary name, then renamed.
+ * Files: the one place that writes whole files and folders, reads JSON, and says in a sentence what a file system refused. What is written
+ * here appears under its name whole or not at all: it is brought to the disk (fsync) under a temporary name, then renamed.
  */
 import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -118,7 +118,8 @@ export async function writeWhole(path: string, content: Content, point: Point = 
 }
 
 /**
- * Has `fill` write the files of a folder, which then appears whole or not at all: they are written into a temporary folder, which is renamed.
+ * Has `fill` write the files of a folder, which then appears whole or not at all: they are written into a temporary folder, which is
+ * renamed.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a folder that holds something, ERR_PHOENIX_IO; what `fill` throws as it comes
  */
 export async function writeWholeFolder(path: string, fill: (temporary: string) => Promise<void>): Promise<void> {
@@ -146,8 +147,8 @@ export async function writeWholeFolder(path: string, fill: (temporary: string) =
 }
 
 /**
- * Writes a file under a name that nothing refers to yet. It is not whole until it is done, nor on the disk: who refers to it later brings it there
- * first (sync). Errors as they come.
+ * Writes a file under a name that nothing refers to yet. It is not whole until it is done, nor on the disk: the commit that refers to it
+ * syncs it first (sync). Errors as they come.
  */
 export async function writeFresh(path: string, content: Content): Promise<void> {
   await writeFile(path, content);
@@ -158,7 +159,9 @@ export async function remove(path: string): Promise<void> {
   await rm(path, { force: true });
 }
 
-/** Makes a folder and those it lies in. (mkdir's `recursive` never ends where the parent is there and still answers ENOENT, as in /proc.) */
+/**
+ * Makes a folder and those it lies in. (mkdir's `recursive` never ends where the parent is there and still answers ENOENT, as in /proc.)
+ */
 export async function makeFolder(dir: string): Promise<void> {
   const path = resolve(dir);
   try {

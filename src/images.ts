@@ -1,5 +1,6 @@
 /**
- * Images of one size: as a set in memory, and as a source that is read in windows, wherever the images lie. Pixels are bytes, (count,H,W,C).
+ * Images of one size: as a set in memory, and as a source that is read in windows, wherever the images lie. Pixels are bytes,
+ * (count,H,W,C).
  */
 
 export type ImageSize = { height: number; width: number; channels: number };
@@ -28,7 +29,7 @@ export function imageBytes({ height, width, channels }: ImageSize): number {
   return height * width * channels;
 }
 
-/** What must be so of a set; undefined if it is, else what is there instead. */
+/** Why a set is inconsistent; undefined if it is consistent. */
 export function mismatch(set: ImageSet): string | undefined {
   const expected = set.count * imageBytes(set);
   if (set.pixels.length === expected) return undefined;

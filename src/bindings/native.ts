@@ -35,7 +35,7 @@ export type NativeUNet = {
   outChannels: number;
   blockOutChannels: number[];
   layersPerBlock: number;
-  /** One entry a level: attention after each residual block there. */
+  /** One entry per level: attention after each residual block there. */
   attention: boolean[];
   /** Channels a head; 0 = one head of full width. */
   attentionHeadDim: number;
@@ -55,8 +55,8 @@ export type NativeNoise = { prediction: 'eps' | 'x0' | 'v'; alphaBar: Float64Arr
 export type ParameterEntry = { name: string; offset: number; count: number; shape: number[] };
 
 /**
- * Hyper-parameters by name. ddpm/fit.ts says what each means and is the one place of their limits; native/unet/hyper.h lists them again, and
- * the addon refuses an object that lacks one of these or has another.
+ * Hyper-parameters by name. ddpm/fit.ts says what each means and is the one place of their limits; native/unet/hyper.h lists them again,
+ * and the addon refuses an object that lacks one of these or has another.
  */
 export type NativeHyper = Readonly<Record<string, number | boolean>>;
 
@@ -86,7 +86,7 @@ export type NativeSample = {
   key: bigint;
   /** Index of the first image in the stream: images are the same whatever the batch. */
   firstImage: number;
-  /** One class an image, if the U-Net is class-conditional. */
+  /** One class per image, if the U-Net is class-conditional. */
   classes?: Int32Array;
   /** Which parameters to draw with. */
   weights: NativeVector;
@@ -167,7 +167,9 @@ export type NativeSession = {
   readonly ema: NativeVector;
   readonly adamM: NativeVector;
   readonly adamV: NativeVector;
-  /** Fills the parameters as Ho et al. do: uniform with variance 1/fan_avg, biases 0, norms 1 and 0, the last layer of each branch near 0. */
+  /**
+   * Fills the parameters as Ho et al. do: uniform with variance 1/fan_avg, biases 0, norms 1 and 0, the last layer of each branch near 0.
+   */
   init(key: bigint): Promise<void>;
   train(images: NativeImages, options: NativeTrain, abort?: NativeAbort): Promise<{ losses: Float64Array; gradNorms: Float64Array }>;
   /** Mean loss over the images at `indices` with the noise that `key` fixes, in batches of `batch`. */
@@ -192,15 +194,15 @@ export type NativeSession = {
   dispose(): void;
 };
 
-/** A matrix of features, one sample a row: see ddpm/metrics/features.ts. */
+/** A matrix of features, one sample per row: see ddpm/metrics/features.ts. */
 export type NativeFeatures = { data: Float32Array | Float64Array; rows: number; columns: number };
 
 /** mean (columns) and covariance (columns²), divisor rows - 1. */
 export type NativeMoments = { mean: Float64Array; covariance: Float64Array };
 
 /**
- * A feature network: see native/metrics/network.h. `layers` holds kind (0 convolution, 1 depthwise, 2 pointwise), channels, stride and residual
- * (0, 1) of each; `most`: of an activation, 0 = no limit; `pad`: before a stride of 2, 0 or 1.
+ * A feature network: see native/metrics/network.h. `layers` holds kind (0 convolution, 1 depthwise, 2 pointwise), channels, stride and
+ * residual (0, 1) of each; `most`: of an activation, 0 = no limit; `pad`: before a stride of 2, 0 or 1.
  */
 export type NativeNetworkPlan = {
   height: number;
@@ -242,8 +244,9 @@ export type Addon = {
    */
   op(name: string, tensors: Record<string, OpTensor>, attributes: Record<string, number>): { tensors: Record<string, OpTensor> };
   /**
-   * Times one op: nanoseconds a call of each of `runs` runs of `launches` calls, after runs that do not count. A tensor with fewer values than
-   * its shape takes them again from the start. On a GPU a run is a replayed recording, and an op that brings a number to the host is an error.
+   * Times one op: nanoseconds per call of each of `runs` runs of `launches` calls, after runs that do not count. A tensor with fewer values
+   * than its shape takes them again from the start. On a GPU a run is a replayed recording, and an op that brings a number to the host is
+   * an error.
    */
   timeOp(name: string, tensors: Record<string, OpTensor>, attributes: Record<string, number>, launches: number, runs: number): Float64Array;
   /** Metrics, native/metrics/metrics.h. Arguments are copied on the JS thread (about 1 ms for 10,000 rows of 64). */

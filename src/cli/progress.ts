@@ -1,4 +1,4 @@
-/** Progress of a long run: a bar on a terminal, plain lines elsewhere, with images a second, loss and time left. */
+/** Progress of a long run: a bar on a terminal, plain lines elsewhere, with images per second, loss and time left. */
 import { SingleBar } from 'cli-progress';
 import { formatDuration } from '../report/units.ts';
 

@@ -6,7 +6,7 @@ export type StartEvent = {
   kind: 'federate' | 'train';
   /** The run folder. */
   dir: string;
-  /** Rounds done before, more than 0 only for a resumed run, and in all. A round of `train` is what lies between two checkpoints. */
+  /** Rounds done before, more than 0 only for a resumed run, and in all. A round of `train` is the training between two checkpoints. */
   round: number;
   rounds: number;
   parameterCount: number;
@@ -21,7 +21,7 @@ export type StepEvent = {
   /** The round that is running, from 1, and rounds in all. */
   round: number;
   rounds: number;
-  /** The client that is training, the how-manyth of the round's it is, and how many there are. Absent for `train`. */
+  /** The client that is training, its 1-based position in this round, and the number of clients in the round. Absent for `train`. */
   client?: { id: string; number: number; of: number };
   /** Mean loss of the call's steps. */
   loss: number;
@@ -56,6 +56,6 @@ export type RunResult = {
   report: string;
   /** Path of the last sample grid, if one was drawn in the last round. */
   samples?: string;
-  /** What this call has done, one entry a round. */
+  /** What this call has done, one entry per round. */
   records: RoundRecord[];
 };

@@ -4,9 +4,11 @@ import { PhoenixError } from '../errors.ts';
 import { type ImageSet, mismatch } from '../images.ts';
 
 export type GridOptions = {
-  /** Images a row. @default the smallest number from √count to 2·√count that fills every row, else ⌈√count⌉ */
+  /** Images per row. @default the smallest number from √count to 2·√count that fills every row, else ⌈√count⌉ */
   columns?: number;
-  /** Whole factor by which every pixel is repeated in both directions. @default the smallest that makes the longer side at least 48 pixels */
+  /**
+   * Whole factor by which every pixel is repeated in both directions. @default the smallest that makes the longer side at least 48 pixels
+   */
   scale?: number;
 };
 

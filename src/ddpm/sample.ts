@@ -15,7 +15,7 @@ export type DrawSamplesOptions = {
   batch?: number;
   /** A name of the scheduler registry. @default 'ddim' */
   scheduler?: Parameters<typeof makeTable>[0];
-  /** Evaluations of the network an image, 1..noise.steps. @default 50 */
+  /** Evaluations of the network per image, 1..noise.steps. @default 50 */
   steps?: number;
   /** DDIM's η, 0..1: 0 = deterministic, 1 = as noisy as DDPM. @default 0 */
   eta?: number;
@@ -25,7 +25,7 @@ export type DrawSamplesOptions = {
   key: bigint;
   /** The parameters to draw with. @default session.params */
   weights?: Vector;
-  /** One class an image, for a class-conditional model. */
+  /** One class per image, for a class-conditional model. */
   classes?: Int32Array;
   /** Share done, 0..1. */
   onProgress?(done: number): void;

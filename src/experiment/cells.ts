@@ -106,7 +106,7 @@ async function finalOf(lab: Lab, cell: Cell, scorer: Scorer, drawn: Drawn, score
   };
 }
 
-/** Which classes each client's part of a mixture shows. */
+/** Classes in each client's part of the pooled samples. */
 async function mixtureOf({ images, clients }: Drawn, scorer: Scorer): Promise<NonNullable<FinalScore['mixture']>> {
   const parts: NonNullable<FinalScore['mixture']> = [];
   let first = 0;
@@ -137,7 +137,7 @@ function clientsOf(rounds: Awaited<ReturnType<typeof roundsOf>>): FinalScore['cl
   return [...byClient.values()].sort((a, b) => a.client.localeCompare(b.client, 'en', { numeric: true }));
 }
 
-/** Images of a picture: of a mixture equally many of each client, one client a row where they fit. */
+/** Images of a picture: of pooled samples equally many of each client, one client per row where they fit. */
 const PICTURE = 40;
 
 async function drawPicture(lab: Lab, cell: Cell, { images, clients }: Drawn): Promise<void> {

@@ -1,4 +1,7 @@
-/** What an experiment scores samples by: real test images, a feature network, and a word on classes, made once and kept in the experiment's folder. */
+/**
+ * What an experiment scores samples by: real test images, a feature network and a classifier, made once and kept in the experiment's
+ * folder.
+ */
 import { z } from 'zod';
 import { type Dataset, openDataset } from '../ddpm/data/index.ts';
 import {
@@ -35,7 +38,7 @@ import { evenly, type References, referencesOf } from './reference.ts';
 export const MIN_ACCURACY = 0.8;
 /** Training images whose features are kept, for the distance to the nearest and for logistic regression. */
 const MAX_TRAIN = 10_000;
-/** Bins of NDB and JSD, and least test images a bin. */
+/** Bins of NDB and JSD, and least test images per bin. */
 const [MAX_BINS, PER_BIN] = [50, 20];
 /** Pairs of subsets of the kernel distance. */
 const SUBSETS = 20;
@@ -44,20 +47,23 @@ export type Scorer = {
   network: Pick<FeatureNetwork, 'name' | 'fingerprint' | 'dims'>;
   /** Of what names the classes on the test images, 0..1; absent where images have no classes. */
   accuracy?: number;
-  /** Whose word on classes it is: the network's own, or a logistic regression's on its features. */
+  /** Which classifier counts classes: the network's own, or a logistic regression on its features. */
   classesBy?: 'network' | 'logistic regression';
   classNames: string[];
   /** Test images, and those of sites that no training image is of. */
   tests: number;
   unseenTests: number;
-  /** One dataset a site that no training image is of: half of its test images, for models to learn the site from; the other half is compared with. */
+  /**
+   * One dataset per site that no training image is of: half of its test images, for models to learn the site from; the other half is
+   * compared with.
+   */
   unseenSites: Dataset[];
   /**
-   * Metrics of samples, under their names. `full`: all of them; otherwise those that curves show. `unseen`: what to compare with the sites that
-   * nobody trains on, in place of `images`.
+   * Metrics of samples, under their names. `full`: all of them; otherwise those that curves show. `unseen`: what to compare with the sites
+   * that nobody trains on, in place of `images`.
    */
   score(images: ImageSet, full: boolean, unseen?: ImageSet): Promise<Score>;
-  /** How many of the images show each class; undefined where classes cannot be told. */
+  /** How many of the images show each class; undefined if the classifier is not accurate enough. */
   classesOf(images: ImageSet): Promise<number[] | undefined>;
 };
 
@@ -81,7 +87,7 @@ export const scoredByOf = ({ network, accuracy, classesBy, tests, unseenTests }:
   unseenTests,
 });
 
-/** In one sentence; and a second one where classes are told too badly to be counted. */
+/** In one sentence, and a second one if the classifier is too inaccurate to count classes. */
 export function explainScorer({ name, dims, accuracy: share, classesBy, tests, unseenTests }: ScoredBy): string[] {
   const precisely = `${(100 * (share ?? 0)).toFixed(1)} %`;
   const by = classesBy === 'network' ? 'by the network' : 'by logistic regression on its features';
@@ -110,8 +116,8 @@ export type ScorerOptions = OwnNetworkOptions & {
 };
 
 /**
- * Opens the test images, and the feature network or, without one, the classifier that is trained on the training images, unless it lies in `dir`
- * already.
+ * Opens the test images, and the feature network or, without one, the classifier that is trained on the training images, unless it lies in
+ * `dir` already.
  * @throws PhoenixError ERR_PHOENIX_DATA without test images, ERR_PHOENIX_CONFIG without classes and without a network
  */
 export async function createScorer(options: ScorerOptions): Promise<Scorer> {
@@ -174,7 +180,9 @@ type Teller = {
 /** The teller, if it is asked which classes samples show. */
 const trusted = (teller: Teller | undefined) => (teller && teller.accuracy >= MIN_ACCURACY ? teller : undefined);
 
-/** The network itself where it has these classes, or a logistic regression on its features where that is better; undefined without classes. */
+/**
+ * The network itself where it has these classes, or a logistic regression on its features where that is better; undefined without classes.
+ */
 async function tellerOf(
   real: Seen & { labels?: Int32Array; trainFeatures: Features; trainLabels?: Int32Array },
   classes: number,
@@ -248,7 +256,7 @@ async function fullScore(scoring: Scoring, drawn: Seen, basic: Score, fromUnseen
   const fakeBins = await binCounts(drawn.features, centres, { threads });
   metrics[named('ndb')] = differentBins(realBins, fakeBins).different;
   metrics[named('jsd')] = jensenShannon(realBins, fakeBins);
-  // How far the nearest training image is, of what it is for test images: copies are nearer.
+  // Distance to the nearest training image, divided by the same for test images: copies are nearer.
   const { mean, reference } = await memorisation(drawn.features, trainFeatures, { threads, unseen: alike.features });
   metrics[named('nearest')] = mean / reference!;
   if (unseen) {

@@ -1,4 +1,4 @@
-/** Parts of a dataset, and equal parts of what is drawn. */
+/** Subsets of a dataset, and equal parts of samples. */
 import { createHash } from 'node:crypto';
 import type { Dataset } from '../ddpm/data/index.ts';
 import { pick, valuesAt } from '../images.ts';
@@ -10,7 +10,7 @@ export function subset(dataset: Dataset, positions: number[], name: string): Dat
   return { ...pick(dataset, ascending), name, sites: dataset.sites && valuesAt(dataset.sites, ascending), fingerprint };
 }
 
-/** `count` in parts whose sizes differ by at most one; who would get none is left out. */
+/** `count` in parts whose sizes differ by at most one; parts of size 0 are left out. */
 export const equalParts = (ids: string[], count: number) =>
   ids
     .map((id, i) => ({ id, count: Math.floor(((i + 1) * count) / ids.length) - Math.floor((i * count) / ids.length) }))

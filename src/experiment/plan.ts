@@ -1,4 +1,4 @@
-/** What an experiment comes to: the work of every partition, what is left to do, and what it will cost. */
+/** The plan of an experiment: the training budget per partition, what is left to do, and its cost. */
 
 import type { prepare } from '../commands/prepare.ts';
 import { PhoenixError } from '../errors.ts';
@@ -24,7 +24,10 @@ export type Plan = {
   samplesLeft: number;
   /** Most bytes that all federations will send in models, updates and shared images. */
   bytes: number;
-  /** Of training and drawing on this machine as it was when measured; 0 if nothing is left. Metrics, probes and what is made at the start come on top. */
+  /**
+   * Of training and drawing on this machine as it was when measured; 0 if nothing is left. Metrics, probes and what is made at the start
+   * come on top.
+   */
   secondsLeft: number;
 };
 

@@ -28,19 +28,19 @@ export function formatFigure({ mean, half, n }: Figure): string {
 
 export const percent = (share: number): string => `${Math.round(100 * share)} %`;
 
-/** Metrics that stand before gap closed and bytes, which are what one looks for, and those after them. */
+/** Metrics in columns before *gap closed* and *bytes*, and metrics in columns after them. */
 export function inColumns(metrics: string[]): { first: string[]; others: string[] } {
   const isFirst = (name: string) => ['fd', 'fd unseen sites', 'classes'].includes(kindOf(name));
   return { first: metrics.filter(isFirst), others: metrics.filter((name) => !isFirst(name)) };
 }
 
-/** The columns of the table besides the metrics, with their values as text. */
+/** The columns of the table that are not metrics, with their values as text. */
 export function closedOf(row: Row): string {
   const shares = Object.entries(row.closed).map(([name, share]) => `${kindOf(name)} ${percent(share)}`);
   return shares.length > 0 ? `${shares.join(', ')}${isMixture(row.arm) ? ' (pooled samples)' : ''}` : '–';
 }
 
-/** Of a mixture: how it differs from FedAvg's after local fine-tuning. */
+/** For pooled samples: the difference from FedAvg's after local fine-tuning. */
 export const besideTunedOf = ({ besideTuned = {} }: Row): string =>
   Object.entries(besideTuned)
     .map(([name, value]) => `${kindOf(name)} ${value >= 0 ? '+' : '−'}${formatNumber(Math.abs(value))}`)
@@ -49,7 +49,7 @@ export const besideTunedOf = ({ besideTuned = {} }: Row): string =>
 export const bytesOf = ({ bytes, bytesShare, arm }: Row): string =>
   arm.train === 'federated' ? `${formatBytes(bytes.mean)}${bytesShare === undefined ? '' : ` (${percent(bytesShare)})`}` : '0';
 
-/** Recall of an arm with a filter, beside the baseline's. */
+/** Recall of an arm with a filter, and the baseline's. */
 export const recallOf = ({ alone, recall }: Pick<Filtering, 'alone' | 'recall'>): string => {
   const own = `${recall.metric} ${formatNumber(recall.own)}`;
   if (recall.baseline === undefined) return own;

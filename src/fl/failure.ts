@@ -1,4 +1,4 @@
-/** What may go wrong with a client, and what is no client's fault. */
+/** Which errors are a client's failure, and which are not. */
 import { PhoenixError, type PhoenixErrorCode } from '../errors.ts';
 import type { Failure } from './protocol.ts';
 

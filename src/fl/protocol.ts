@@ -1,8 +1,9 @@
 /**
- * What a coordinator and its clients say to each other, and what the log keeps of it: each fact is one zod schema here, and its type is inferred.
+ * What a coordinator and its clients say to each other, and what the log keeps of it: each fact is one zod schema here, and its type is
+ * inferred.
  *
- * What instructs (train, upload, parcel, finish) is strict: a field that the reader does not know is refused by name, unless the sender lists
- * it under `optional`. What informs (reports, updates, log lines) is tolerant: unknown fields are ignored.
+ * What instructs (train, upload, parcel, finish) is strict: a field that the reader does not know is refused by name, unless the sender
+ * lists it under `optional`. What informs (reports, updates, log lines) is tolerant: unknown fields are ignored.
  */
 import { z } from 'zod';
 import { hyperSchema, lengthSchema } from '../ddpm/fit.ts';
@@ -35,7 +36,7 @@ export const hello = z.object({
   id: clientId,
   /** Images it trains on. */
   examples: positive,
-  /** What it can do besides training, each with a version, as `probe/1`. */
+  /** What it can do in addition to training, each with a version: `probe/1`. */
   capabilities: z.array(z.string().max(64)).max(64),
 });
 export type Hello = z.infer<typeof hello>;
@@ -67,14 +68,15 @@ export function missingCapability(
 }
 
 /**
- * A statistic of a client's model, computed by the client: precision (share of samples within the client's own held-out images, Kynkäänniemi et
- * al. 2019; more is better), loss on those, Fréchet distance of samples to its own training images or to the shared images (less is better).
+ * A statistic of a client's model, computed by the client: precision (share of samples within the client's own held-out images,
+ * Kynkäänniemi et al. 2019; more is better), loss on those, Fréchet distance of samples to its own training images or to the shared images
+ * (less is better).
  */
 export const statistics = ['precision', 'loss', 'frechet-own', 'frechet-shared'] as const;
 export type Statistic = (typeof statistics)[number];
 export const histogramSources = ['data', 'samples'] as const;
 
-/** What a client is to find out about its images and its model after training. */
+/** Client statistics: what a client computes about its images and its model after training. */
 export const probe = z.strictObject({
   /** Samples to draw from its model, if anything here needs them, and the steps of the sampler. */
   samples: positive.max(65_536),
@@ -99,11 +101,14 @@ export const fit = z.strictObject({
   optimizer: z.enum(['reset', 'keep']),
   /** How updates are compressed: none, bf16, int8 or topk:SHARE (see wire/codec.ts). @default 'none' */
   compress: z.string().max(40).optional(),
-  /** Patterns of the parameters that each client keeps to itself (see site/personal.ts): models and updates hold the others only. @default none */
+  /**
+   * Patterns of the parameters that each client keeps to itself (see site/personal.ts): models and updates hold the others only. @default
+   * none
+   */
   personal: z.array(z.string().min(1).max(200)).min(1).max(64).optional(),
   /** Version of the shared images to mix in, received before. @default none */
   shared: positive.optional(),
-  /** What to find out besides training. @default nothing */
+  /** Statistics to compute after training. @default none */
   probe: probe.optional(),
 });
 export type Fit = z.infer<typeof fit>;
@@ -125,8 +130,9 @@ export const upload = z.strictObject({ weight: z.number().gt(0).max(1), manifest
 export type Upload = z.infer<typeof upload>;
 
 /**
- * Request `parcel`: what a client gets to keep, sent once per version; a new version replaces the old. Shared images, u8, with one class each where the
- * model is conditioned on it; or the centres of bins, rows of features. `version`: the round in which it was made. The blob holds the values.
+ * Request `parcel`: what a client gets to keep, sent once per version; a new version replaces the old. Shared images, u8, with one class
+ * each where the model is conditioned on it; or the centres of bins, rows of features. `version`: the round in which it was made. The blob
+ * holds the values.
  */
 export const parcel = z.discriminatedUnion('what', [
   z.strictObject({ what: z.literal('shared'), version: positive, count: positive, imageBytes: positive, classes: z.boolean() }),
@@ -201,7 +207,7 @@ const loggedClient = report.omit({ points: true }).extend({ client: clientId, ro
 export const roundRecord = z.object({
   /** From 1. */
   round: positive,
-  /** Σ loss·images / Σ images over the clients that trained; null where no client told its loss. */
+  /** Σ loss·images / Σ images over the clients that trained; null if no client reported its loss. */
   loss: z.number().nullable(),
   /** Held-out loss of the global model that the round began with, mean over images; null where nobody holds images out. */
   evalLoss: z.number().nullable(),
@@ -218,14 +224,18 @@ export const roundRecord = z.object({
   notes: z.array(z.string()),
   /** What the filter decided. */
   decisions: z.array(decision).optional(),
-  /** Mean cosine between two updates (see server/local-work.ts), where there are two; and the local work of this round as a multiple of what the options say. */
+  /**
+   * Mean cosine between two updates (see server/local-work.ts), where there are two; and the local work of this round as a multiple of what
+   * the options say.
+   */
   coherence: z.number().optional(),
   work: z.number().optional(),
 });
 export type RoundRecord = z.infer<typeof roundRecord>;
 
 /**
- * Reads what instructs. A field that the schema does not know is refused, unless the sender lists its path under `optional`: then it is left out.
+ * Reads what instructs. A field that the schema does not know is refused, unless the sender lists its path under `optional`: then it is
+ * left out.
  * @throws PhoenixError ERR_PHOENIX_MESSAGE naming the field and both protocol versions
  */
 export function readInstruction<T>(

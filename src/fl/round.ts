@@ -1,6 +1,6 @@
 /**
- * One round, from top to bottom: select → supply → train → weigh → upload and aggregate → server step. State goes in and comes out; until the server
- * step nothing of it has changed, so a round that fails or is aborted leaves it as it was.
+ * One round, from top to bottom: select → supply → train → weigh → upload and aggregate → server step. State goes in and comes out; until
+ * the server step nothing of it has changed, so a round that fails or is aborted leaves it as it was.
  */
 import type { ParameterEntry } from '../bindings/native.ts';
 import type { CreateVector } from '../bindings/vector.ts';
@@ -36,7 +36,7 @@ import type { Strategy, Weights } from './strategy.ts';
 import type { ClientStep, Reply, Transport } from './transport.ts';
 import { encodeVector } from './wire/codec.ts';
 
-/** What a round works with besides the state. */
+/** What a round works with in addition to the state. */
 export type RoundIo = {
   transport: Transport;
   strategy: Strategy;
@@ -66,7 +66,10 @@ export type RoundIo = {
   probing?: Probing;
   /** Adapts the clients' local images to how well their updates agree. @default as the fit says */
   localWork?: LocalWork;
-  /** Keeps the updates of a round for a strategy that combines them, and what is handed out to clients over rounds. @default memory, for this call */
+  /**
+   * Keeps the updates of a round for a strategy that combines them, and what is handed out to clients over rounds. @default memory, for
+   * this call
+   */
   store?: Store;
   onStep?(step: ClientStep): void;
   signal?: AbortSignal;
@@ -75,7 +78,10 @@ export type RoundIo = {
 export type RoundDone = {
   state: FederationState;
   record: RoundRecord;
-  /** Tells the clients that the round is over: to be called once it is committed. Who cannot be reached learns it from the next task. */
+  /**
+   * Tells the clients that the round is over: to be called once it is committed. A client that cannot be reached learns it from the next
+   * task.
+   */
   finish(): Promise<void>;
 };
 
@@ -84,8 +90,9 @@ const MAX_ATTEMPTS = 5;
 
 /**
  * Runs round `state.round + 1`. The vectors of the state are changed in place, at the very end.
- * @throws PhoenixError ERR_PHOENIX_ROUND if too few clients came through, ERR_PHOENIX_ARGUMENT for options out of range or bad weights of the
- * strategy, ERR_PHOENIX_CONFIG for parts that cannot be combined, what the host throws (a full disk, say); an abort rejects with `signal.reason`
+ * @throws PhoenixError ERR_PHOENIX_ROUND if too few clients finished, ERR_PHOENIX_ARGUMENT for options out of range or bad weights of the
+ * strategy, ERR_PHOENIX_CONFIG for parts that cannot be combined, what the host throws (a full disk, say); an abort rejects with
+ * `signal.reason`
  */
 export async function runRound(state: FederationState, options: RoundIo): Promise<RoundDone> {
   const io = checked(state, options);
@@ -218,8 +225,9 @@ function readReports(replies: Reply[], failures: Failure[], round: number): { re
 type Uploads = { round: number; length: number; weights: Weights; reports: Report[]; failures: Failure[]; ask: Ask; wait: Wait };
 
 /**
- * Asks all clients with a weight for their updates, and adds these up in the order of selection. What is lost or refused goes to `failures`, and counts no more.
- * @throws PhoenixError ERR_PHOENIX_ROUND if no update arrived, or the aggregator asks for attempt after attempt
+ * Asks all clients with a weight for their updates, and adds these up in the order of selection. What is lost or refused goes to
+ * `failures`, and counts no more.
+ * @throws PhoenixError ERR_PHOENIX_ROUND if no update arrived, or the aggregator asks for too many attempts
  */
 async function aggregate(aggregator: Aggregator, { round, length, weights, reports, failures, ask, wait }: Uploads): Promise<Aggregate> {
   const norms = new Map(reports.map(({ client, deltaNorm }) => [client, deltaNorm]));
@@ -252,7 +260,8 @@ async function aggregate(aggregator: Aggregator, { round, length, weights, repor
 }
 
 /**
- * Moves the global parameters by the mean update, and the EMA after them. Returns the steps that this counts for, and how well the updates agree.
+ * Moves the global parameters by the mean update, and the EMA after them. Returns the steps that this counts for, and how well the updates
+ * agree.
  * @throws PhoenixError ERR_PHOENIX_NOT_FINITE, before anything has changed
  */
 async function step(
@@ -317,7 +326,7 @@ function recordOf(
   };
 }
 
-/** Σ loss·images / Σ images over the clients that told their loss; null where none did. */
+/** Σ loss·images / Σ images over the clients that reported their loss; null if none did. */
 function meanLoss(reports: Report[]): number | null {
   const told = reports.filter(({ loss }) => loss !== undefined);
   const images = told.reduce((total, report) => total + report.images, 0);

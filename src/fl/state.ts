@@ -34,7 +34,7 @@ export const plainState = z.object({
 });
 export type PlainState = z.infer<typeof plainState>;
 
-/** Everything that the next round depends on, besides the clients' own state. */
+/** Everything that the next round depends on, in addition to the clients' own state. */
 export type FederationState = PlainState & {
   /** Rounds done. */
   round: number;

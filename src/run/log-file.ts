@@ -1,4 +1,4 @@
-/** log.jsonl of a run: a header, then one line per round. What lies behind the last commit is cut off. */
+/** log.jsonl of a run: a header, then one line per round. Lines after the last commit are cut off. */
 import { open, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Point, sync, writeFresh } from '../files.ts';

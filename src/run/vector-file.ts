@@ -4,7 +4,7 @@ import type { Vector } from '../bindings/vector.ts';
 import { PhoenixError } from '../errors.ts';
 import { writeFresh } from '../files.ts';
 
-/** Values a piece: 4 MiB. */
+/** Values per piece: 4 MiB. */
 const PIECE = 1 << 20;
 
 function* pieces(vectors: Vector[]): Generator<{ vector: Vector; offset: number; count: number }> {

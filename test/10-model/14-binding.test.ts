@@ -106,7 +106,7 @@ test('training lowers the loss on one batch, and equal seeds give equal bytes wh
 });
 
 test('an image does not depend on how many are drawn with it', async (t) => {
-  // 12 pixels a side and 32 channels: every way of the convolution, and tiles that stick out.
+  // 12 pixels per side and 32 channels: every way of the convolution, and tiles that stick out.
   const wide = { height: 12, width: 12, inChannels: 3, blockOutChannels: [32, 64], layersPerBlock: 1, attention: [false, true] };
   using session = createSession({ unet: unetConfig(wide), threads: 2 });
   await session.init(1n);

@@ -374,7 +374,7 @@ test('limit keeps every class, and every site of it', async (t) => {
 });
 
 test('size scales raw images, cutting what sticks out, and channels converts', async (t) => {
-  // Columns 0..7 of 8, rows alike: a ramp of 30 a column.
+  // Columns 0..7 of 8, rows alike: a ramp of 30 per column.
   const ramp = idxImages(
     1,
     4,

@@ -113,7 +113,7 @@ test('shards with Zipf: sizes fall with the rank by the exponent, classes stay f
   t.deepEqual(partitioner('shards:2,zipf:0').split(input), partitioner('shards:2').split(input));
 });
 
-test('shards: equal sizes, few classes a client', (t) => {
+test('shards: equal sizes, few classes per client', (t) => {
   const labels = Int32Array.from({ length: 1000 }, (_, i) => i % 10);
   for (const perClient of [1, 2, 5]) {
     const parts = partitioner(`shards:${perClient}`).split({ count: 1000, labels, clients: 10, seed: 3 });

@@ -60,7 +60,7 @@ const normals = (seed: number, count: number, scale = 1) => {
   return Float32Array.from({ length: count }, () => scale * draw.normal());
 };
 
-test('bf16 rounds to nearest even, two bytes a value', async (t) => {
+test('bf16 rounds to nearest even, two bytes per value', async (t) => {
   const exact = [1, -0.5, 0, 3.0517578125e-5, -65280];
   t.deepEqual([...(await sent(exact, 'bf16')).values], exact);
   // 1 + 2^-8 lies between 1 and 1 + 2^-7, 1 + 3·2^-8 between 1 + 2^-7 and 1 + 2^-6: the even neighbours are 1 and 1 + 2^-6.
@@ -339,7 +339,7 @@ test('a client of weight 0 uploads nothing, and its residual stays as it was', a
   t.deepEqual((await w.store.keys()).sort(), ['c0/kept', 'c0/residual-1', 'c1/kept', 'c1/residual-2']);
   t.true(
     w.records.every((record) => record.bytesUp < 1.3 * w.state.params.length),
-    'one update a round',
+    'one update per round',
   );
 });
 

@@ -37,7 +37,7 @@ function phoenix(args: string[], onOutput?: (stdout: string, kill: (signal: Node
 const linesOf = (text: string) => text.split('\n').filter((line) => line !== '');
 const jsonLines = (text: string) => linesOf(text).map((line) => JSON.parse(line) as Record<string, unknown>);
 
-/** A federation of seconds: two clients, 16 images each, one step a round. */
+/** A federation of seconds: two clients, 16 images each, one step per round. */
 const small = [
   '--data',
   'synthetic:40',

@@ -1,7 +1,8 @@
 /**
- * What each CUDA kernel takes of a multiprocessor, as ptxas says it while phoenix-cuda is built: registers a thread, bytes spilled, bytes of static shared
- * memory. No kernel takes more than native/kernels/budget.json allows; one that is not in it spills nothing. `node scripts/budget.mjs` writes
- * the table anew. Nor may ptxas note that it serialises wgmma or ignores setmaxnreg. Skipped aloud where phoenix-cuda is not built here.
+ * What each CUDA kernel takes of a multiprocessor, as ptxas says it while phoenix-cuda is built: registers per thread, bytes spilled, bytes
+ * of static shared memory. No kernel takes more than native/kernels/budget.json allows; one that is not in it spills nothing. `node
+ * scripts/budget.mjs` writes the table anew. Nor may ptxas note that it serialises wgmma or ignores setmaxnreg. Skipped aloud where
+ * phoenix-cuda is not built here.
  */
 import { readFile } from 'node:fs/promises';
 import test from 'ava';

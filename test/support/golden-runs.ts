@@ -1,7 +1,7 @@
 /**
- * Golden runs: short trainings whose results are checked in (test/golden/runs.json), so that a change of shape shows that behaviour stayed. A row holds the
- * commands of a run, its results in the clear (`projection`) and the hashes of its tensors and images (`tensors`). Chapter 43 compares, scripts/golden-runs.mjs
- * rewrites one row.
+ * Golden runs: short trainings whose results are checked in (test/golden/runs.json), so that a change of shape shows that behaviour stayed.
+ * A row holds the commands of a run, its results in the clear (`projection`) and the hashes of its tensors and images (`tensors`). Chapter
+ * 43 compares, scripts/golden-runs.mjs rewrites one row.
  */
 import { execFile, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -114,8 +114,8 @@ const readJson = (file: string): any => JSON.parse(readFileSync(file, 'utf8'));
 export const hashOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex').slice(0, 16);
 
 /**
- * The tensors of a safetensors file: eight bytes of length, a header in JSON, the data. A checkpoint's averaged (EMA) weights and its raw ones, which it calls
- * raw.<name>, share an entry.
+ * The tensors of a safetensors file: eight bytes of length, a header in JSON, the data. A checkpoint's averaged (EMA) weights and its raw
+ * ones, which it calls raw.<name>, share an entry.
  */
 function tensorsOf(file: string, name: string): Record<string, string> {
   const bytes = readFileSync(file);
@@ -196,7 +196,8 @@ function equal(expected: Json | undefined, actual: Json | undefined, tolerance: 
 }
 
 /**
- * What moved, one line a field or tensor. Bits are compared if `bits` is set; without it the projection alone, its numbers to a relative 1e-5.
+ * What moved, one line a field or tensor. Bits are compared if `bits` is set; without it the projection alone, its numbers to a relative
+ * 1e-5.
  */
 export function differences(expected: GoldenResult, actual: GoldenResult, bits: boolean): string[] {
   const [before, now] = [expected, actual].map(({ projection, tensors }) => leaves(plain({ projection, ...(bits && { tensors }) })));
@@ -212,7 +213,7 @@ export function differences(expected: GoldenResult, actual: GoldenResult, bits: 
 
 // ---- recording
 
-/** JSON with one tensor, one command and one list or object of plain values a line, so that a change shows what moved. */
+/** JSON with one tensor, one command and one list or object of plain values per line, so that a change shows what moved. */
 function layout(value: Json, indent = '', key = ''): string {
   const isPlain = (it: Json) => typeof it !== 'object' || it === null;
   if (isPlain(value)) return JSON.stringify(value);

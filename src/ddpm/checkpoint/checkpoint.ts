@@ -1,8 +1,8 @@
 /**
- * Checkpoints: parameters under diffusers' names and layout, with the configuration beside them.
+ * Checkpoints: parameters under diffusers' names and layout, with the configuration in the same file.
  *
  * One file (saveCheckpoint): the plain names hold the weights to draw samples with, so that whoever opens the file with other software gets
- * those: the EMA where there is one, and then the raw weights stand beside it as `raw.<name>`. `__metadata__` says which (`weights`: 'ema'
+ * those: the EMA where there is one, and then the raw weights are stored too, as `raw.<name>`. `__metadata__` says which (`weights`: 'ema'
  * or 'raw'), holds diffusers' two configuration files as JSON (`unet_config`, `scheduler_config`), `phoenix`: the version of this
  * layout, `format`: 'pt', and what the caller adds.
  *
@@ -44,8 +44,8 @@ export async function saveCheckpoint(path: string, content: CheckpointContent): 
 }
 
 /**
- * Reads the configuration of a checkpoint; its weights follow with `load`. `path` is a file that saveCheckpoint wrote or a diffusers folder:
- * the pipeline layout (unet/, scheduler/, perhaps unet_ema/) or config.json and the weights side by side, as on the Hub. Without a
+ * Reads the configuration of a checkpoint; its weights follow with `load`. `path` is a file that saveCheckpoint wrote or a diffusers
+ * folder: the pipeline layout (unet/, scheduler/, perhaps unet_ema/) or config.json and the weights side by side, as on the Hub. Without a
  * scheduler_config.json the schedule is Ho et al.'s. Fields that a diffusers configuration leaves out take diffusers' defaults.
  * @throws PhoenixError ERR_PHOENIX_CHECKPOINT for anything damaged, of a kind that the U-Net here does not have (the message names field
  * and value), or a pickle; ERR_PHOENIX_IO

@@ -1,6 +1,6 @@
 /**
- * Procedural shapes in ten classes, one hue range each, on a plain dark ground: data for a demo that needs no download. Image i is a function
- * of i (and of the split, and the size) alone, its class is i mod 10. Colour, unless one channel is asked for.
+ * Procedural shapes in ten classes, one hue range each, on a plain dark ground: data for a demo that needs no download. Image i is a
+ * function of i (and of the split, and the size) alone, its class is i mod 10. Colour, unless one channel is asked for.
  */
 import { PhoenixError } from '../../errors.ts';
 import { type Rng, rng } from '../../rng.ts';
@@ -9,7 +9,7 @@ import type { Reader, Size } from './reader.ts';
 const DEFAULT_COUNT = 2000;
 const MAX_COUNT = 1_000_000;
 const DEFAULT_SIDE = 16;
-/** Points a pixel side for anti-aliasing. */
+/** Points per pixel side for anti-aliasing. */
 const SAMPLES = 4;
 const GROUND = 16;
 const pattern = /^synthetic(?::(\d+))?$/;

@@ -1,6 +1,6 @@
 import type { ImageSet, ImageSize, ImageSource } from '../../images.ts';
 
-/** What is known of a data set besides its pixels. */
+/** A data set without its pixels. */
 export type DatasetFacts = ImageSize & {
   name: string;
   count: number;
@@ -18,5 +18,8 @@ export type DatasetFacts = ImageSize & {
 /** A data set in memory. */
 export type Dataset = DatasetFacts & ImageSet;
 
-/** A data set whose images are read when they are wanted: from its files where that is quick, else from memory. Its files must stay as they are. */
+/**
+ * A data set whose images are read when they are wanted: from its files where that is quick, else from memory. Its files must stay as they
+ * are.
+ */
 export type DatasetSource = DatasetFacts & ImageSource;

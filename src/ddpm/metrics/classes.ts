@@ -22,8 +22,8 @@ export const accuracy = (logits: Features, labels: Int32Array): number => {
 };
 
 /**
- * Class coverage of samples with predicted classes: a class is covered with at least threshold·N/classes samples. `shares` is p(y), `entropy` its
- * entropy in nats, 0 (one class) to ln(classes) (all alike).
+ * Class coverage of samples with predicted classes: a class is covered with at least threshold·N/classes samples. `shares` is p(y),
+ * `entropy` its entropy in nats, 0 (one class) to ln(classes) (all equally frequent).
  * @param options threshold: share of an equal portion that counts as covered, > 0 to 1. @default 0.5
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT, ERR_PHOENIX_SHAPE for no samples
  */
@@ -42,8 +42,8 @@ export const classCoverage = (
 };
 
 /**
- * Inception Score's formula (Salimans et al. 2016, §4) on any classifier's logits: exp of the mean KL(p(y|x) ‖ p(y)), mean and standard deviation
- * (divisor: splits) over equal contiguous splits; 1 to the number of classes. Order matters: shuffle sorted samples first.
+ * Inception Score's formula (Salimans et al. 2016, §4) on any classifier's logits: exp of the mean KL(p(y|x) ‖ p(y)), mean and standard
+ * deviation (divisor: splits) over equal contiguous splits; 1 to the number of classes. Order matters: shuffle sorted samples first.
  * @param options splits: 1..samples. @default 10
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */

@@ -1,6 +1,6 @@
 /**
- * A small classifier of one's own images (native/metrics/classifier.h), for metrics where no feature network is at hand. Its 64 features know what
- * its classes needed and nothing else: distances in them are named after it (`fd_own_2k`), and compare within one data set only.
+ * A small classifier of one's own images (native/metrics/classifier.h), for metrics where no feature network is at hand. Its 64 features
+ * know what its classes needed and nothing else: distances in them are named after it (`fd_own_2k`), and compare within one data set only.
  */
 import { createHash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
@@ -13,14 +13,14 @@ import type { FeatureNetwork, RunNetworkOptions } from './feature-network.ts';
 import { checkInteger, featureMatrix } from './features.ts';
 
 const FEATURES = 64;
-/** Steps a native call, and images a native call of a trained classifier: well below a second. */
+/** Steps per native call, and images per native call of a trained classifier: well below a second. */
 const STEPS_A_CALL = 10;
 const BATCH = 256;
 
 export type ClassifierOptions = {
   /** Steps of the optimizer, 1..1e6. @default ten passes over the images, from 200 to 4000 */
   steps?: number;
-  /** Images a step, 1..65536. @default 64 */
+  /** Images per step, 1..65536. @default 64 */
   batch?: number;
   /** Adam's learning rate, falling to 0 along a half cosine. @default 0.004 */
   lr?: number;
@@ -35,10 +35,10 @@ export type ClassifierOptions = {
 
 /**
  * Trains a classifier on labelled images. Equal seeds give equal weights, whatever the number of threads.
- * @param labels one an image, 0..classes-1
+ * @param labels one per image, 0..classes-1
  * @returns the weights, for `classifierNetwork`
- * @throws PhoenixError ERR_PHOENIX_SHAPE or ERR_PHOENIX_ARGUMENT for images and labels that do not fit, ERR_PHOENIX_NOT_FINITE; an abort rejects
- * with `signal.reason`
+ * @throws PhoenixError ERR_PHOENIX_SHAPE or ERR_PHOENIX_ARGUMENT for images and labels that do not fit, ERR_PHOENIX_NOT_FINITE; an abort
+ * rejects with `signal.reason`
  */
 export const trainClassifier = async (
   images: ImageSet,

@@ -8,16 +8,16 @@ export type FeatureNetwork = {
   name: string;
   /** sha256 over the weights and the description: features of another file must not be compared with these. */
   fingerprint: string;
-  /** Features a sample. */
+  /** Features per sample. */
   dims: number;
   /** Logits a sample; 0 for a network without a classifier. */
   classes: number;
   height: number;
   width: number;
   /**
-   * Features (n, dims) and, of a network with a classifier, logits (n, classes) of images in u8, (n, height, width, channels); one channel counts
-   * as three equal ones. Smaller images of the same proportions are scaled by bilinear interpolation. Results do not depend on the number of
-   * threads.
+   * Features (n, dims) and, of a network with a classifier, logits (n, classes) of images in u8, (n, height, width, channels); one channel
+   * counts as three equal ones. Smaller images of the same proportions are scaled by bilinear interpolation. Results do not depend on the
+   * number of threads.
    * @throws PhoenixError ERR_PHOENIX_SHAPE for images of another shape or larger ones (resize them first), or the signal's reason
    */
   run(images: ImageSet, options?: RunNetworkOptions): Promise<{ features: Features; logits?: Features }>;

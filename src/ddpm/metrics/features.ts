@@ -1,4 +1,4 @@
-/** What every metric takes: a matrix of features, one sample a row, and the threads to use. Numbers must be finite. */
+/** What every metric takes: a matrix of features, one sample per row, and the threads to use. Numbers must be finite. */
 import { availableParallelism } from 'node:os';
 import { PhoenixError } from '../../errors.ts';
 

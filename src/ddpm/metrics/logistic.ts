@@ -1,4 +1,4 @@
-/** Multinomial logistic regression on features: the word on classes where a network has none of its own. */
+/** Multinomial logistic regression on features: the classifier of a network that has none of its own. */
 import { addon } from '../../bindings/load.ts';
 import { PhoenixError } from '../../errors.ts';
 import { checkFeatures, checkInteger, type Features, featureMatrix, type MetricOptions } from './features.ts';
@@ -21,7 +21,7 @@ export type Logistic = {
 
 /**
  * The minimum of mean cross-entropy + l2/2·|weights|² with free biases, on standardised features.
- * @param labels one a row, 0..classes-1
+ * @param labels one per row, 0..classes-1
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
 export const logisticRegression = async (

@@ -1,4 +1,4 @@
-/** Metrics by nearest neighbours, Euclidean in feature space: fidelity and variety told apart, and copies of the training set found. */
+/** Metrics by nearest neighbours, Euclidean in feature space: fidelity and variety as separate figures, and copies of the training set. */
 import { addon } from '../../bindings/load.ts';
 import { PhoenixError } from '../../errors.ts';
 import { checkFeatures, checkInteger, type Features, type MetricOptions, spread } from './features.ts';
@@ -21,8 +21,9 @@ const ballsAround = async (of: Features, inside: Features, k: number, threads: n
 };
 
 /**
- * Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2), 0..1: the share of fakes that lie in a ball of a real sample (quality),
- * and of real samples that lie in a ball of a fake (variety); f is their harmonic mean. Both fall and rise with the numbers of samples.
+ * Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2), 0..1: the share of fakes that lie in a ball of a real sample
+ * (quality), and of real samples that lie in a ball of a fake (variety); f is their harmonic mean. Both fall and rise with the numbers of
+ * samples.
  * @param options k @default 3
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a k that a set is too small for, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
@@ -101,9 +102,9 @@ export const densityCoverage = async (
 };
 
 /**
- * How near the samples come to the training set: distance and row of each sample's nearest training sample, their mean and least, and the share
- * `memorised` whose nearest is less than a third as far as the second (Yoon et al. 2023, §3). `reference` is the mean distance of unseen real
- * samples to the training set, if they are given: a mean well below it says copying.
+ * How near the samples come to the training set: distance and row of each sample's nearest training sample, their mean and least, and the
+ * share `memorised` whose nearest is less than a third as far as the second (Yoon et al. 2023, §3). `reference` is the mean distance of
+ * unseen real samples to the training set, if they are given: a mean well below it says copying.
  * @throws PhoenixError ERR_PHOENIX_SHAPE for fewer than two training samples, ERR_PHOENIX_NOT_FINITE
  */
 export const memorisation = async (

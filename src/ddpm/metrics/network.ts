@@ -1,7 +1,7 @@
 /**
- * Feature networks: a safetensors file of trained weights, run by the native engine on the CPU, or an ONNX file. Known of the former are the CIFAR ResNet of He et al. 2016,
- * §4.2 (depth 6n+2, option A shortcuts) with the names of PyTorch's common implementation, and MobileNet v1 (Howard et al. 2017, table 1) with
- * its batch norms folded in; the file's `__metadata__` must say `arch` and `input`.
+ * Feature networks: a safetensors file of trained weights, run by the native engine on the CPU, or an ONNX file. Known of the former are
+ * the CIFAR ResNet of He et al. 2016, §4.2 (depth 6n+2, option A shortcuts) with the names of PyTorch's common implementation, and
+ * MobileNet v1 (Howard et al. 2017, table 1) with its batch norms folded in; the file's `__metadata__` must say `arch` and `input`.
  */
 import { createHash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
@@ -19,7 +19,8 @@ const NORM_EPS = 1e-5;
 const [CONVOLUTION, DEPTHWISE, POINTWISE] = [0, 1, 2];
 
 /**
- * Opens a network: an ONNX file by its ending `.onnx` (see onnx.ts), or a safetensors file. The file is hostile until every tensor has the name, type and shape that the architecture asks for.
+ * Opens a network: an ONNX file by its ending `.onnx` (see onnx.ts), or a safetensors file. The file is untrusted until every tensor has
+ * the name, type and shape that the architecture requires.
  * @throws PhoenixError ERR_PHOENIX_CHECKPOINT for a damaged file or another architecture, ERR_PHOENIX_CONFIG for an ONNX file without
  * onnxruntime-node, ERR_PHOENIX_IO
  */
@@ -58,7 +59,7 @@ type Description = {
   weights: Float32Array[];
   /** Images a native call: about a second, the delay of an abort. */
   batch: number;
-  /** Of the architecture and the input: what the fingerprint covers besides the weights. */
+  /** Of the architecture and the input: what the fingerprint covers in addition to the weights. */
   text: string;
 };
 

@@ -1,7 +1,7 @@
 /**
- * Feature networks in ONNX files, run by onnxruntime-node, which the user installs beside Phoenix: for Inception and other networks that the native
- * engine does not know. The file takes one float32 input (N,3,H,W) of RGB values 0..255 and gives `features` or `pool3`, (N,D) or (N,D,1,1), and,
- * if it classifies, `logits` or `logits_unbiased`, (N,K).
+ * Feature networks in ONNX files, run by onnxruntime-node, which the user installs in addition to Phoenix: for Inception and other networks
+ * that the native engine does not know. The file takes one float32 input (N,3,H,W) of RGB values 0..255 and gives `features` or `pool3`,
+ * (N,D) or (N,D,1,1), and, if it classifies, `logits` or `logits_unbiased`, (N,K).
  */
 import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
@@ -35,10 +35,11 @@ const MAX_DIMS = 65_536;
 const MAX_SIDE = 1024;
 
 /**
- * Opens an ONNX file. Images go through it one by one, so that their features depend on nothing else; each holds the event loop for as long as it
- * takes (Inception some 0.2 s), since onnxruntime-node computes on the calling thread. A network of fixed size gets smaller images enlarged to it
- * (bilinear, rounded to whole values); one whose H and W are open gets them as they are, and resizes as it was trained for.
- * @throws PhoenixError ERR_PHOENIX_CONFIG without onnxruntime-node, ERR_PHOENIX_CHECKPOINT for a file that is no such network, ERR_PHOENIX_IO
+ * Opens an ONNX file. Images go through it one by one, so that their features depend on nothing else; each holds the event loop for as long
+ * as it takes (Inception some 0.2 s), since onnxruntime-node computes on the calling thread. A network of fixed size gets smaller images
+ * enlarged to it (bilinear, rounded to whole values); one whose H and W are open gets them as they are, and resizes as it was trained for.
+ * @throws PhoenixError ERR_PHOENIX_CONFIG without onnxruntime-node, ERR_PHOENIX_CHECKPOINT for a file that is no such network,
+ * ERR_PHOENIX_IO
  */
 export async function onnxNetwork(path: string): Promise<FeatureNetwork> {
   const { InferenceSession, Tensor } = await loadRuntime(path);

@@ -2,8 +2,9 @@
 import { checkFeatures, type Features } from './features.ts';
 
 /**
- * exp of the entropy of the eigenvalues of K/n, K_ij the cosine of samples i and j (Friedman & Dieng 2023, def. 2): 1 (all alike) to n (all orthogonal). A
- * sample of zeros counts as like itself alone. The time grows with rows²·columns + min(rows, columns)³: for some hundred samples.
+ * exp of the entropy of the eigenvalues of K/n, K_ij the cosine of samples i and j (Friedman & Dieng 2023, def. 2): 1 (all equal) to n (all
+ * orthogonal). A sample of zeros counts as like itself alone. The time grows with rows²·columns + min(rows, columns)³: for some hundred
+ * samples.
  * @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
 export function vendiScore(x: Features): number {

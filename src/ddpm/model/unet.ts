@@ -14,9 +14,9 @@ export type UNetConfig = {
   inChannels: number;
   /** Channels of each level, 1..8 levels; the first is also the width of the time embedding's input, and even. */
   blockOutChannels: number[];
-  /** Residual blocks a level on the way down (one more on the way up), 1..16. */
+  /** Residual blocks per level on the way down (one more on the way up), 1..16. */
   layersPerBlock: number;
-  /** One entry a level: self-attention after each residual block there. The middle always has it. */
+  /** One entry per level: self-attention after each residual block there. The middle always has it. */
   attention: boolean[];
   /** Channels a head, a divisor of the channels wherever there is attention; null = one head of full width. @default null */
   attentionHeadDim: number | null;
@@ -68,7 +68,7 @@ export const validateUNet = (config: UNetConfig): void => {
   check('width', whole(config.width, 1, 4096), 'a whole number of pixels, 1 to 4096');
   check('inChannels', whole(config.inChannels, 1, 16), 'a whole number, 1 to 16');
   const channels = config.blockOutChannels;
-  check('blockOutChannels', Array.isArray(channels) && whole(channels.length, 1, 8), 'a list of 1 to 8 channel counts, one a level');
+  check('blockOutChannels', Array.isArray(channels) && whole(channels.length, 1, 8), 'a list of 1 to 8 channel counts, one per level');
   check(
     'blockOutChannels',
     channels.every((c) => whole(c, 1, 8192)),

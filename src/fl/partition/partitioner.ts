@@ -16,7 +16,8 @@ export type PartitionInput = {
 export type Partitioner = {
   name: string;
   /**
-   * One list of image indices a client, each ascending and not empty, together every index in 0..count-1 once; the same for the same input.
+   * One list of image indices per client, each ascending and not empty, together every index in 0..count-1 once; the same for the same
+   * input.
    * @throws PhoenixError ERR_PHOENIX_CONFIG where images, labels or clients do not allow it
    */
   split(input: PartitionInput): Int32Array[];
@@ -32,14 +33,17 @@ export function requireClients({ count, clients }: PartitionInput): number {
   throw new PhoenixError('ERR_PHOENIX_CONFIG', `${clients} clients cannot share ${count} images: each needs at least one. ${advice}`);
 }
 
-/** The labels, one an image. @throws PhoenixError ERR_PHOENIX_CONFIG */
+/** The labels, one per image. @throws PhoenixError ERR_PHOENIX_CONFIG */
 export function requireLabels({ count, labels }: PartitionInput, partition: string): Int32Array {
   if (labels?.length === count) return labels;
   const found = labels ? `${labels.length} labels for ${count} images` : 'these images have none';
   throw new PhoenixError('ERR_PHOENIX_CONFIG', `${partition} divides by label, but ${found}. Use iid or quantity, or labelled images.`);
 }
 
-/** Sizes that add up to count, one at least: in proportion to rank^-exponent (Zipf), rounded down, and what is left over given to the first, one each. */
+/**
+ * Sizes that add up to count, one at least: in proportion to rank^-exponent (Zipf), rounded down, and what is left over given to the first,
+ * one each.
+ */
 export function zipfSizes(count: number, parts: number, exponent: number): number[] {
   const weights = Array.from({ length: parts }, (_, i) => (i + 1) ** -exponent);
   const sum = weights.reduce((a, b) => a + b);

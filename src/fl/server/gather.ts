@@ -1,6 +1,6 @@
 /**
- * How long a round waits, and for whom. The decision is a pure function of the clock, of what has arrived and of when clients were last heard of;
- * `gather` asks it after every arrival and whenever it wants to be asked.
+ * How long a round waits, and for whom. The decision is a pure function of the clock, of what has arrived and of when clients were last
+ * heard of; `gather` asks it after every arrival and whenever it wants to be asked.
  */
 import { PhoenixError } from '../../errors.ts';
 import type { ClientId, Failure } from '../protocol.ts';
@@ -29,7 +29,7 @@ export type Wait = {
   lastSeen(client: ClientId): number | undefined;
 };
 
-/** Who is given up, with the reason; whether the wait is over; and when to ask again if nothing arrives before. */
+/** Which clients are given up, with the reason; whether the wait is over; and when to decide again if nothing arrives before. */
 export type Verdict = { lost: Map<ClientId, string>; closed: boolean; wakeAt?: number };
 
 /** @throws PhoenixError ERR_PHOENIX_ARGUMENT */
@@ -83,8 +83,8 @@ export type GatherOptions = {
 };
 
 /**
- * Takes outcomes until the wait is over, and leaves what is outstanding to be cancelled. A second outcome of a client is ignored. Replies and failures are
- * in the order of `asked`, whichever came first.
+ * Takes outcomes until the wait is over, and leaves what is outstanding to be cancelled. A second outcome of a client is ignored. Replies
+ * and failures are in the order of `asked`, whichever came first.
  * @throws what the outcomes throw; an abort rejects with the signal's reason
  */
 export async function gather(

@@ -1,6 +1,7 @@
 /**
- * Local work that follows the drift. Many local steps a round help clients that agree and hurt those that do not, so their number is steered by how well
- * the updates agree: the mean cosine between two of them. It takes the norms and the norm of the sum alone, so no single update needs to be seen for it.
+ * Local work that follows the drift. Many local steps per round help clients that agree and hurt those that do not, so their number is
+ * steered by how well the updates agree: the mean cosine between two of them. It takes the norms and the norm of the sum alone, so no
+ * single update needs to be seen for it.
  */
 import { plannedSteps } from '../../ddpm/fit.ts';
 import { PhoenixError } from '../../errors.ts';
@@ -27,9 +28,9 @@ export function checkLocalWork({ target, least, most }: LocalWork): void {
 }
 
 /**
- * The mean of cos(δ_i, δ_j) over i ≠ j, weighted by p_i·p_j with the parts p_i = w_i·‖δ_i‖ of the mean m = Σ w·δ: since ‖m‖² = Σ p_i² + Σ_{i≠j} p_i·p_j·cos_ij,
- * it is (‖m‖² - Σ p²) / ((Σ p)² - Σ p²), in -1..1; 0 for updates that have nothing to do with each other, however many there are. Undefined
- * where fewer than two count. For a mean that is none (a median, say) the same formula, a lower figure.
+ * The mean of cos(δ_i, δ_j) over i ≠ j, weighted by p_i·p_j with the parts p_i = w_i·‖δ_i‖ of the mean m = Σ w·δ: since ‖m‖² = Σ p_i² +
+ * Σ_{i≠j} p_i·p_j·cos_ij, it is (‖m‖² - Σ p²) / ((Σ p)² - Σ p²), in -1..1; 0 for updates that have nothing to do with each other, however
+ * many there are. Undefined where fewer than two count. For a mean that is none (a median, say) the same formula, a lower figure.
  */
 export function coherenceOf(parts: number[], meanNorm: number): number | undefined {
   const sum = parts.reduce((a, b) => a + b, 0);
@@ -40,8 +41,8 @@ export function coherenceOf(parts: number[], meanNorm: number): number | undefin
 }
 
 /**
- * The next round's work, as a multiple of what the fit asks for: work · coherence/target, at most a quarter up or a fifth down, within the bounds; as it was
- * where there is no coherence.
+ * The next round's work, as a multiple of what the fit asks for: work · coherence/target, at most a quarter up or a fifth down, within the
+ * bounds; as it was where there is no coherence.
  */
 export function adaptWork(work: number, coherence: number | undefined, { target, least, most }: LocalWork): number {
   if (coherence === undefined) return work;

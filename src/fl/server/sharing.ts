@@ -1,7 +1,7 @@
 /**
- * Data sharing (α, β): a small set G of images that is alike for everybody, so that no client trains on its own kind alone (Zhao et al. 2018, §4). β = |G|/|D|,
- * D all clients' images; each client receives the random fraction α of G once. Real images of G are thereby public; synthetic ones are drawn from
- * the global model.
+ * Data sharing (α, β): a small set G of images that clients share, so that no client trains on its own classes alone (Zhao et al. 2018,
+ * §4). β = |G|/|D|, D all clients' images; each client receives the random fraction α of G once. Real images of G are thereby public;
+ * synthetic ones are drawn from the global model.
  */
 import { everyPosition, groupBy, type ImageSet, inTurn, pick, valuesAt } from '../../images.ts';
 import { rng } from '../../rng.ts';
@@ -16,8 +16,8 @@ export type SharedSet = Pick<ImageSet, 'count' | 'pixels'> & { classes?: Int32Ar
 export const sharedCount = (images: number, beta: number): number => Math.round((images * beta) / (1 + beta));
 
 /**
- * Sets images aside as G: of labelled ones by turns a random one of each class until there are enough, so that classes are alike as far as they reach;
- * of others at random. Both parts ascending, fixed by the seed.
+ * Sets images aside as G: of labelled ones by turns a random one of each class until there are enough, so that the set is class-balanced as
+ * far as the classes' sizes allow; of others at random. Both parts ascending, fixed by the seed.
  */
 export function carveShared(
   { count, labels }: { count: number; labels?: Int32Array },

@@ -1,6 +1,6 @@
 /**
- * What a round hands out besides the model: shared images and bins to keep, and probes. All of it follows from the state and the options, so a resumed
- * round hands out the same.
+ * What a round sends in addition to the model: shared images and bins to keep, and requests for client statistics. All of it follows from
+ * the state and the options, so a resumed round hands out the same.
  */
 import { type Features, featureMatrix, kMeans } from '../../ddpm/metrics/index.ts';
 import { PhoenixError } from '../../errors.ts';
@@ -56,7 +56,7 @@ const SHARED = '.supplies/shared';
 const BINS = '.supplies/bins';
 
 /**
- * Makes what is due and gives it to those selected who lack it. Who cannot be reached, or refuses, is a Failure.
+ * Makes what is due and sends it to the selected clients that lack it. A client that cannot be reached, or refuses, is a Failure.
  * @throws PhoenixError ERR_PHOENIX_RUN if the Store lost what was made before
  */
 export async function supply(
@@ -146,8 +146,8 @@ export function suppliedFit(fit: Fit, client: ClientId, state: FederationState, 
 }
 
 /**
- * Takes what clients have found out into the profiles; points that they report become bins, if there are none yet. A histogram over other bins than the
- * client was given makes its report a Failure.
+ * Takes what clients have found out into the profiles; points that they report become bins, if there are none yet. A histogram over other
+ * bins than the client was given makes its report a Failure.
  */
 export async function learn(
   answers: Report[],

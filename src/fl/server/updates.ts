@@ -1,6 +1,6 @@
 /**
- * All updates of a round at once, for strategies that combine them. They lie in a Store as pieces of float32, and are worked on one piece of
- * the vector at a time: memory holds a block (clients, piece), never a model a client.
+ * All updates of a round at once, for strategies that combine them. They lie in a Store as pieces of float32, and are worked on one piece
+ * of the vector at a time: memory holds a block (clients, piece), never a model a client.
  */
 import { type CreateVector, getBytes, setBytes, type Vector } from '../../bindings/vector.ts';
 import type { Store } from '../store.ts';
@@ -13,7 +13,7 @@ const BLOCK = 2 ** 24;
 export type CollectedUpdates = Updates & {
   /** Takes one client's update in; `delta` may be used again afterwards. */
   add(client: string, weight: number, delta: Vector): Promise<void>;
-  /** Σ w·δ / Σ w, one weight an update. */
+  /** Σ w·δ / Σ w, one weight per update. */
   weightedMean(weights: number[]): Promise<Vector>;
   /** Removes what lies in the Store. */
   drop(): Promise<void>;

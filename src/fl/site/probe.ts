@@ -1,6 +1,6 @@
 /**
- * What a client finds out about its images and its model for strategies and filters: histogram, score, variety. It works on features of images; only the
- * numbers that were asked for leave the client.
+ * What a client finds out about its images and its model for strategies and filters: histogram, score, variety. It works on features of
+ * images; only the numbers that were asked for leave the client.
  */
 import type { Session } from '../../bindings/session.ts';
 import {
@@ -37,7 +37,7 @@ const MOST_IMAGES = 2048;
 /** Neighbours of precision: a model is not scored by it on fewer images than need them. */
 const NEIGHBOURS = 3;
 const SAMPLE_BATCH = 32;
-/** Fewest images whose mean is told. */
+/** Smallest cluster whose centre is sent. */
 const LEAST_CLUSTER = 4;
 
 /** A function that calls `make` when it is first called. */
@@ -70,8 +70,8 @@ export type ProbeInput = {
 };
 
 /**
- * The answers to a probe. One that cannot be given is left out: precision with fewer than four held-out images, loss without any, the distance to shared images
- * without two.
+ * The answers to a probe. One that cannot be given is left out: precision with fewer than four held-out images, loss without any, the
+ * distance to shared images without two.
  * @throws PhoenixError ERR_PHOENIX_MESSAGE for bins of other features, and what the session throws
  */
 export async function answerProbe(probe: Probe, input: ProbeInput): Promise<Pick<Report, 'quality' | 'vendi' | 'histogram' | 'points'>> {
@@ -125,7 +125,8 @@ async function drawFromModel({ samples: count, steps }: Probe, input: ProbeInput
 }
 
 /**
- * Centres of up to 16 clusters, to six digits. One of few images would show them, so only those of at least four are given, and the mean of all if there are none.
+ * Centres of up to 16 clusters, to six digits. One of few images would show them, so only those of at least four are given, and the mean of
+ * all if there are none.
  */
 async function pointsOf(x: Features): Promise<number[][]> {
   const { centres, assignment } = await kMeans(x, Math.min(MAX_POINTS, x.rows));
@@ -139,8 +140,8 @@ async function pointsOf(x: Features): Promise<number[][]> {
 }
 
 /**
- * Counts by bin, with Gaussian noise on each if it is asked for, and then not below 0. Noise on the same images is drawn once a version of the bins: asking again
- * does not average it away. Its key is the client's own, so that who knows the federation's seed cannot take it off.
+ * Counts by bin, with Gaussian noise on each if it is asked for, and then not below 0. Noise on the same images is drawn once a version of
+ * the bins: asking again does not average it away. Its key is the client's own, so the federation's seed does not reveal it.
  */
 async function histogram(
   x: Features,

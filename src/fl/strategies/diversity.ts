@@ -1,6 +1,6 @@
 /**
- * Weights that make the clients' mixture as varied as its members allow. Each client says how its images (or samples of its model) fall into bins
- * that all share; the weights are those near the example counts whose mixture of histograms is nearest to a target.
+ * Weights that make the clients' mixture as varied as its members allow. Each client says how its images (or samples of its model) fall
+ * into bins that all share; the weights are those near the example counts whose mixture of histograms is nearest to a target.
  */
 import { PhoenixError } from '../../errors.ts';
 import type { Profiles } from '../state.ts';
@@ -11,15 +11,17 @@ export type DiversityTarget = (typeof diversityTargets)[number];
 
 export type DiversityOptions = {
   /**
-   * What the mixture should be: every bin alike, as the clients known so far hold them, by their examples, or as the shared images hold them that the bins
-   * were made of. @default 'uniform'
+   * The target of the mixture: all bins equal, as the known clients hold them by their examples, or as the shared images hold them that the
+   * bins were made of. @default 'uniform'
    */
   target?: DiversityTarget;
   /** λ > 0: how strongly weights keep to the example counts. @default 0.5 */
   pull?: number;
 };
 
-/** Added to each bin of a target that was counted, as a share of an equal portion: a bin that nobody was known to hold must not forbid it. */
+/**
+ * Added to each bin of a target that was counted, as a share of an equal portion: a bin that nobody was known to hold must not forbid it.
+ */
 const SMOOTHING = 1e-3;
 const MOST_ITERATIONS = 20_000;
 
@@ -40,12 +42,12 @@ export const diversityObjective = (weights: number[], shares: number[][], target
   divergence(mixture(weights, shares), target) + pull * divergence(weights, prior);
 
 /**
- * argmin over the simplex of KL(Σ w_i·h_i ‖ target) + pull·KL(w ‖ prior), by mirror descent (exponentiated gradient, Kivinen & Warmuth 1997) with the
- * step 1/(1+pull). KL(Hw ‖ Hw') ≤ KL(w ‖ w') makes the objective (1+pull)-smooth and pull-strongly convex relative to the entropy, so the error
- * falls by the factor 1/(1+pull) an iteration (Lu, Freund & Nesterov 2018, theorem 3.1). Deterministic.
+ * argmin over the simplex of KL(Σ w_i·h_i ‖ target) + pull·KL(w ‖ prior), by mirror descent (exponentiated gradient, Kivinen & Warmuth
+ * 1997) with the step 1/(1+pull). KL(Hw ‖ Hw') ≤ KL(w ‖ w') makes the objective (1+pull)-smooth and pull-strongly convex relative to the
+ * entropy, so the error falls by the factor 1/(1+pull) an iteration (Lu, Freund & Nesterov 2018, theorem 3.1). Deterministic.
  * @param shares each client's histogram h_i as shares that sum to 1
  * @param target shares above 0
- * @param prior shares above 0, one a client
+ * @param prior shares above 0, one per client
  * @param pull λ > 0
  */
 export function diversityWeights(shares: number[][], target: number[], prior: number[], pull: number): number[] {
@@ -67,8 +69,8 @@ export function diversityWeights(shares: number[][], target: number[], prior: nu
 }
 
 /**
- * Weights near the example counts whose mixture of the clients' last known histograms is nearest to the target. A client without one counts by its
- * examples.
+ * Weights near the example counts whose mixture of the clients' last known histograms is nearest to the target. A client without one counts
+ * by its examples.
  * @throws PhoenixError ERR_PHOENIX_CONFIG, in weigh, for target 'shared' where bins were not made of shared images
  */
 export function diversity({ target = 'uniform', pull = 0.5 }: DiversityOptions = {}): Strategy<null> {
@@ -133,8 +135,8 @@ function pooled(profiles: Profiles): number[] {
 }
 
 /**
- * Weights in proportion to examples · Vendi score: n_i·V_i / Σ n·V, V the effective number of different samples of a client's model (Friedman & Dieng 2023,
- * def. 2). A client that has not reported a score counts with the mean of those that have.
+ * Weights in proportion to examples · Vendi score: n_i·V_i / Σ n·V, V the effective number of different samples of a client's model
+ * (Friedman & Dieng 2023, def. 2). A client that has not reported a score counts with the mean of those that have.
  */
 export function vendi(): Strategy<null> {
   return {

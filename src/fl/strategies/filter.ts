@@ -1,8 +1,9 @@
 /**
- * Threshold filtering, the second half of Phoenix's personalization strategy (Stanley Jothiraj & Mashhadi 2023): clients whose models score poorly are left
- * out. Which statistic and threshold the paper used is not known; ours are options. `disconnect` is as in the paper: for good, whoever it is.
- * `quarantine` is ours: a client sits out until it scores well again, a cohort always stays, and nobody is left out without whom the cohort would cover fewer
- * bins, since a client with rare images is different, not poor; this guard can be left out, for it cannot tell rare images from spoilt ones.
+ * Threshold filtering, the second half of Phoenix's personalization strategy (Stanley Jothiraj & Mashhadi 2023): clients whose models score
+ * poorly are left out. Which statistic and threshold the paper used is not known; ours are options. `disconnect` is as in the paper: for
+ * good, whoever it is. `quarantine` is ours: a client is excluded until it scores well again, a cohort always stays, and no client is
+ * excluded if the cohort would then cover fewer bins, since a client with rare images is different, not poor; this guard can be left out,
+ * for it cannot tell rare images from spoilt ones.
  */
 import { PhoenixError } from '../../errors.ts';
 import type { ClientId, Decision, Report, Statistic } from '../protocol.ts';
@@ -18,13 +19,13 @@ export type FilterOptions = {
   threshold: string;
   /** Clients that quarantine always leaves in. @default half of those known, rounded up */
   cohort?: number;
-  /** Whether quarantine leaves in who covers bins that nobody else does. @default true */
+  /** Whether quarantine keeps clients that cover bins which no other client covers. @default true */
   guard?: boolean;
 };
 
 const isGuarded = ({ kind, guard = true }: FilterOptions) => kind === 'quarantine' && guard;
 
-/** Who sits out, since which round. */
+/** The excluded clients, each with the round in which it was excluded. */
 export type FilterState = Record<ClientId, number>;
 
 /**
@@ -66,8 +67,8 @@ export function coveredBins(clients: ClientId[], profiles: Profiles): Set<number
 }
 
 /**
- * What is decided on the clients that were scored in this round; the median is over all clients known that count. Poor ones go worst first; clients of equal
- * score share their fate where the cohort's size decides it.
+ * What is decided on the clients that were scored in this round; the median is over all clients known that count. Poor ones go worst first;
+ * clients of equal score share their fate where the cohort's size decides it.
  */
 export function decide(reports: Report[], state: FilterState, profiles: Profiles, options: FilterOptions): Decision[] {
   const { kind, statistic } = options;

@@ -4,9 +4,9 @@ import { type DiversityOptions, diversity, vendi } from './diversity.ts';
 import { fedavg } from './fedavg.ts';
 import { geometricMedian, krum, median, multiKrum, trimmedMean } from './robust.ts';
 
-/** What strategies may be told; each reads what it knows. */
+/** Options of all strategies; each reads its own. */
 export type StrategyOptions = DiversityOptions & {
-  /** Hostile clients that a robust rule is to stand. @default a fifth of those that arrived */
+  /** Byzantine clients that a robust rule tolerates. @default a fifth of the updates that arrived */
   hostile?: number;
 };
 

@@ -1,14 +1,14 @@
 /**
- * Rules that bound what a minority of clients, broken or hostile, can do to the mean. They look at the updates themselves, so they need all
- * of a round's updates and cannot be combined with secure aggregation. Every client that answered uploads and counts alike: a weight of its
- * own choosing, as FedAvg's examples are, would be the first thing to lie about.
+ * Robust aggregation: rules that bound what a minority of Byzantine clients can do to the mean. They look at the updates themselves, so
+ * they need all of a round's updates and cannot be combined with secure aggregation. Every client that answered uploads and counts equally:
+ * a weight of its own choosing, as FedAvg's examples are, would be the first thing to lie about.
  */
 import type { Report } from '../protocol.ts';
 import type { Combined, Strategy, Updates, Weights } from '../strategy.ts';
 
 const alike = (reports: Report[]): Weights => reports.map(({ client }) => ({ client, weight: 1 / reports.length }));
 
-/** A strategy without state that weighs all alike and combines with `combine`. */
+/** A strategy without state that weighs all clients equally and combines with `combine`. */
 const robust = (name: string, combine: (updates: Updates) => Promise<Combined>): Strategy<null> => ({
   name,
   init: () => null,
@@ -16,13 +16,13 @@ const robust = (name: string, combine: (updates: Updates) => Promise<Combined>):
   combine,
 });
 
-/** The share of hostile clients that a rule is set for, when nothing else is said. */
+/** The share of Byzantine clients that a rule tolerates by default. */
 const HOSTILE = 0.2;
 
 const hostileOf = (n: number, f: number | undefined, most: number): number => Math.max(0, Math.min(f ?? Math.ceil(HOSTILE * n), most));
 
 export type RobustOptions = {
-  /** Hostile clients to stand, a whole number; fewer where the round has too few clients for it. @default a fifth of those that arrived */
+  /** Byzantine clients to tolerate, a whole number; fewer if the round has too few clients. @default a fifth of the updates that arrived */
   hostile?: number;
 };
 
@@ -64,7 +64,7 @@ async function lowest(updates: Updates, f: number, m: number): Promise<number[]>
   return scores.map((_, i) => (kept.some((one) => one.i === i) ? 1 / m : 0));
 }
 
-/** The one update that lies closest to its neighbours. Blanchard et al. 2017; stands f < (n - 2)/2. */
+/** The one update that lies closest to its neighbours. Blanchard et al. 2017; tolerates f < (n - 2)/2. */
 export const krum = ({ hostile }: RobustOptions = {}): Strategy<null> =>
   robust('krum', async (updates) => {
     const n = updates.clients.length;

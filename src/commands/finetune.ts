@@ -17,7 +17,7 @@ import { trainPersonal } from '../fl/site/train-personal.ts';
 import { everyPosition, sourceOfSet } from '../images.ts';
 import { streamKey } from '../rng.ts';
 import { type FinetuneOptions, parseOptions } from './options/index.ts';
-import { findCheckpoint, personalOf } from './sample.ts';
+import { findCheckpoint, personalOf } from './sources.ts';
 
 export type FinetuneEvents = {
   onStep?(step: StepProgress): void;
@@ -49,7 +49,8 @@ const SITE = 'site';
  */
 export async function finetune(options: FinetuneOptions, { onStep, signal }: FinetuneEvents = {}): Promise<Finetuned> {
   const settings = parseOptions('finetune', options);
-  const { data, epochs, batch, lr, seed, checkpoint: out } = settings;
+  const { data, epochs, seed, checkpoint: out } = settings;
+  const { batch, lr } = settings.training;
   const { path } = await findCheckpoint(settings.source);
   const checkpoint = await readCheckpoint(path);
   const patterns = personalOf(checkpoint);
@@ -74,7 +75,7 @@ export async function finetune(options: FinetuneOptions, { onStep, signal }: Fin
     unet: checkpoint.unet,
     noise: schedule,
     device: settings.device,
-    threads: settings.threads || undefined,
+    threads: settings.threads,
   });
   using images = await createImages(dataset, session);
   await checkpoint.load(session.params, session.ema, session.parameters);

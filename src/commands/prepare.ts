@@ -11,12 +11,13 @@ import { PhoenixError } from '../errors.ts';
 import { writeFresh } from '../files.ts';
 import { classesInTurn, sourceOfSet } from '../images.ts';
 import { streamKey } from '../rng.ts';
-import type { RunConfig } from '../run/folder.ts';
+import { CONFIG_SCHEMA, type RunConfig, runConfigSchema } from '../run/config.ts';
 import { imageGrid } from './image-grid.ts';
 import { changeableOptions, type Settings } from './options/index.ts';
 import { packageInfo } from './package-info.ts';
 
 type Training = Settings<'federate'> | Settings<'train'>;
+type TrainingKind = RunConfig['kind'];
 
 export type Prepared = {
   dataset: DatasetSource;
@@ -53,42 +54,47 @@ export async function prepare(settings: Training): Promise<Prepared> {
     classes: settings.classConditional ? dataset.labels : undefined,
     unet: { ...unet, dropout: settings.dropout ?? unet.dropout },
     noise: noise({ kind: settings.schedule, prediction: settings.prediction }),
-    hyper: chosenHyper(settings, training),
+    hyper: chosenHyper(settings.training, training),
     warmup: training.warmup,
   };
 }
 
-/** Each hyper-parameter as the option of that name says, else as the preset says, else as is usual. */
-function chosenHyper(settings: Partial<Hyper>, preset: Partial<Hyper>): Prepared['hyper'] {
+/** Each hyper-parameter as the training option of that name says, else as the preset says, else as is usual. */
+function chosenHyper(options: Partial<Hyper>, preset: Partial<Hyper>): Prepared['hyper'] {
   const schema = hyperSchema.omit({ warmupSteps: true });
   const names = Object.keys(schema.shape) as (keyof Hyper)[];
   const usual: Partial<Hyper> = plainHyper;
-  return schema.parse(Object.fromEntries(names.map((name) => [name, settings[name] ?? preset[name] ?? usual[name]])));
+  return schema.parse(Object.fromEntries(names.map((name) => [name, options[name] ?? preset[name] ?? usual[name]])));
 }
 
 /** What a resume may change besides options: where the data lies. The build is compared too, but only warned of. */
-export const mayChange = (command: 'federate' | 'train'): string[] => [
-  ...changeableOptions(command).map((key) => `options.${key}`),
-  'data.name',
-];
+export function mayChange(command: TrainingKind): string[] {
+  return [...changeableOptions(command).map((name) => `options.${name}`), 'data.name'];
+}
 
-/** config.json of a run. `more`: what only this kind of training has. */
-export function describeRun(kind: 'federate' | 'train', settings: Training, prepared: Prepared, session: Session, more: object): RunConfig {
+/** config.json of a run. `options`: as they were given, objects among them by their names. `facts`: what only this kind of training has. */
+export function describeRun(
+  kind: TrainingKind,
+  options: { data: unknown },
+  prepared: Prepared,
+  session: Session,
+  facts: { length: object; clients: object[]; [fact: string]: unknown },
+): RunConfig {
   const { dataset, unet, hyper } = prepared;
   const { name, fingerprint, count, height, width, channels, classNames, siteNames } = dataset;
   const { kind: schedule, steps, betaStart, betaEnd, prediction } = prepared.noise;
   const { version } = packageInfo();
   const { backend, real, isa, build } = session.info;
   const config = {
-    schema: 1,
+    schema: CONFIG_SCHEMA,
     kind,
-    options: { ...settings, data: typeof settings.data === 'string' ? settings.data : name },
+    options: { ...options, data: typeof options.data === 'string' ? options.data : name },
     data: { name, fingerprint, count, height, width, channels, classNames, siteNames },
     unet,
     noise: { kind: schedule, steps, betaStart, betaEnd, prediction },
     fit: hyper,
     parameterCount: session.parameterCount,
-    ...more,
+    ...facts,
     build: {
       phoenix: version,
       node: process.version,
@@ -99,7 +105,7 @@ export function describeRun(kind: 'federate' | 'train', settings: Training, prep
       compiler: build,
     },
   };
-  return JSON.parse(JSON.stringify(config)) as RunConfig;
+  return runConfigSchema.parse(JSON.parse(JSON.stringify(config)));
 }
 
 /** Whether a sample grid is drawn after this round: every `every` rounds and after the last; by default about five times over the run. */
@@ -117,7 +123,7 @@ export async function drawGrid(
   weights: Vector,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const { samples: count, scheduler, sampleSteps: steps, seed } = settings;
+  const { count, scheduler, steps } = settings.samples;
   const { height, width, inChannels: channels, numClasses } = unet;
   const values = await drawSamples({
     session,
@@ -126,7 +132,7 @@ export async function drawGrid(
     batch: Math.min(count, hyper.batch),
     scheduler,
     steps,
-    key: streamKey(seed, 'samples'),
+    key: streamKey(settings.seed, 'samples'),
     weights,
     classes: classesInTurn(count, numClasses),
     signal,

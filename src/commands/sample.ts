@@ -1,23 +1,21 @@
 /** Drawing images from a trained model: a checkpoint, the newest one of a run folder, or a diffusers folder. */
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { z } from 'zod';
 import type { Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
 import { setBytes } from '../bindings/vector.ts';
-import { type Checkpoint, readCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
+import { readCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import { noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { createSession } from '../ddpm/session.ts';
 import { PhoenixError } from '../errors.ts';
-import { exists, io, writeWhole } from '../files.ts';
+import { io, writeWhole } from '../files.ts';
 import { splitParameters } from '../fl/site/personal.ts';
 import { keptEntry } from '../fl/site/state.ts';
 import { classesInTurn, type ImageSet } from '../images.ts';
 import { streamKey } from '../rng.ts';
-import { openRun } from '../run/folder.ts';
 import { imageGrid } from './image-grid.ts';
 import { parseOptions, type SampleOptions } from './options/index.ts';
+import { findCheckpoint, personalOf } from './sources.ts';
 
 export type SampleEvents = {
   /** Share done, 0..1. */
@@ -62,7 +60,7 @@ export async function sample(options: SampleOptions, { onProgress, signal }: Sam
     noise: schedule,
     device: settings.device,
     precision: settings.precision,
-    threads: settings.threads || undefined,
+    threads: settings.threads,
   });
   await checkpoint.load(session.params, session.ema, session.parameters);
   const weights = checkpoint.hasEma && !settings.raw ? 'ema' : 'raw';
@@ -95,35 +93,6 @@ export async function sample(options: SampleOptions, { onProgress, signal }: Sam
     await writeWhole(grid, await imageGrid(images, { columns }));
   }
   return { ...images, classes, checkpoint: path, weights, ...(clients.length > 0 && { clients }), grid };
-}
-
-/** The newest checkpoint of a run folder and what it keeps for clients; what is no run folder is the checkpoint itself. */
-export async function findCheckpoint(source: string): Promise<{ path: string; stored: Record<string, string> }> {
-  if (!(await exists(join(source, 'state.json')))) return { path: source, stored: {} };
-  const { checkpoint, stored } = await openRun(source);
-  if (checkpoint === undefined) {
-    throw new PhoenixError(
-      'ERR_PHOENIX_RUN',
-      `${source} has no checkpoint yet: its first round is not done. Wait for it, or resume the run.`,
-    );
-  }
-  return { path: checkpoint, stored };
-}
-
-/** The patterns of the parameters that a federation left to its clients. */
-export function personalOf({ metadata }: Checkpoint): string[] | undefined {
-  if (metadata.personal === undefined) return undefined;
-  const parsed = z.array(z.string().min(1).max(200)).min(1).max(64).safeParse(jsonOf(metadata.personal));
-  if (parsed.success) return parsed.data;
-  throw new PhoenixError('ERR_PHOENIX_CHECKPOINT', 'The checkpoint is damaged: its list of personal layers is no list of patterns.');
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }
 
 /** The file of each client's personal layers, by client. @throws PhoenixError ERR_PHOENIX_RUN for a damaged run */

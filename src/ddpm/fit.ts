@@ -13,9 +13,9 @@ const decay = z.number().min(0).lt(1);
 /** Hyper-parameters with their limits. native/unet/hyper.h lists the same names and says how a step reads each. */
 export const hyperSchema = z.strictObject({
   /** Images per step; may be more than there are images. */
-  batch: positive,
+  batch: positive.max(65_536),
   /** Learning rate after warm-up. */
-  lr: notNegative,
+  lr: notNegative.max(10),
   /** Steps of linear warm-up, counted from `globalStep` 0: step n uses lr·min(1, (n+1)/warmupSteps). 0 = none. */
   warmupSteps: count,
   /** Decay of Adam's first moment (Kingma & Ba 2015, alg. 1). */
@@ -25,13 +25,13 @@ export const hyperSchema = z.strictObject({
   /** Adam's eps, added to the root of the second moment (not privacy, not predicted noise). */
   adamEps: notNegative,
   /** Decoupled weight decay (AdamW, Loshchilov & Hutter 2019); 0 = off. */
-  weightDecay: notNegative,
+  weightDecay: notNegative.max(10),
   /** Largest gradient norm; 0 = no clipping. */
   clip: notNegative,
   /** Whether images are mirrored at random. */
   flip: z.boolean(),
   /** Min-SNR-γ loss weighting (Hang et al. 2023); 0 = off. */
-  minSnrGamma: notNegative,
+  minSnrGamma: notNegative.max(1e6),
   /** FedProx μ (Li et al. 2020): μ/2·|p - anchor|² is added to the loss; 0 = off. */
   mu: notNegative,
   /** Largest decay of the per-step EMA in `session.ema`: see emaDecayAt. 0 = no EMA is kept. */

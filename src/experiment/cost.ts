@@ -1,9 +1,9 @@
 /** What an experiment will cost: images and bytes by arithmetic, time by a short measurement on this machine. */
-import { createImages } from '../bindings/session.ts';
+import { createImages, type Device } from '../bindings/session.ts';
 import type { Prepared } from '../commands/prepare.ts';
 import type { Dataset } from '../ddpm/data/index.ts';
 import { atStart } from '../ddpm/fit.ts';
-import { makeTable } from '../ddpm/schedulers/index.ts';
+import { makeTable, type SchedulerName } from '../ddpm/schedulers/index.ts';
 import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
 import { parseCompression } from '../fl/wire/codec.ts';
@@ -25,11 +25,11 @@ const SAMPLE_BATCH = 32;
 export async function measureRates(
   prepared: Prepared,
   dataset: Dataset,
-  options: { steps: number; scheduler: string; device: 'auto' | 'cpu' | 'cuda'; threads: number; signal?: AbortSignal },
+  options: { steps: number; scheduler: SchedulerName; device: Device; threads: number | undefined; signal?: AbortSignal },
 ): Promise<Rates> {
   const { unet, noise, hyper, classes } = prepared;
   const { device, threads, signal } = options;
-  using session = createSession({ unet, noise, device, threads: threads || undefined });
+  using session = createSession({ unet, noise, device, threads });
   using images = await createImages(dataset, session);
   await session.init(1n);
   const indices = everyPosition(dataset.count);
@@ -48,7 +48,7 @@ export async function measureRates(
     };
     return (await trainLocal({ session, images, indices, classes, ...training, key: 2n, signal })).images;
   });
-  const table = makeTable(options.scheduler as 'ddim', noise, options.steps);
+  const table = makeTable(options.scheduler, noise, options.steps);
   const drawn = unet.numClasses > 0 ? new Int32Array(SAMPLE_BATCH) : undefined;
   const sample = await rate(async () => {
     const common = { table, clip: true, key: 3n, firstImage: 0, classes: drawn, weights: session.params };
@@ -63,11 +63,11 @@ export async function measureRates(
  * short as the arm allows. Probes, bins and the headers of messages come on top, a few kilobytes a client and round.
  */
 export function mostBytes(arm: Arm, { rounds, selected, clients }: Work, parameterCount: number, dataset: Dataset): number {
-  const { compress, compressTasks, driftTarget, workLeast, shareBeta, shareAlpha, shareSource, shareEvery } = settingsOf(arm);
-  const { codec, share } = parseCompression(compress);
+  const { compress, localWork, sharing } = settingsOf(arm);
+  const { codec, share } = parseCompression(compress.updates);
   const up = { float32: 1, bf16: 1 / 2, int8: 0.251, topk: share }[codec];
-  const each = 4 * parameterCount * (up + (compressTasks === 'bf16' ? 1 / 2 : 1));
-  const most = Math.ceil(rounds / (driftTarget === undefined ? 1 : Math.min(1, workLeast)));
-  const versions = shareSource === 'real' ? 1 : Math.floor(most / shareEvery);
-  return each * selected * most + shareAlpha * shareBeta * dataset.count * imageBytes(dataset) * clients * versions;
+  const each = 4 * parameterCount * (up + (compress.tasks === 'bf16' ? 1 / 2 : 1));
+  const most = Math.ceil(rounds / (localWork.target === undefined ? 1 : Math.min(1, localWork.least)));
+  const versions = sharing.source === 'real' ? 1 : Math.floor(most / sharing.every);
+  return each * selected * most + sharing.alpha * sharing.beta * dataset.count * imageBytes(dataset) * clients * versions;
 }

@@ -121,7 +121,7 @@ function scorerOf(lab: Lab, data: string, features: string | undefined, onProgre
     features,
     classifierSteps: grid.score.classifierSteps,
     dir,
-    threads: threads || undefined,
+    threads,
     signal,
     onProgress: (label, done) => onProgress?.({ label, done, total: 1 }),
   });

@@ -3,12 +3,16 @@
  * cells (an arm, a partition and a seed: a training and how its model is scored). Arms that differ only in how they are scored share a training.
  */
 import { z } from 'zod';
-import { parseOptions } from '../commands/options/index.ts';
+import { mergeOptions, OptionError, parseOptions } from '../commands/options/index.ts';
+import { names } from '../commands/options/kinds.ts';
+import { schedulers } from '../ddpm/schedulers/index.ts';
 import { PhoenixError } from '../errors.ts';
 
 /** Names become names of folders. */
 const name = z.string().regex(/^[a-z0-9][a-z0-9-]{0,39}$/, 'a name of small letters, digits and hyphens, at most 40');
-const options = z.record(z.string(), z.union([z.string(), z.number(), z.boolean()]));
+/** Options as a program gives them, those of a group in an object of their own. */
+const value = z.union([z.string(), z.number(), z.boolean()]);
+const options = z.record(z.string(), z.union([value, z.record(z.string(), value)]));
 
 const armSchema = z.strictObject({
   name,
@@ -39,9 +43,9 @@ export const knownArms: Record<string, Omit<z.input<typeof armSchema>, 'name'>> 
   fedavg: { weights: 'raw' },
   'fedavg-ema': {},
   'fedavg-finetuned': { fineTune: 1 },
-  sharing: { options: { shareBeta: 0.05, shareAlpha: 0.5 } },
+  sharing: { options: { sharing: { beta: 0.05, alpha: 0.5 } } },
   personal: { options: { personal: 'head' } },
-  filtering: { options: { filter: 'quarantine' } },
+  filtering: { options: { filter: { kind: 'quarantine' } } },
   diversity: { options: { strategy: 'diversity' } },
   composed: { options: { method: 'phoenix' } },
   'composed-global': { options: { method: 'phoenix', personal: 'none' } },
@@ -74,7 +78,7 @@ const gridSchema = z.strictObject({
   rounds: z.int().min(1).max(1_000_000),
   /** Images a client trains on in a round. */
   localImages: z.int().min(1),
-  /** Options that all trainings have: preset, batch, lr, prediction, … */
+  /** Options that all trainings have: preset, prediction, training.batch, training.lr, … */
   options: options.default({}),
   arms: z
     .array(z.union([name, armSchema]))
@@ -99,7 +103,7 @@ const gridSchema = z.strictObject({
     samples: z.int().min(50).max(100_000),
     /** Steps of the sampler, and which. */
     steps: z.int().min(1).max(1000).default(25),
-    scheduler: z.string().default('ddim'),
+    scheduler: z.enum(names(schedulers)).default('ddim'),
     /** A point of the curves every so many rounds, of so many images; 0 = only the end. */
     every: z.int().min(0).default(0),
     curveSamples: z.int().min(50).max(100_000).default(500),
@@ -150,10 +154,14 @@ export function parseGrid(value: unknown, source: string): Grid {
     if (arm.train !== 'federated' && (Object.keys(arm.options).length > 0 || arm.fineTune > 0))
       throw refuse(`the arm "${arm.name}" is trained ${arm.train}, so it can have neither options of federate nor fine-tuning`);
     if (arm.fineTune > 0 && isPersonal(arm)) throw refuse(`the arm "${arm.name}" has personal layers: its samples are pooled already`);
-    // Every option is checked before anything is trained.
-    if (arm.train === 'federated')
-      for (const partition of grid.partitions) parseOptions('federate', federateOptions(grid, arm, partition, 0));
-    else parseOptions('train', trainOptions(grid, 0, 1));
+    try {
+      // Every option is checked before anything is trained.
+      if (arm.train === 'federated')
+        for (const partition of grid.partitions) parseOptions('federate', federateOptions(grid, arm, partition, 0));
+      else parseOptions('train', trainOptions(grid, 0, 1));
+    } catch (error) {
+      throw error instanceof OptionError ? refuse(`the arm "${arm.name}": ${error.message.replace(/\.$/, '')}`) : error;
+    }
   }
   return grid;
 }
@@ -170,26 +178,19 @@ export const isMixture = (arm: Arm): boolean => arm.train === 'local' || arm.fin
 /** Whether a cell is scored on the way: not clients alone, who train one after the other, nor what an epoch at every point would be spent on. */
 export const hasCurve = ({ train, fineTune }: Arm, grid: Grid): boolean => grid.score.every > 0 && train !== 'local' && fineTune === 0;
 
+/** A training of an experiment draws no grids, and keeps its last checkpoint alone. */
+const QUIET = { samples: { every: 0 }, keep: 1 };
+
 /** Options of `federate` of an arm; the data and the folder come later. */
 export function federateOptions(grid: Grid, arm: Arm, { partition, fraction, clients }: Partition, seed: number) {
   const bySite = partition === 'site';
-  return {
-    data: 'synthetic',
-    ...grid.options,
-    clients: bySite ? clients : (clients ?? grid.clients),
-    partition,
-    fraction,
-    localImages: grid.localImages,
-    ...arm.options,
-    seed,
-    sampleEvery: 0,
-    keep: 1,
-  };
+  const places = { clients: bySite ? clients : (clients ?? grid.clients), partition, fraction, localImages: grid.localImages };
+  return mergeOptions('federate', { data: 'synthetic' }, grid.options, places, arm.options, { seed, ...QUIET });
 }
 
 /** Options of `train` for so many images; a checkpoint after every `commitImages`. */
 export function trainOptions(grid: Grid, seed: number, images: number, commitImages = images) {
-  return { data: 'synthetic', ...grid.options, seed, images, commitImages, sampleEvery: 0, keep: 1 };
+  return mergeOptions('train', { data: 'synthetic' }, grid.options, { seed, images, commitImages, ...QUIET });
 }
 
 // ---- equal work
@@ -222,6 +223,12 @@ export function equalWork(grid: Pick<Grid, 'rounds' | 'localImages'>, batch: num
 
 // ---- cells
 
+/** The options of an arm in an order of their own, so that equal ones are equal as text. */
+const sortedOptions = ({ options }: Arm) =>
+  Object.entries(options)
+    .map(([key, entry]) => [key, typeof entry === 'object' ? Object.entries(entry).sort() : entry] as const)
+    .sort(([a], [b]) => (a < b ? -1 : 1));
+
 /** A training: a run folder, or a folder of one a client. */
 export type Training = {
   /** Name of its folder. */
@@ -249,7 +256,7 @@ export function expandGrid(grid: Grid): Cell[] {
           const partition = arm.train === 'central' ? undefined : grid.partitions.find((entry) => entry.name === partitionName)!;
           const id = cellId(arm, partition, seed);
           if (cells.has(id)) continue;
-          const what = JSON.stringify([arm.train, Object.entries(arm.options).sort(), partition, seed]);
+          const what = JSON.stringify([arm.train, sortedOptions(arm), partition, seed]);
           const training = trainings.get(what) ?? { id, arm, partition, seed };
           trainings.set(what, training);
           cells.set(id, { id, arm, partition, seed, training });

@@ -1,8 +1,9 @@
 /** Trainings of an experiment, in pieces that end where a point of the curves is due, and drawing samples from what they have learnt. */
 import { join } from 'node:path';
-import { createImages } from '../bindings/session.ts';
+import { createImages, type Device } from '../bindings/session.ts';
+import { dealImages } from '../commands/deal.ts';
 import type { RunEvents } from '../commands/events.ts';
-import { dealImages, federate } from '../commands/federate.ts';
+import { federate } from '../commands/federate.ts';
 import { finetune } from '../commands/finetune.ts';
 import { parseOptions } from '../commands/options/index.ts';
 import { prepare } from '../commands/prepare.ts';
@@ -15,13 +16,12 @@ import { noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
-import { PhoenixError } from '../errors.ts';
 import { remove } from '../files.ts';
 import type { RoundRecord } from '../fl/protocol.ts';
 import { classesInTurn, type ImageSet, joined } from '../images.ts';
 import { readLog } from '../report/log.ts';
 import { streamKey } from '../rng.ts';
-import { openRun } from '../run/folder.ts';
+import { isRunFolder, openRun } from '../run/folder.ts';
 import { type Cell, federateOptions, type Grid, isPersonal, type Training, trainOptions, type Work } from './grid.ts';
 import { equalParts, subset } from './images.ts';
 
@@ -31,8 +31,8 @@ export type Lab = {
   dataset: Dataset;
   /** The experiment's folder. */
   dir: string;
-  device: 'auto' | 'cpu' | 'cuda';
-  threads: number;
+  device: Device;
+  threads: number | undefined;
   signal?: AbortSignal;
   /** Whether to stop at the next commit: time is up. */
   due(): boolean;
@@ -55,11 +55,8 @@ export const folderOf = (lab: Lab, training: Training): string => join(lab.dir, 
 
 /** The rounds of a run folder that were committed. */
 export async function roundsOf(dir: string): Promise<RoundRecord[]> {
-  const run = await openRun(dir).catch((error) => {
-    if (error instanceof PhoenixError && error.code === 'ERR_PHOENIX_RUN' && /no run folder/.test(error.message)) return undefined;
-    throw error;
-  });
-  if (!run) return [];
+  if (!(await isRunFolder(dir))) return [];
+  const run = await openRun(dir);
   return (await readLog(join(dir, 'log.jsonl'))).rounds.filter(({ round }) => round <= run.round);
 }
 
@@ -113,14 +110,14 @@ export async function trainTo(
       const left = Math.ceil((work.total - standing.images) / (work.selected * work.perClient));
       const rounds = standing.round < work.rounds ? work.rounds : standing.round + left;
       const options = { ...federateOptions(lab.grid, training.arm, training.partition!, training.seed), data: lab.dataset, rounds };
-      await unlessPaused(() => federate({ ...options, ...place(lab, dir) } as Parameters<typeof federate>[0], events));
+      await unlessPaused(() => federate({ ...options, ...place(lab, dir) }, events));
     }
     standing = await standingOf(lab, training, work);
   }
   return standing;
 }
 
-const place = ({ device, threads }: Lab, out: string) => ({ out, resume: true, device, threads: threads || undefined });
+const place = ({ device, threads }: Lab, out: string) => ({ out, resume: true, device, threads });
 
 /** Events of a training that is aborted after the commit at which `target` images are reached, it has ended, or time is up. */
 function pausing(lab: Lab, before: number, until: { target: number; total: number }, onImages: (images: number) => void): RunEvents {
@@ -182,9 +179,9 @@ export async function draw(lab: Lab, cell: Cell, count: number, onProgress: (don
   const { steps, scheduler } = lab.grid.score;
   const from = async (source: string, n: number, own: number, done: number, client?: string) => {
     const { device, threads, signal } = lab;
-    const options = { source, n, steps, scheduler: scheduler as 'ddim', client, raw: arm.weights === 'raw', seed: own, batch: 64 };
+    const options = { source, n, steps, scheduler, client, raw: arm.weights === 'raw', seed: own, batch: 64 };
     const events = { signal, onProgress: (share: number) => onProgress((done + share * n) / count) };
-    return sample({ ...options, device, threads: threads || undefined }, events);
+    return sample({ ...options, device, threads }, events);
   };
   if (arm.fineTune > 0) return fineTuned(lab, cell, count, onProgress);
   if (arm.train !== 'local') {
@@ -215,7 +212,7 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
   const options = federateOptions(lab.grid, arm, training.partition!, seed);
   const prepared = await prepare({ ...parseOptions('federate', options), data: dataset });
   const schedule = noise(checkpoint.noise);
-  using session = createSession({ unet: checkpoint.unet, noise: schedule, device, threads: threads || undefined });
+  using session = createSession({ unet: checkpoint.unet, noise: schedule, device, threads });
   using resident = await createImages(dataset, session);
   const { numClasses } = checkpoint.unet;
   const shares = sharesOf(lab, training);
@@ -246,7 +243,7 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
       noise: schedule,
       count: n,
       batch: Math.min(n, 64),
-      scheduler: lab.grid.score.scheduler as 'ddim',
+      scheduler: lab.grid.score.scheduler,
       steps: lab.grid.score.steps,
       key: streamKey(clientSeed(seed, i), 'samples'),
       classes: classesInTurn(n, numClasses),
@@ -273,9 +270,9 @@ export async function drawUnseen(lab: Lab, cell: Cell, sites: Dataset[], count: 
   if (sites.length === 0 || !(arm.fineTune > 0 || isPersonal(arm))) return undefined;
   const { device, threads, signal, grid } = lab;
   const { steps, scheduler } = grid.score;
-  const { batch, lr } = parseOptions('federate', federateOptions(grid, arm, training.partition!, seed));
+  const { batch, lr } = parseOptions('federate', federateOptions(grid, arm, training.partition!, seed)).training;
   const checkpoint = join(lab.dir, 'scores', `${cell.id}.site.safetensors`);
-  const place = { device, threads: threads || undefined };
+  const place = { device, threads };
   const images: ImageSet[] = [];
   const parts = equalParts(
     sites.map(({ name }) => name),
@@ -283,9 +280,9 @@ export async function drawUnseen(lab: Lab, cell: Cell, sites: Dataset[], count: 
   );
   try {
     for (const [i, { count: n }] of parts.entries()) {
-      const fit = { epochs: UNSEEN_EPOCHS, batch, lr, seed };
+      const fit = { epochs: UNSEEN_EPOCHS, training: { batch, lr }, seed };
       await finetune({ source: folderOf(lab, training), data: sites[i]!, ...fit, checkpoint, ...place }, { signal });
-      const how = { n, steps, scheduler: scheduler as 'ddim', seed: clientSeed(seed, i), batch: 64 };
+      const how = { n, steps, scheduler, seed: clientSeed(seed, i), batch: 64 };
       images.push(await sample({ source: checkpoint, ...how, ...place }, { signal }));
     }
   } finally {

@@ -24,14 +24,14 @@ const smoke = {
   clients: 4,
   rounds: 4,
   localImages: 32,
-  options: { preset: 'tiny', batch: 16, lr: 0.004, prediction: 'v', schedule: 'cosine' },
+  options: { preset: 'tiny', prediction: 'v', schedule: 'cosine', training: { batch: 16, lr: 0.004 } },
   arms: [
     'centralised',
     'local-only',
     'fedavg',
     'fedavg-ema',
     'fedavg-finetuned',
-    { name: 'composed', options: { method: 'phoenix', probeSamples: 16, probeSteps: 4, probeEvery: 2 } },
+    { name: 'composed', options: { method: 'phoenix', probe: { samples: 16, steps: 4, every: 2 } } },
   ],
   partitions: ['shards', 'iid'],
   runs: [
@@ -52,7 +52,7 @@ const fashion = {
   clients: 10,
   rounds: 40,
   localImages: 1024,
-  options: { preset: 'tiny', batch: 32, lr: 0.002, prediction: 'v', schedule: 'cosine' },
+  options: { preset: 'tiny', prediction: 'v', schedule: 'cosine', training: { batch: 32, lr: 0.002 } },
   arms,
   partitions: ['shards', 'iid', 'dirichlet', 'shards-zipf', 'half-a-round'],
   runs: [
@@ -69,7 +69,7 @@ const deeppcbSites = {
   size: 32,
   rounds: 30,
   localImages: 512,
-  options: { preset: 'tiny', batch: 32, lr: 0.002, prediction: 'v', schedule: 'cosine' },
+  options: { preset: 'tiny', prediction: 'v', schedule: 'cosine', training: { batch: 32, lr: 0.002 } },
   arms,
   partitions: ['site'],
   runs: [{ arms, partitions: ['site'], seeds: [0] }],
@@ -82,7 +82,7 @@ const cifar10 = {
   clients: 10,
   rounds: 100,
   localImages: 2560,
-  options: { preset: 'cifar', batch: 128, lr: 2e-4, flip: true },
+  options: { preset: 'cifar', training: { batch: 128, lr: 2e-4, flip: true } },
   arms,
   partitions: ['shards', 'iid', 'dirichlet'],
   runs: [

@@ -50,8 +50,8 @@ export async function writeExperimentReport(input: ReportInput): Promise<{ repor
   const publics = grid.arms
     .filter((arm) => arm.train === 'federated' && results.some(({ rows }) => rows.some((row) => row.arm === arm)))
     .filter((arm) => {
-      const { shareBeta, shareSource } = settingsOf(arm);
-      return shareBeta > 0 && shareSource === 'real';
+      const { sharing } = settingsOf(arm);
+      return sharing.beta > 0 && sharing.source === 'real';
     })
     .map((arm) => arm.name);
   const report: ExperimentReport = {

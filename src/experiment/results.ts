@@ -178,7 +178,9 @@ export type Filtering = {
 
 export function filteringOf(grid: Grid, scores: CellScore[]): Filtering[] {
   return scores.flatMap(({ cell, arm, partition, seed, final }) => {
-    const filters = grid.arms.find((entry) => entry.name === arm && entry.train === 'federated' && settingsOf(entry).filter !== 'none');
+    const filters = grid.arms.find(
+      (entry) => entry.name === arm && entry.train === 'federated' && settingsOf(entry).filter.kind !== 'none',
+    );
     const metric = final && Object.keys(final.metrics).find((name) => kindOf(name) === 'recall');
     if (!filters || !metric || partition === undefined) return [];
     const alone = Object.keys(filters.options).every((key) => key.startsWith('filter')) && filters.fineTune === 0;

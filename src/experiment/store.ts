@@ -14,6 +14,7 @@ import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
 import { exists, io, type JsonRules, makeFolder, readJson, writeWhole } from '../files.ts';
 import { decision } from '../fl/protocol.ts';
+import { isRunFolder } from '../run/folder.ts';
 import { takeLock } from '../run/lock.ts';
 import { scoredBySchema } from './features.ts';
 
@@ -77,7 +78,7 @@ const readIfThere = async <T>(path: string, schema: z.ZodType<T>): Promise<T | u
  */
 export const lockFolder = (dir: string): Promise<() => Promise<void>> =>
   io(dir, async () => {
-    if (await exists(join(dir, 'state.json')))
+    if (await isRunFolder(dir))
       throw new PhoenixError('ERR_PHOENIX_RUN', `${dir} is the folder of a run, not of an experiment. Choose another one (--out).`);
     await makeFolder(join(dir, 'scores'));
     return takeLock(dir);

@@ -4,8 +4,6 @@
  */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { z } from 'zod';
-import { PhoenixError } from '../errors.ts';
 import { writeWhole } from '../files.ts';
 import { openRun } from '../run/folder.ts';
 import { readLog } from './log.ts';
@@ -16,24 +14,6 @@ import { formatBytes, formatCount } from './units.ts';
 const MAX_GRIDS = 25;
 const MAX_PNG_BYTES = 64 << 20;
 const PNG_SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
-
-const fields = z.record(z.string(), z.unknown());
-/** What the report needs of config.json. */
-const runConfig = z.looseObject({
-  kind: z.string(),
-  options: z.looseObject({ data: z.string(), preset: z.string(), seed: z.number(), partition: z.string().optional() }),
-  data: z.looseObject({
-    count: z.number(),
-    height: z.number(),
-    width: z.number(),
-    channels: z.number(),
-    classNames: z.array(z.string()).default([]),
-  }),
-  clients: z.array(z.looseObject({ id: z.string(), histogram: z.array(z.number()).optional() })),
-  sharing: z.looseObject({ count: z.number(), each: z.number(), source: z.string() }).optional(),
-  parameterCount: z.number(),
-  build: z.looseObject({ backend: z.string(), isa: z.string() }),
-});
 
 /**
  * Reads the run folder `dir`, finished or not, and writes `dir/report.html` (whole, or not at all).
@@ -50,15 +30,8 @@ export async function writeReport(dir: string): Promise<string> {
 
 async function readReport(dir: string): Promise<Report> {
   const run = await openRun(dir);
-  const parsed = runConfig.safeParse(run.config);
-  if (!parsed.success) {
-    const what = z.prettifyError(parsed.error).replaceAll('\n', ' ');
-    throw new PhoenixError('ERR_PHOENIX_RUN', `${join(dir, 'config.json')} is damaged: ${what}. Restore it, or begin a new run.`, {
-      cause: parsed.error,
-    });
-  }
-  const config = parsed.data;
-  const { options, data, clients, build } = config;
+  const { config } = run;
+  const { options, data, clients, build, shared } = config;
   const log = await readLog(join(dir, 'log.jsonl'));
   // A line may be there before its round is committed.
   const rounds = log.rounds.filter((round) => round.round <= run.round);
@@ -74,22 +47,23 @@ async function readReport(dir: string): Promise<Report> {
       `${data.width}×${data.height} ${data.channels === 1 ? 'gray' : 'RGB'}`,
       `preset ${options.preset}`,
       options.strategy ?? [],
-      config.sharing?.source === 'real'
-        ? `a shared set of ${formatCount(config.sharing.count)} images of the training data, which is public`
-        : [],
-      config.sharing?.source === 'synthetic' ? `a shared set of ${formatCount(config.sharing.count)} drawn images` : [],
+      !shared
+        ? []
+        : options.sharing?.source === 'real'
+          ? `a shared set of ${formatCount(shared.count)} images of the training data, which is public`
+          : `a shared set of ${formatCount(shared.count)} drawn images`,
       `${formatCount(config.parameterCount)} parameters`,
       `${build.backend} ${build.isa}`,
       `seed ${options.seed}`,
     ]
       .flat()
       .map(String),
-    plannedRounds: typeof planned === 'number' ? planned : undefined,
+    plannedRounds: planned,
     classNames: data.classNames,
     histograms: kind === 'federate' ? clients.flatMap(({ id, histogram }) => (histogram ? [{ client: id, counts: histogram }] : [])) : [],
     rounds,
     grids: await readGrids(dir, run.round, remarks),
-    config: { ...options, ...fields.parse({ ...facts, data: { ...data, name: undefined } }) },
+    config: { ...options, ...facts, data: { ...data, name: undefined } },
     remarks,
   };
 }

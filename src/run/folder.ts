@@ -18,7 +18,8 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
-import { hasCode, type IoOptions, io, type JsonRules, readJson } from '../files.ts';
+import { exists, hasCode, type IoOptions, io, type JsonRules, readJson } from '../files.ts';
+import { CONFIG_SCHEMA, type RunConfig, runConfigSchema } from './config.ts';
 
 /** The files of a round, and which stay when later rounds are committed. */
 export const kinds = {
@@ -44,15 +45,6 @@ export const stateSchema = z.object({
   state: z.unknown(),
 });
 export type Committed = z.infer<typeof stateSchema>;
-
-export const configSchema = z.looseObject({
-  schema: z.literal(1),
-  kind: z.enum(['federate', 'train']),
-  build: z.record(z.string(), z.unknown()),
-});
-
-/** What a run is, as config.json holds it: plain JSON. `build` is where it was computed, and the rest must be equal for a resume. */
-export type RunConfig = z.infer<typeof configSchema>;
 
 /** A run folder as it was last committed, to look at. */
 export type RunView = {
@@ -93,6 +85,16 @@ export async function namesIn(dir: string): Promise<string[] | undefined> {
   }
 }
 
+/** config.json of a run folder. @throws PhoenixError ERR_PHOENIX_RUN for a damaged file, or one of another version */
+export function readConfig(dir: string): Promise<RunConfig> {
+  return readJson(join(dir, 'config.json'), runConfigSchema, { ...jsonRules, version: CONFIG_SCHEMA });
+}
+
+/** Whether a folder holds a run with a commit. */
+export function isRunFolder(dir: string): Promise<boolean> {
+  return exists(join(dir, 'state.json'));
+}
+
 /**
  * Reads what a run folder holds as of its last commit; a run that is being written may be read.
  * @throws PhoenixError ERR_PHOENIX_RUN if it is no run folder or damaged, ERR_PHOENIX_IO
@@ -102,7 +104,7 @@ export async function openRun(dir: string): Promise<RunView> {
     if (!(await namesIn(dir))?.includes('state.json'))
       throw new PhoenixError('ERR_PHOENIX_RUN', `${dir} is no run folder: it has no state.json.`);
     const { round, files, store, state } = await readJson(join(dir, 'state.json'), stateSchema, jsonRules);
-    const config = await readJson(join(dir, 'config.json'), configSchema, jsonRules);
+    const config = await readConfig(dir);
     const name = fileName('checkpoint', round);
     const stored = Object.fromEntries(Object.entries(store).map(([key, { file }]) => [key, join(dir, 'store', file)]));
     return { dir, config, round, checkpoint: files[name] && join(dir, name), state, stored };

@@ -4,7 +4,8 @@ import { dirname, join, resolve } from 'node:path';
 import { PhoenixError } from '../errors.ts';
 import { makeFolder, type Point, readJson, remove, sync } from '../files.ts';
 import { asJson, digest, type Run, replaceJson, sweep, writer } from './commit.ts';
-import { type Committed, configSchema, jsonRules, namesIn, type RunConfig, runIo, stateSchema } from './folder.ts';
+import type { RunConfig } from './config.ts';
+import { type Committed, jsonRules, namesIn, readConfig, runIo, stateSchema } from './folder.ts';
 import { isLockFile, takeLock } from './lock.ts';
 import { beginLog, cutLog } from './log-file.ts';
 
@@ -74,7 +75,7 @@ async function checkContents(dir: string, resume: boolean): Promise<boolean> {
       'ERR_PHOENIX_RUN',
       `${dir} is no run folder: it holds ${foreign}, but no state.json. Choose another folder (--out).`,
     );
-  if (!begun && found.includes('config.json')) await readJson(join(dir, 'config.json'), configSchema, jsonRules);
+  if (!begun && found.includes('config.json')) await readConfig(dir);
   return begun;
 }
 
@@ -96,7 +97,7 @@ function leaves(value: unknown, path = '', into = new Map<string, string>()): Ma
 
 /** @returns warnings. @throws PhoenixError ERR_PHOENIX_RUN naming what differs */
 async function compareConfig(dir: string, config: RunConfig, mayChange: readonly string[]): Promise<string[]> {
-  const before = leaves(await readJson(join(dir, 'config.json'), configSchema, jsonRules));
+  const before = leaves(await readConfig(dir));
   const now = leaves(config);
   const differing = [...new Set([...before.keys(), ...now.keys()])].filter((path) => before.get(path) !== now.get(path));
   const say = (path: string) => {

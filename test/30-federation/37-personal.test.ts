@@ -49,13 +49,11 @@ const little = {
   data: 'synthetic:36',
   size: 8,
   clients: 2,
-  batch: 4,
   threads: 1,
   personal: 'head',
   rounds: 2,
-  sampleEvery: 1,
-  samples: 4,
-  sampleSteps: 2,
+  training: { batch: 4 },
+  samples: { count: 4, every: 1, steps: 2 },
 } satisfies FederateOptions;
 
 async function temporary(t: ExecutionContext): Promise<string> {
@@ -119,7 +117,14 @@ test('personal layers stay with their clients, are never sent, and live on over 
 
 test('personal layers go with compression, robust rules and server moments', async (t) => {
   const dir = join(await temporary(t), 'run');
-  await federate({ ...little, compress: 'int8', strategy: 'median', serverStep: 'yogi', optimizer: 'keep', out: dir });
+  await federate({
+    ...little,
+    compress: { updates: 'int8' },
+    strategy: 'median',
+    serverStep: { kind: 'yogi' },
+    optimizer: 'keep',
+    out: dir,
+  });
   const { personal, initial, own } = await parts(dir);
   t.deepEqual(personal, initial);
   t.notDeepEqual(own[0], own[1]);
@@ -146,7 +151,7 @@ test('a site that took no part trains the personal layers alone, the rest stays 
   const dir = join(base, 'run');
   await federate({ ...little, out: dir });
   const file = join(base, 'site.safetensors');
-  const options = { source: dir, data: 'synthetic:30', epochs: 2, batch: 8, threads: 1, checkpoint: file };
+  const options = { source: dir, data: 'synthetic:30', epochs: 2, training: { batch: 8 }, threads: 1, checkpoint: file };
   const steps: number[] = [];
   const done = await finetune(options, { onStep: ({ step }) => void steps.push(step) });
   t.like(done, { examples: 27, steps: 8, checkpoint: file });

@@ -553,24 +553,28 @@ test('tasks in bf16 take half the bytes', async (t) => {
 test('options that do not go together are refused when they are read', (t) => {
   const refused = (options: object, message: RegExp) =>
     t.throws(() => parseOptions('federate', { data: 'x', ...options }), { code: 'ERR_PHOENIX_CONFIG', message });
-  refused({ shareBeta: 0.1, shareSource: 'synthetic', personal: 'head' }, /personal layers leave untrained/);
-  refused({ filter: 'quarantine', filterBy: 'frechet-shared' }, /needs a shared set/);
-  t.notThrows(() => parseOptions('federate', { data: 'x', filter: 'quarantine', filterBy: 'frechet-shared', shareBeta: 0.1 }));
+  refused({ sharing: { beta: 0.1, source: 'synthetic' }, personal: 'head' }, /personal layers leave untrained/);
+  refused({ filter: { kind: 'quarantine', by: 'frechet-shared' } }, /needs a shared set/);
+  t.notThrows(() => parseOptions('federate', { data: 'x', filter: { kind: 'quarantine', by: 'frechet-shared' }, sharing: { beta: 0.1 } }));
 });
 
 test('method phoenix sets what the options leave open, and nothing else', (t) => {
-  const settings = parseOptions('federate', { data: 'x', method: 'phoenix', personal: 'none', shareBeta: 0.02 });
+  const settings = parseOptions('federate', { data: 'x', method: 'phoenix', personal: 'none', sharing: { beta: 0.02 } });
   t.like(settings, {
     personal: 'none',
-    shareBeta: 0.02,
-    filter: 'quarantine',
+    sharing: { beta: 0.02, alpha: 0.5 },
+    filter: { kind: 'quarantine', by: 'loss' },
     strategy: 'diversity',
-    diversityTarget: 'shared',
-    compress: 'int8',
-    driftTarget: 0.1,
-    workLeast: 0.75,
-    serverStep: 'momentum',
-    serverBeta1: 0.6,
+    diversity: { target: 'shared' },
+    compress: { updates: 'int8', tasks: 'bf16' },
+    localWork: { target: 0.1, least: 0.75 },
+    serverStep: { kind: 'momentum', beta1: 0.6 },
   });
-  t.like(parseOptions('federate', { data: 'x' }), { method: 'plain', filter: 'none', strategy: 'fedavg', compress: 'none', shareBeta: 0 });
+  t.like(parseOptions('federate', { data: 'x' }), {
+    method: 'plain',
+    filter: { kind: 'none' },
+    strategy: 'fedavg',
+    compress: { updates: 'none' },
+    sharing: { beta: 0 },
+  });
 });

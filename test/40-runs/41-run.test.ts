@@ -256,14 +256,14 @@ test('a resume with another configuration names what differs', async (t) => {
   const before = await contents(dir);
   const changed = (options: object, more: object = {}) => ({
     ...fakeConfig,
-    options: { ...(fakeConfig.options as object), ...options },
+    options: { ...fakeConfig.options, ...options },
     ...more,
   });
   await refused(t, 'ERR_PHOENIX_RUN', /options\.lr was 0\.001 and is now 0\.1; options\.mu was nothing and is now 1/, () =>
     fakeRun(dir, { rounds: 2, resume: true, config: changed({ lr: 0.1, mu: 1 }) }),
   );
   await refused(t, 'ERR_PHOENIX_RUN', /data\.fingerprint.*data is not the same/, () =>
-    fakeRun(dir, { rounds: 2, resume: true, config: changed({}, { data: { fingerprint: 'beef' } }) }),
+    fakeRun(dir, { rounds: 2, resume: true, config: changed({}, { data: { ...fakeConfig.data, fingerprint: 'beef' } }) }),
   );
   t.deepEqual(await contents(dir), before);
   await fakeRun(dir, { rounds: 2, resume: true, config: changed({ rounds: 2, threads: 1 }) });
@@ -295,6 +295,10 @@ test('a damaged run folder is an error that names the file', async (t) => {
     [/store.*is damaged: it is missing/, (dir) => rm(join(dir, 'store'), { recursive: true })],
     [/log\.jsonl is damaged.*were committed/, (dir) => truncate(join(dir, 'log.jsonl'), 10)],
     [/config\.json is damaged: it is not JSON/, (dir) => truncate(join(dir, 'config.json'), 10)],
+    [
+      /config\.json has schema 1; this version of Phoenix reads schema 2/,
+      (dir) => writeFile(join(dir, 'config.json'), JSON.stringify({ ...fakeConfig, schema: 1 })),
+    ],
     [/state\.json is damaged: it is not JSON/, (dir) => truncate(join(dir, 'state.json'), 10)],
     [/state\.json has schema 2/, (dir) => writeFile(join(dir, 'state.json'), JSON.stringify({ ...state, schema: 2 }))],
     [/state\.json is damaged/, (dir) => writeFile(join(dir, 'state.json'), JSON.stringify({ ...state, round: -1 }))],

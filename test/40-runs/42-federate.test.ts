@@ -32,10 +32,31 @@ async function refused(t: ExecutionContext, code: PhoenixErrorCode, message: Reg
 }
 
 /** Three clients with 16 images of 8×8 each: a round takes a moment. */
-const little = { data: 'synthetic:48', size: 8, clients: 3, batch: 4, samples: 4, sampleSteps: 2, threads: 1 } satisfies FederateOptions;
+const little = {
+  data: 'synthetic:48',
+  size: 8,
+  clients: 3,
+  training: { batch: 4 },
+  samples: { count: 4, steps: 2 },
+  threads: 1,
+} satisfies FederateOptions;
 /** What has most state: kept client moments, server moments, clients that sit out. */
-const stateful = { ...little, rounds: 4, optimizer: 'keep', serverStep: 'yogi', fraction: 0.7, sampleEvery: 2 } satisfies FederateOptions;
-const central = { data: 'synthetic:48', size: 8, batch: 4, samples: 4, sampleSteps: 2, threads: 1, epochs: 4 } satisfies TrainOptions;
+const stateful = {
+  ...little,
+  rounds: 4,
+  optimizer: 'keep',
+  serverStep: { kind: 'yogi' },
+  fraction: 0.7,
+  samples: { ...little.samples, every: 2 },
+} satisfies FederateOptions;
+const central = {
+  data: 'synthetic:48',
+  size: 8,
+  training: { batch: 4 },
+  samples: { count: 4, steps: 2 },
+  threads: 1,
+  epochs: 4,
+} satisfies TrainOptions;
 
 /** Checkpoints and grids by name. */
 async function artefacts(dir: string): Promise<Record<string, string>> {
@@ -75,7 +96,7 @@ test('a federation from end to end', async (t) => {
   t.is((await sharp(result.samples).metadata()).format, 'png');
 
   const { config } = await openRun(dir);
-  const clients = config.clients as { id: string; examples: number; heldOut: number; histogram: number[] }[];
+  const { clients } = config;
   t.deepEqual(
     clients.map(({ id, examples, heldOut }) => [id, examples, heldOut]),
     [
@@ -85,10 +106,10 @@ test('a federation from end to end', async (t) => {
     ],
   );
   t.is(
-    clients.flatMap((client) => client.histogram).reduce((a, b) => a + b),
+    clients.flatMap((client) => client.histogram!).reduce((a, b) => a + b),
     48,
   );
-  t.is((config.data as { classNames: string[] }).classNames.length, 10);
+  t.is(config.data.classNames.length, 10);
 
   const lines = (await readFile(join(dir, 'log.jsonl'), 'utf8'))
     .trimEnd()
@@ -103,7 +124,7 @@ test('a federation from end to end', async (t) => {
     near(t, line.loss, reports.reduce((sum, report) => sum + report.loss! * report.images, 0) / images, 1e-9);
     t.true(line.evalLoss > 0 && line.seconds > 0);
     // A task down and an update up for each of three clients: four bytes a parameter and a little.
-    const models = 3 * 4 * (config.parameterCount as number);
+    const models = 3 * 4 * config.parameterCount;
     for (const bytes of [line.bytesUp, line.bytesDown]) t.true(bytes > models && bytes < models + 20_000);
   }
 });
@@ -143,24 +164,25 @@ test('a federation that is stopped and resumed, again and again, ends with the s
 /** The whole method, and the other one of each of its choices. */
 const methods = {
   plain: stateful,
-  phoenix: { ...little, method: 'phoenix', rounds: 4, fraction: 0.7, probeEvery: 2, probeSamples: 8, probeSteps: 2, filterThreshold: '1x' },
+  phoenix: {
+    ...little,
+    method: 'phoenix',
+    rounds: 4,
+    fraction: 0.7,
+    probe: { every: 2, samples: 8, steps: 2 },
+    filter: { threshold: '1x' },
+  },
   'the other choices': {
     ...little,
     rounds: 5,
-    shareBeta: 0.2,
-    shareSource: 'synthetic',
-    shareEvery: 2,
+    sharing: { beta: 0.2, source: 'synthetic', every: 2 },
     strategy: 'vendi',
-    filter: 'disconnect',
-    filterBy: 'frechet-own',
-    filterThreshold: '1x',
-    histogramOf: 'samples',
+    filter: { kind: 'disconnect', by: 'frechet-own', threshold: '1x' },
+    histogram: { of: 'samples' },
     classConditional: true,
-    compress: 'topk:0.1',
-    driftTarget: 0.9,
-    probeEvery: 2,
-    probeSamples: 8,
-    probeSteps: 2,
+    compress: { updates: 'topk:0.1' },
+    localWork: { target: 0.9 },
+    probe: { every: 2, samples: 8, steps: 2 },
   },
 } satisfies Record<string, FederateOptions>;
 
@@ -203,12 +225,13 @@ test('a site whose images are noise is left out by its loss, once no guard keeps
     JSON.stringify({ sites: ['a', 'b', 'c', 'broken'], classes: ['one'], record: 'site, class, 16x16 gray' }),
   );
   for (const part of ['train', 'test']) await writeFile(join(data, `x_${part}.bin`), records);
-  const model = { preset: 'tiny', batch: 16, lr: 0.004, prediction: 'v', schedule: 'cosine' } as const;
-  const filter = { filter: 'quarantine', filterBy: 'loss', filterThreshold: '1.5x', filterGuard: false, probeEvery: 2 } as const;
+  const model = { preset: 'tiny', prediction: 'v', schedule: 'cosine', training: { batch: 16, lr: 0.004 } } as const;
+  const filter = { kind: 'quarantine', by: 'loss', threshold: '1.5x', guard: false } as const;
   const { records: rounds } = await federate({
     ...{ data, partition: 'site', rounds: 3, localImages: 160, out: join(data, 'run') },
     ...model,
-    ...filter,
+    filter,
+    probe: { every: 2 },
   });
   const decisions = rounds.flatMap((round) => round.decisions ?? []);
   t.deepEqual(
@@ -227,8 +250,8 @@ test('a run that is done stays as it is, and more rounds go on from it', async (
   t.deepEqual(await artefacts(dir), before);
   t.is((await federate({ ...little, rounds: 2, out: dir, resume: true })).rounds, 2);
 
-  await refused(t, 'ERR_PHOENIX_RUN', /options\.lr was nothing and is now 0\.5.*/, () =>
-    federate({ ...little, rounds: 2, lr: 0.5, out: dir, resume: true }),
+  await refused(t, 'ERR_PHOENIX_RUN', /options\.training\.lr was nothing and is now 0\.5.*/, () =>
+    federate({ ...little, rounds: 2, training: { batch: 4, lr: 0.5 }, out: dir, resume: true }),
   );
   await refused(t, 'ERR_PHOENIX_RUN', /data is not the same/, () =>
     federate({ ...little, data: 'synthetic:50', rounds: 2, out: dir, resume: true }),
@@ -275,7 +298,15 @@ test('a strategy and a dataset of one own', async (t) => {
     }),
   };
   const data = await openDataset('synthetic:30', { size: 8 });
-  const { records } = await federate({ data, clients: 2, rounds: 2, batch: 4, sampleEvery: 0, strategy: onlyFirst as Strategy, out: dir });
+  const { records } = await federate({
+    data,
+    clients: 2,
+    rounds: 2,
+    training: { batch: 4 },
+    samples: { every: 0 },
+    strategy: onlyFirst as Strategy,
+    out: dir,
+  });
   t.deepEqual(
     records.map((record) => record.clients.map(({ weight }) => weight)),
     [
@@ -319,10 +350,9 @@ test('every kind of model trains and is drawn from: prediction, schedule, classe
     epochs: 1,
     prediction: 'v',
     schedule: 'cosine',
-    minSnrGamma: 5,
     classConditional: true,
-    scheduler: 'ddpm',
-    flip: true,
+    training: { batch: 4, minSnrGamma: 5, flip: true },
+    samples: { ...central.samples, scheduler: 'ddpm' },
     out: dir,
   });
   const all = await sample({ source: dir, n: 10, steps: 2, batch: 3, grid });
@@ -364,7 +394,15 @@ test('site partition: one client a site, by name', async (t) => {
   const base = await openDataset('synthetic:40', { size: 8 });
   const data = { ...base, sites: Int32Array.from({ length: 40 }, (_, i) => (i % 3 === 0 ? 0 : 2)), siteNames: ['north', 'empty', 'south'] };
   const dir = join(await temporary(t), 'run');
-  const { records } = await federate({ data, partition: 'site', rounds: 1, localImages: 8, batch: 4, sampleEvery: 0, out: dir });
+  const { records } = await federate({
+    data,
+    partition: 'site',
+    rounds: 1,
+    localImages: 8,
+    training: { batch: 4 },
+    samples: { every: 0 },
+    out: dir,
+  });
   t.deepEqual(
     records[0]!.clients.map(({ client, images }) => [client, images]),
     [

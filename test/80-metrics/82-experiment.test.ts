@@ -8,7 +8,7 @@ import type { Dataset } from '../../src/ddpm/data/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
 import { mostBytes } from '../../src/experiment/cost.ts';
 import { type ExperimentEvents, experiment } from '../../src/experiment/experiment.ts';
-import { type Cell, equalWork, expandGrid, isMixture, knownArms, knownPartitions, parseGrid } from '../../src/experiment/grid.ts';
+import { type Arm, type Cell, equalWork, expandGrid, isMixture, knownArms, knownPartitions, parseGrid } from '../../src/experiment/grid.ts';
 import { experimentPresets } from '../../src/experiment/presets.ts';
 import { curvesOf, figureOf, resultsOf } from '../../src/experiment/results.ts';
 import type { CellScore } from '../../src/experiment/store.ts';
@@ -21,7 +21,7 @@ const small = {
   clients: 4,
   rounds: 3,
   localImages: 20,
-  options: { batch: 16 },
+  options: { training: { batch: 16 } },
   arms: ['centralised', 'fedavg', 'fedavg-ema', 'fedavg-finetuned', { name: 'mine', options: { personal: 'norm-local' } }],
   partitions: ['iid', 'shards'],
   runs: [
@@ -84,9 +84,10 @@ test('a grid that does not fit is refused, and the error names what is wrong', (
   refused({ partitions: ['halves'] }, /no partition "halves".*dirichlet/);
   refused({ arms: [...small.arms, 'fedavg'] }, /"fedavg" is there twice/);
   refused({ runs: [{ arms: ['sharing'], partitions: ['iid'], seeds: [0] }] }, /runs ask for the arm "sharing"/);
-  refused({ arms: [...small.arms, { name: 'bad', options: { cake: 1 } }] }, /no option "cake"/);
+  refused({ arms: [...small.arms, { name: 'bad', options: { cake: 1 } }] }, /the arm "bad": .*no option "cake"/);
+  refused({ arms: [...small.arms, { name: 'bad', options: { shareBeta: 0.1 } }] }, /no option "shareBeta"\. It is sharing\.beta/);
   refused({ arms: [...small.arms, { name: 'bad', options: { personal: 'head' }, fineTune: 1 }] }, /pooled already/);
-  refused({ arms: [...small.arms, { name: 'bad', train: 'central', options: { mu: 1 } }] }, /trained central/);
+  refused({ arms: [...small.arms, { name: 'bad', train: 'central', options: { training: { mu: 1 } } }] }, /trained central/);
   refused({ partitions: ['iid', { name: 'shards', partition: 'shards:0' }] }, /shards:0/);
   refused({ score: { samples: 10 } }, /samples/);
 });
@@ -293,13 +294,13 @@ test('killed by SIGKILL at any point, --resume finds the same', (t) =>
 test('the bytes of a plan are a bound, also where rounds become shorter and images are shared', async (t) => {
   const dataset = { count: 1000, height: 4, width: 4, channels: 1 } as Dataset;
   const work = equalWork({ rounds: 40, localImages: 64 }, 64, 10, 0.5);
-  const most = (options: Record<string, string | number>) =>
+  const most = (options: Arm['options']) =>
     mostBytes({ name: 'mine', train: 'federated', options, weights: 'ema', fineTune: 0 }, work, 100, dataset);
   t.is(most({}), 80 * 5 * 800);
-  t.is(most({ compress: 'bf16', compressTasks: 'bf16' }), 80 * 5 * 400);
-  t.is(most({ driftTarget: 0.1, workLeast: 0.25 }), 320 * 5 * 800);
-  t.is(most({ shareBeta: 0.1, shareAlpha: 0.5 }), 80 * 5 * 800 + 50 * 16 * 10);
-  t.is(most({ shareBeta: 0.1, shareAlpha: 0.5, shareSource: 'synthetic', shareEvery: 10 }), 80 * 5 * 800 + 50 * 16 * 10 * 8);
+  t.is(most({ compress: { updates: 'bf16', tasks: 'bf16' } }), 80 * 5 * 400);
+  t.is(most({ localWork: { target: 0.1, least: 0.25 } }), 320 * 5 * 800);
+  t.is(most({ sharing: { beta: 0.1, alpha: 0.5 } }), 80 * 5 * 800 + 50 * 16 * 10);
+  t.is(most({ sharing: { beta: 0.1, alpha: 0.5, source: 'synthetic', every: 10 } }), 80 * 5 * 800 + 50 * 16 * 10 * 8);
 });
 
 test('a site that nobody trained on: half of its test images to learn it from, the other half to be compared with', (t) =>

@@ -6,14 +6,20 @@
 import { open, readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import type { Run } from '../../src/run/commit.ts';
-import type { RunConfig } from '../../src/run/folder.ts';
+import type { RunConfig } from '../../src/run/config.ts';
 import { startRun } from '../../src/run/start.ts';
 
 export const fakeConfig: RunConfig = {
-  schema: 1,
+  schema: 2,
   kind: 'federate',
-  options: { rounds: 3, lr: 0.001, partition: 'iid', threads: 2 },
-  data: { fingerprint: 'f00d' },
+  options: { data: 'numbers', preset: 'none', seed: 0, rounds: 3, lr: 0.001, partition: 'iid', threads: 2 },
+  data: { name: 'numbers', fingerprint: 'f00d', count: 1, height: 1, width: 1, channels: 1, classNames: [] },
+  unet: {},
+  noise: {},
+  fit: {},
+  length: {},
+  parameterCount: 1,
+  clients: [],
   build: { backend: 'fake', isa: 'portable' },
 };
 

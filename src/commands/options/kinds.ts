@@ -23,52 +23,63 @@ export type Kind<T> = {
 
 const fromText = (value: unknown) => (typeof value === 'string' && value.trim() !== '' ? Number(value) : value);
 
-const range = (min: number, max: number) => (max === Number.MAX_SAFE_INTEGER || max === Infinity ? `≥ ${min}` : `in ${min}..${max}`);
+/** The limits of a number, as its schema says them. */
+type Limits = { type?: string; minimum?: number; maximum?: number; exclusiveMinimum?: number; exclusiveMaximum?: number };
 
-export const integer = (min: number, max: number = Number.MAX_SAFE_INTEGER): Kind<number> => ({
-  schema: z.preprocess(fromText, z.number().int().min(min).max(max)),
-  valid: `a whole number ${range(min, max)}`,
-  placeholder: 'n',
-});
+/** Says in words what a schema of a number takes. */
+function describeNumber(schema: z.ZodNumber): string {
+  const { type, minimum, maximum, exclusiveMinimum, exclusiveMaximum } = z.toJSONSchema(schema) as Limits;
+  const what = type === 'integer' ? 'a whole number' : 'a number';
+  const most = maximum === undefined || maximum === Number.MAX_SAFE_INTEGER ? undefined : maximum;
+  if (exclusiveMinimum !== undefined) return `${what} above ${exclusiveMinimum}${most === undefined ? '' : `, at most ${most}`}`;
+  if (exclusiveMaximum !== undefined) return `${what} in [${minimum}, ${exclusiveMaximum})`;
+  return most === undefined ? `${what} ≥ ${minimum}` : `${what} in ${minimum}..${most}`;
+}
 
-export const number = (min: number, max: number = Infinity): Kind<number> => ({
-  schema: z.preprocess(fromText, z.number().min(min).max(max)),
-  valid: `a number ${range(min, max)}`,
-  placeholder: 'x',
-});
+/** A number within the limits of a schema. The schema is the one place where they stand: here, or where the number is used. */
+export function numeric(schema: z.ZodNumber): Kind<number> {
+  const valid = describeNumber(schema);
+  return { schema: z.preprocess(fromText, schema), valid, placeholder: valid.startsWith('a whole') ? 'n' : 'x' };
+}
 
-export const above0 = (max: number): Kind<number> => ({
-  schema: z.preprocess(fromText, z.number().gt(0).max(max)),
-  valid: `a number above 0, at most ${max}`,
-  placeholder: 'x',
-});
+export function integer(min: number, max: number = Number.MAX_SAFE_INTEGER): Kind<number> {
+  return numeric(z.int().min(min).max(max));
+}
 
-export const below1: Kind<number> = {
-  schema: z.preprocess(fromText, z.number().min(0).lt(1)),
-  valid: 'a number in [0, 1)',
-  placeholder: 'x',
-};
+export function number(min: number, max?: number): Kind<number> {
+  return numeric(max === undefined ? z.number().min(min) : z.number().min(min).max(max));
+}
 
-export const text = (placeholder: string): Kind<string> => ({
-  schema: z
+export function above0(max: number): Kind<number> {
+  return numeric(z.number().gt(0).max(max));
+}
+
+export const below1: Kind<number> = numeric(z.number().min(0).lt(1));
+
+export function text(placeholder: string): Kind<string> {
+  const schema = z
     .string()
     .min(1)
-    .refine((value) => !value.includes('\0')),
-  valid: 'a text that is not empty',
-  placeholder,
-});
+    .refine((value) => !value.includes('\0'));
+  return { schema, valid: 'a text that is not empty', placeholder };
+}
 
-export const choice = <const T extends string>(names: readonly T[]): Kind<T> => ({
-  schema: z.enum(names) as unknown as z.ZodType<T>,
-  valid: `one of ${names.join(', ')}`,
-  placeholder: 'name',
-  choices: names,
-});
+export function choice<const T extends string>(names: readonly T[]): Kind<T> {
+  return { schema: z.enum(names) as unknown as z.ZodType<T>, valid: `one of ${names.join(', ')}`, placeholder: 'name', choices: names };
+}
+
+/** CPU threads; 0, as a command line says it, is all cores, and so is undefined. */
+export const threadsKind: Kind<number | undefined> = {
+  ...integer(0, 1024),
+  schema: integer(0, 1024).schema.transform((count) => (count === 0 ? undefined : count)),
+};
 
 export const flag: Kind<boolean> = { schema: z.boolean(), valid: 'true or false' };
 
 /** The names in a registry. */
-export const names = <R extends object>(registry: R) => Object.keys(registry) as Extract<keyof R, string>[];
+export function names<R extends object>(registry: R) {
+  return Object.keys(registry) as Extract<keyof R, string>[];
+}
 
 const isStrategy = (value: unknown): value is Strategy => {
   const strategy = value as Strategy | null;
@@ -80,7 +91,7 @@ const isStrategy = (value: unknown): value is Strategy => {
   );
 };
 
-export const strategyKind: Kind<string | Strategy> = {
+export const strategyKind: Kind<keyof typeof strategies | Strategy> = {
   schema: z.union([z.enum(names(strategies)), z.custom<Strategy>(isStrategy)]),
   valid: `one of ${names(strategies).join(', ')}, or an object {name, init, weigh}`,
   placeholder: 'name',
@@ -104,18 +115,16 @@ export const dataKind: Kind<string | Dataset> = {
 };
 
 /** A text that `parse` takes; where it throws, its error says what is valid. */
-const parsed = (parse: (value: string) => unknown, valid: string, placeholder: string): Kind<string> => ({
-  schema: z.string().superRefine((value, context) => {
+function parsed(parse: (value: string) => unknown, valid: string, placeholder: string): Kind<string> {
+  const schema = z.string().superRefine((value, context) => {
     try {
       parse(value);
     } catch (error) {
       context.addIssue({ code: 'custom', message: (error as Error).message });
     }
-  }),
-  valid,
-  placeholder,
-  explains: true,
-});
+  });
+  return { schema, valid, placeholder, explains: true };
+}
 
 export const partitionKind = parsed(parsePartition, 'a partition', 'name[:x]');
 export const compressionKind = parsed(parseCompression, 'a compression', 'name[:x]');

@@ -1,0 +1,128 @@
+/** The commands of phoenix, in the order of its help. */
+import {
+  type Command,
+  demoOptions,
+  type ExperimentOptions,
+  type FederateOptions,
+  type FinetuneOptions,
+  mergeOptions,
+  type RawOptions,
+  type SampleOptions,
+  type TrainOptions,
+} from '../commands/options/index.ts';
+import { runExperiment } from './experiment.ts';
+import { runDoctor, runReport } from './inspect.ts';
+import { runFinetune, runSample } from './model.ts';
+import type { Own } from './options.ts';
+import type { Terminal } from './terminal.ts';
+import { runFederate, runTrain } from './training.ts';
+
+export type CommandLine = Own & {
+  name: string;
+  description: string;
+  /** Whose options it takes; absent for one that has none. */
+  table?: Command;
+  /** Arguments of a command without a table: name and help. */
+  arguments?: readonly (readonly [name: string, help: string])[];
+  /** Command lines with what each does. */
+  examples: readonly (readonly [what: string, line: string])[];
+  /** `options` are as they were given; the command checks them. */
+  run(options: RawOptions, terminal: Terminal): Promise<void>;
+};
+
+// A command line gives options of any kind. The function that takes them checks every one before it reads or writes anything.
+export const commandLines: readonly CommandLine[] = [
+  {
+    name: 'demo',
+    description: 'Ten clients that each hold two classes of built-in shapes learn one model; takes every option of federate.',
+    table: 'federate',
+    defaults: demoOptions,
+    examples: [
+      ['about two minutes on two cores', 'phoenix demo'],
+      ['the whole Phoenix method, in a folder of its own', 'phoenix demo --method phoenix --out runs/demo-phoenix'],
+    ],
+    run: (options, terminal) => runFederate('demo', mergeOptions('federate', demoOptions, options) as FederateOptions, terminal),
+  },
+  {
+    name: 'federate',
+    description: 'Trains one model over clients that each hold a part of a dataset.',
+    table: 'federate',
+    examples: [
+      [
+        'four clients with unequal classes, images of 32×32',
+        'phoenix federate --data photos --size 32 --clients 4 --partition dirichlet:0.5 --out runs/photos',
+      ],
+      [
+        'go on with it to round 20',
+        'phoenix federate --data photos --size 32 --clients 4 --partition dirichlet:0.5 --out runs/photos --resume --rounds 20',
+      ],
+    ],
+    run: (options, terminal) => runFederate('federate', options as FederateOptions, terminal),
+  },
+  {
+    name: 'train',
+    description: 'Trains a model on one dataset in one place, to compare a federation with.',
+    table: 'train',
+    examples: [
+      ['ten passes over a folder of images', 'phoenix train --data photos --size 32 --out runs/central'],
+      [
+        'conditioned on the class, with a grid after every checkpoint',
+        'phoenix train --data photos --size 32 --class-conditional --sample-every 1',
+      ],
+    ],
+    run: (options, terminal) => runTrain(options as TrainOptions, terminal),
+  },
+  {
+    name: 'finetune',
+    description: "Trains a model on one site's images: its personal layers, where it has some, else all of it.",
+    table: 'finetune',
+    examples: [
+      ['a model of a run for the images of one more site', 'phoenix finetune runs/photos --data north --checkpoint north.safetensors'],
+      [
+        'one pass with a smaller learning rate',
+        'phoenix finetune runs/photos --data north --checkpoint north.safetensors --epochs 1 --lr 0.0002',
+      ],
+    ],
+    run: (options, terminal) => runFinetune(options as FinetuneOptions, terminal),
+  },
+  {
+    name: 'sample',
+    description: 'Draws images from a trained model into a PNG.',
+    table: 'sample',
+    required: ['grid'],
+    examples: [
+      ['64 images of the newest checkpoint of a run', 'phoenix sample runs/photos --grid samples.png'],
+      ['16 images of class 3, in 100 steps', 'phoenix sample runs/photos --n 16 --class 3 --steps 100 --grid three.png'],
+    ],
+    run: (options, terminal) => runSample(options as SampleOptions, terminal),
+  },
+  {
+    name: 'experiment',
+    description: 'Trains every cell of a grid of arms, partitions and seeds at equal work, scores it and reports.',
+    table: 'experiment',
+    examples: [
+      ['half a minute of work, to see that everything runs', 'phoenix experiment smoke'],
+      ['what a grid of your own would cost', 'phoenix experiment grid.json --data photos --plan'],
+    ],
+    run: (options, terminal) => runExperiment(options as ExperimentOptions, terminal),
+  },
+  {
+    name: 'report',
+    description: 'Writes report.html of a run, finished or not.',
+    arguments: [['dir', 'run folder']],
+    examples: [
+      ['the report of a run', 'phoenix report runs/photos'],
+      ['its path as JSON', 'phoenix report runs/photos --json'],
+    ],
+    run: (options, terminal) => runReport(options as { dir: string }, terminal),
+  },
+  {
+    name: 'doctor',
+    description: 'Says what was built, what this machine has, and which backend is used and why.',
+    examples: [
+      ['for a person', 'phoenix doctor'],
+      ['for a program', 'phoenix doctor --json'],
+    ],
+    run: (_options, terminal) => runDoctor(terminal),
+  },
+];

@@ -1,0 +1,18 @@
+/** phoenix report and doctor: what says something and trains nothing. */
+import { diagnose, formatDiagnosis } from '../commands/doctor.ts';
+import { PhoenixError } from '../errors.ts';
+import { writeReport } from '../report/report.ts';
+import type { Terminal } from './terminal.ts';
+
+export async function runReport({ dir }: { dir: string }, { json, text }: Terminal): Promise<void> {
+  const report = await writeReport(dir);
+  json({ event: 'done', report });
+  text(report);
+}
+
+export async function runDoctor({ json, text }: Terminal): Promise<void> {
+  const diagnosis = await diagnose();
+  json(diagnosis);
+  text(formatDiagnosis(diagnosis));
+  if (!diagnosis.backend) throw new PhoenixError('ERR_PHOENIX_LOAD', `No backend can be used: ${diagnosis.why}.`);
+}

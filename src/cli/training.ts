@@ -1,0 +1,76 @@
+/** phoenix demo, federate and train. */
+import type { RunEvents, RunResult, StepEvent } from '../commands/events.ts';
+import { federate } from '../commands/federate.ts';
+import type { FederateOptions, TrainOptions } from '../commands/options/index.ts';
+import { train } from '../commands/train.ts';
+import type { RoundRecord } from '../fl/protocol.ts';
+import { describeDecision } from '../fl/strategies/filter.ts';
+import { formatCount, formatDuration } from '../report/units.ts';
+import { noting, Stopped, type Terminal, warn } from './terminal.ts';
+
+export function runFederate(name: 'demo' | 'federate', options: FederateOptions, terminal: Terminal): Promise<void> {
+  return runTraining(name, (events) => federate(options, events), terminal);
+}
+
+export function runTrain(options: TrainOptions, terminal: Terminal): Promise<void> {
+  return runTraining('train', (events) => train(options, events), terminal);
+}
+
+async function runTraining(name: string, work: (events: RunEvents) => Promise<RunResult>, terminal: Terminal): Promise<void> {
+  const { progress, signal, json } = terminal;
+  let dir: string | undefined;
+  let rounds = 0;
+  const events: RunEvents = {
+    signal,
+    onStart(event) {
+      dir = event.dir;
+      rounds = event.rounds;
+      json({ event: 'start', ...event });
+      const { parameterCount, backend, device, threads } = event;
+      progress.note(`${formatCount(parameterCount)} parameters on ${backend} (${device}), ${threads} threads; run folder ${dir}`);
+    },
+    onStep(event) {
+      const { images, imagesPlanned, loss, imagesPerSecond } = event;
+      progress.update({ done: images, total: imagesPlanned, label: where(event), loss, imagesPerSecond });
+    },
+    onRound(record) {
+      json({ event: 'round', ...record });
+      progress.note(summarize(record, rounds));
+    },
+    onMessage: noting(terminal),
+  };
+  let result: RunResult;
+  try {
+    result = await work(events);
+  } catch (error) {
+    progress.stop();
+    if (error instanceof Stopped)
+      warn(dir === undefined ? 'Stopped before the run began.' : `Stopped. Continue with: phoenix ${name} … --out ${dir} --resume`);
+    throw error;
+  }
+  progress.stop();
+  showResult(result, terminal);
+}
+
+function showResult({ records, ...paths }: RunResult, { json, text }: Terminal): void {
+  const last = records.at(-1);
+  const seconds = records.reduce((sum, record) => sum + record.seconds, 0);
+  json({ event: 'done', ...paths, loss: last?.loss, evalLoss: last?.evalLoss, seconds });
+  text(last ? `Done: ${summarize(last, paths.rounds)}` : `Nothing to do: all ${paths.rounds} rounds of this run are done.`);
+  text(`model    ${paths.checkpoint}`);
+  if (paths.samples) text(`samples  ${paths.samples}`);
+  text(`report   ${paths.report}`);
+}
+
+function where({ round, rounds, client }: StepEvent): string {
+  return client ? `round ${round}/${rounds}, client ${client.number}/${client.of}` : `round ${round}/${rounds}`;
+}
+
+function summarize({ round, loss, evalLoss, seconds, failures, notes, decisions = [] }: RoundRecord, rounds: number): string {
+  const parts = [`round ${round}/${rounds}`];
+  if (loss !== null) parts.push(`loss ${loss.toPrecision(3)}`);
+  if (evalLoss !== null) parts.push(`held out ${evalLoss.toPrecision(3)}`);
+  parts.push(formatDuration(seconds));
+  for (const failure of failures) parts.push(`${failure.client} failed (${failure.stage}): ${failure.reason}`);
+  return [...parts, ...decisions.map(describeDecision), ...notes].join(', ');
+}

@@ -1,0 +1,153 @@
+/** Options that several commands have. */
+import { hyperSchema } from '../../ddpm/fit.ts';
+import { presets } from '../../ddpm/model/presets.ts';
+import { schedulers } from '../../ddpm/schedulers/index.ts';
+import { below1, choice, dataKind, flag, integer, names, numeric, text, threadsKind } from './kinds.ts';
+import { headed, option, required } from './option.ts';
+
+const asPreset = { default: undefined, defaultText: 'as the preset' } as const;
+
+/** What a training reads. */
+export const data = headed('Data', {
+  data: option({
+    kind: dataKind,
+    default: required,
+    mayChange: true,
+    where: 'site',
+    help: 'dataset: CIFAR-10 binary, idx(.gz), an image folder, site-labelled records, or "synthetic[:N]"; what it holds is recognised',
+  }),
+  size: option({
+    kind: integer(4, 1024),
+    default: undefined,
+    defaultText: 'as the data',
+    unit: 'pixels',
+    where: 'coordinator',
+    help: 'resize images to this side',
+  }),
+  limit: option({
+    kind: integer(1),
+    default: undefined,
+    defaultText: 'all',
+    unit: 'images',
+    where: 'site',
+    help: 'use only this many images of the dataset',
+  }),
+});
+
+/** What is trained. */
+export const model = headed('Model', {
+  preset: option({
+    kind: choice(names(presets)),
+    default: 'tiny',
+    where: 'coordinator',
+    help: `model and training defaults. ${Object.entries(presets)
+      .map(([name, { summary }]) => `${name}: ${summary}`)
+      .join('. ')}`,
+  }),
+  dropout: option({ kind: below1, ...asPreset, where: 'coordinator', help: 'dropout inside residual blocks' }),
+  classConditional: option({ kind: flag, default: false, where: 'coordinator', help: 'condition the model on the class' }),
+  prediction: option({ kind: choice(['eps', 'x0', 'v']), default: 'eps', where: 'coordinator', help: 'what the network predicts' }),
+  schedule: option({ kind: choice(['linear', 'cosine']), default: 'linear', where: 'coordinator', help: 'noise schedule' }),
+});
+
+const limits = hyperSchema.shape;
+
+/** Hyper-parameters that are options of every training. Their limits stand in ddpm/fit.ts. */
+export const hyper = {
+  batch: option({ kind: numeric(limits.batch), ...asPreset, unit: 'images', where: 'coordinator', help: 'images per step' }),
+  lr: option({ kind: numeric(limits.lr), ...asPreset, where: 'coordinator', help: "Adam's learning rate after warm-up" }),
+  weightDecay: option({ kind: numeric(limits.weightDecay), default: 0, where: 'coordinator', help: 'decoupled weight decay (AdamW)' }),
+  clip: option({ kind: numeric(limits.clip), ...asPreset, where: 'coordinator', help: 'largest gradient norm; 0 = no clipping' }),
+  flip: option({ kind: flag, ...asPreset, where: 'coordinator', help: 'flip images horizontally at random' }),
+  emaDecay: option({
+    kind: numeric(limits.emaDecay),
+    ...asPreset,
+    where: 'coordinator',
+    help: 'largest decay of the averaged weights per step',
+  }),
+  minSnrGamma: option({
+    kind: numeric(limits.minSnrGamma),
+    default: 0,
+    where: 'coordinator',
+    help: 'min-SNR loss weighting; 0 = off, 5 = as published',
+  }),
+};
+
+/** The sample grids of a run. `every` differs: a federation counts rounds, a training checkpoints. */
+export const samples = {
+  count: option({
+    flag: '--samples',
+    kind: integer(1, 4096),
+    default: 64,
+    unit: 'images',
+    mayChange: true,
+    where: 'coordinator',
+    help: 'images in a sample grid',
+  }),
+  steps: option({
+    flag: '--sample-steps',
+    kind: integer(1, 1000),
+    default: 50,
+    unit: 'steps',
+    mayChange: true,
+    where: 'coordinator',
+    help: 'steps of the sampler for grids',
+  }),
+  scheduler: option({ kind: choice(names(schedulers)), default: 'ddim', mayChange: true, where: 'coordinator', help: 'sampler for grids' }),
+};
+
+export function samplesEvery(unit: 'rounds' | 'checkpoints') {
+  return option({
+    flag: '--sample-every',
+    kind: integer(0),
+    default: undefined,
+    defaultText: 'five times over the run',
+    unit,
+    mayChange: true,
+    where: 'coordinator',
+    help: 'a sample grid this often, and at the end; 0 = never',
+  });
+}
+
+export const seed = option({ kind: integer(0), default: 0, where: 'coordinator', help: 'everything random follows from it' });
+
+/** Where to compute. */
+export const machine = headed('Machine', {
+  device: option({ kind: choice(['auto', 'cpu', 'cuda']), default: 'auto', mayChange: true, where: 'both', help: 'where to compute' }),
+  threads: option({
+    kind: threadsKind,
+    default: undefined,
+    defaultText: 'all cores',
+    unit: 'threads',
+    mayChange: true,
+    where: 'both',
+    help: 'CPU threads; does not change results',
+  }),
+});
+
+/** The folder of a run, and how it is continued. */
+export const runFolder = headed('Run folder', {
+  out: option({
+    kind: text('dir'),
+    default: undefined,
+    defaultText: 'runs/<command>-<n>',
+    mayChange: true,
+    where: 'coordinator',
+    help: 'run folder to make',
+  }),
+  resume: option({
+    kind: flag,
+    default: false,
+    mayChange: true,
+    where: 'coordinator',
+    help: 'continue the run in --out, or begin it if there is none',
+  }),
+  keep: option({
+    kind: integer(1),
+    default: 2,
+    unit: 'checkpoints',
+    mayChange: true,
+    where: 'coordinator',
+    help: 'how many of the newest checkpoints stay',
+  }),
+});

@@ -1,0 +1,407 @@
+/** The options of `phoenix federate`: coordinator, clients and their simulation in one process. */
+import { hyperSchema } from '../../ddpm/fit.ts';
+import { histogramSources, statistics } from '../../fl/protocol.ts';
+import { serverSteps } from '../../fl/server/server-step.ts';
+import { shareSources } from '../../fl/server/sharing.ts';
+import { personalPresets } from '../../fl/site/personal.ts';
+import { diversityTargets } from '../../fl/strategies/diversity.ts';
+import { filterKinds } from '../../fl/strategies/filter.ts';
+import { compressions } from '../../fl/wire/codec.ts';
+import { data, hyper, machine, model, runFolder, samples, samplesEvery, seed } from './common.ts';
+import {
+  above0,
+  below1,
+  choice,
+  compressionKind,
+  featuresKind,
+  flag,
+  integer,
+  names,
+  number,
+  numeric,
+  partitionKind,
+  personalKind,
+  strategyKind,
+  thresholdKind,
+} from './kinds.ts';
+import { flagOf, headed, option, placed, type Table } from './option.ts';
+
+const partition = headed('Clients', {
+  clients: option({
+    kind: integer(1, 100_000),
+    default: undefined,
+    defaultText: '10, or the sites of --partition site',
+    unit: 'clients',
+    where: 'simulation',
+    help: 'clients that the data is partitioned over',
+  }),
+  partition: option({
+    kind: partitionKind,
+    default: 'iid',
+    where: 'simulation',
+    help: 'how: iid, dirichlet:ALPHA, shards:S (classes per client; shards:S,zipf:EXPONENT with sizes that fall), quantity:EXPONENT, site',
+  }),
+  fraction: option({ kind: above0(1), default: 1, where: 'coordinator', help: 'share of the clients that train in a round' }),
+  personal: option({
+    kind: personalKind,
+    default: 'none',
+    where: 'coordinator',
+    help: `layers that each client keeps to itself: none, ${names(personalPresets).join(', ')}, or patterns over parameter names, as "up_blocks.last.*,conv_out.*"`,
+  }),
+});
+
+const rounds = headed('Rounds', {
+  rounds: option({
+    kind: integer(1, 1_000_000),
+    default: 10,
+    unit: 'rounds',
+    mayChange: true,
+    where: 'coordinator',
+    help: 'rounds in all, also when resumed',
+  }),
+  epochs: option({
+    kind: integer(1, 1_000_000),
+    default: undefined,
+    defaultText: '1',
+    unit: 'passes',
+    where: 'coordinator',
+    help: "passes over a client's own images per round",
+  }),
+  localImages: option({
+    kind: integer(1),
+    default: undefined,
+    defaultText: 'use --epochs',
+    unit: 'images',
+    where: 'coordinator',
+    help: 'instead of --epochs: images that a client trains on per round, rounded up to full batches',
+  }),
+  localWork: {
+    target: option({
+      flag: '--drift-target',
+      kind: above0(1),
+      default: undefined,
+      defaultText: 'none',
+      where: 'coordinator',
+      help: "adapts the clients' local images per round so that the mean cosine between two updates comes near this",
+    }),
+    least: option({
+      flag: '--work-least',
+      kind: above0(1),
+      default: 0.25,
+      where: 'coordinator',
+      help: 'least local images with --drift-target, as a share of --epochs or --local-images',
+    }),
+    most: option({
+      flag: '--work-most',
+      kind: number(1, 1000),
+      default: 4,
+      where: 'coordinator',
+      help: 'most local images with --drift-target, as a multiple of --epochs or --local-images',
+    }),
+  },
+});
+
+const sharing = headed('Sharing', {
+  sharing: {
+    beta: option({
+      flag: '--share-beta',
+      kind: number(0, 1),
+      default: 0,
+      where: 'coordinator',
+      help: "size of the shared set, of all clients' images; 0 = none. A set of real images is made public by this",
+    }),
+    alpha: option({
+      flag: '--share-alpha',
+      kind: above0(1),
+      default: 0.5,
+      where: 'coordinator',
+      help: 'share of the shared set that each client receives, at random, and mixes into its own images',
+    }),
+    source: option({
+      flag: '--share-source',
+      kind: choice(shareSources),
+      default: 'real',
+      where: 'coordinator',
+      help: 'what the shared set is: training images set aside before the partition, equally many of every class, or images drawn from the global model',
+    }),
+    every: option({
+      flag: '--share-every',
+      kind: integer(1, 1_000_000),
+      default: 10,
+      unit: 'rounds',
+      where: 'coordinator',
+      help: 'a synthetic shared set is drawn, and drawn anew, after this many rounds',
+    }),
+  },
+});
+
+const aggregation = headed('Aggregation', {
+  strategy: option({ kind: strategyKind, default: 'fedavg', where: 'coordinator', help: 'how aggregation weights are computed' }),
+  diversity: {
+    target: option({
+      flag: '--diversity-target',
+      kind: choice(diversityTargets),
+      default: 'uniform',
+      where: 'coordinator',
+      help: 'the mixture of the clients that strategy diversity aims at: equally many images in all bins, as all known clients hold them, or as the shared set does',
+    }),
+    pull: option({
+      flag: '--diversity-pull',
+      kind: number(1e-3, 1e6),
+      default: 0.5,
+      where: 'coordinator',
+      help: 'how strongly strategy diversity keeps to weights by examples (its λ)',
+    }),
+  },
+  hostile: option({
+    kind: integer(0, 100_000),
+    default: undefined,
+    defaultText: 'a fifth of those that arrive',
+    unit: 'clients',
+    where: 'coordinator',
+    help: 'hostile or broken clients that trimmed-mean, krum and multi-krum tolerate',
+  }),
+  normBound: option({
+    kind: above0(1e30),
+    default: undefined,
+    defaultText: 'none',
+    where: 'coordinator',
+    help: 'refuse updates of a larger norm',
+  }),
+});
+
+const asPublished = { default: undefined, defaultText: 'as published for the server step', where: 'coordinator' } as const;
+const serverStep = headed('Server step', {
+  serverStep: {
+    kind: option({
+      flag: '--server-step',
+      kind: choice(names(serverSteps)),
+      default: 'add',
+      where: 'coordinator',
+      help: 'how the server applies the mean update',
+    }),
+    lr: option({ flag: '--server-lr', kind: above0(1000), ...asPublished, help: 'learning rate of the server step' }),
+    beta1: option({ flag: '--server-beta1', kind: below1, ...asPublished, help: 'momentum of the server step' }),
+    beta2: option({ flag: '--server-beta2', kind: below1, ...asPublished, help: 'decay of squares of the server step (adam, yogi)' }),
+    tau: option({ flag: '--server-tau', kind: above0(1), ...asPublished, help: 'smallest denominator of the server step (adam, yogi)' }),
+  },
+});
+
+const statisticsAsked = headed('Client statistics', {
+  features: option({
+    kind: featuresKind,
+    default: 'pixels8',
+    where: 'both',
+    help: 'what images are compared by: pixels8 (means of an 8x8 grid) or a feature network (.safetensors or .onnx)',
+  }),
+  histogram: {
+    of: option({
+      flag: '--histogram-of',
+      kind: choice(histogramSources),
+      default: 'data',
+      where: 'coordinator',
+      help: "what a client's histogram counts: its training images, or samples of its model",
+    }),
+    noise: option({
+      flag: '--histogram-noise',
+      kind: number(0, 1e6),
+      default: 0,
+      unit: 'images',
+      where: 'coordinator',
+      help: 'standard deviation of the Gaussian noise on every count of a histogram',
+    }),
+    bins: option({
+      kind: integer(2, 1024),
+      default: 16,
+      unit: 'bins',
+      where: 'coordinator',
+      help: "bins of feature space that the clients' histograms count: k-means of the shared set, or of what clients first report of their images",
+    }),
+  },
+  probe: {
+    every: option({
+      flag: '--probe-every',
+      kind: integer(1, 1_000_000),
+      default: 5,
+      unit: 'rounds',
+      where: 'coordinator',
+      help: 'how often a client counts its histogram and scores its model, where strategy or filter ask for it',
+    }),
+    samples: option({
+      flag: '--probe-samples',
+      kind: integer(8, 4096),
+      default: 64,
+      unit: 'images',
+      where: 'coordinator',
+      help: 'samples that a client draws from its model for this',
+    }),
+    steps: option({
+      flag: '--probe-steps',
+      kind: integer(1, 1000),
+      default: 25,
+      unit: 'steps',
+      where: 'coordinator',
+      help: 'steps of the sampler (ddim) for these',
+    }),
+  },
+});
+
+const filter = headed('Filter', {
+  filter: {
+    kind: option({
+      flag: '--filter',
+      kind: choice(filterKinds),
+      default: 'none',
+      where: 'coordinator',
+      help: 'clients whose models score poorly: none are excluded, they are excluded until they score better, or for good',
+    }),
+    by: option({
+      flag: '--filter-by',
+      kind: choice(statistics),
+      default: 'loss',
+      where: 'coordinator',
+      help: "what a client's model is scored by: its loss on the client's held-out images, precision or Fréchet distance of its samples to the client's own images, or to the shared set",
+    }),
+    threshold: option({
+      flag: '--filter-threshold',
+      kind: thresholdKind,
+      default: '2x',
+      where: 'coordinator',
+      help: "when a score is poor: beyond a value, or worse than the clients' median by a factor, as 2x",
+    }),
+    cohort: option({
+      flag: '--filter-cohort',
+      kind: integer(1, 100_000),
+      default: undefined,
+      defaultText: 'half of them',
+      unit: 'clients',
+      where: 'coordinator',
+      help: 'clients that quarantine never excludes',
+    }),
+    guard: option({
+      flag: '--filter-guard',
+      kind: flag,
+      default: true,
+      where: 'coordinator',
+      help: 'quarantine excludes no client without which the others would cover fewer bins. Leave it out where images themselves may be spoilt',
+    }),
+  },
+});
+
+const training = headed('Training', {
+  training: {
+    ...hyper,
+    mu: option({
+      kind: numeric(hyperSchema.shape.mu),
+      default: 0,
+      where: 'coordinator',
+      help: 'FedProx: pull towards the global model; 0 = off',
+    }),
+  },
+  optimizer: option({
+    kind: choice(['reset', 'keep']),
+    default: 'reset',
+    where: 'coordinator',
+    help: "whether a client's Adam moments start at zero each round or are kept",
+  }),
+});
+
+const compression = headed('Compression', {
+  compress: {
+    updates: option({
+      flag: '--compress',
+      kind: compressionKind,
+      default: 'none',
+      where: 'coordinator',
+      help: `how updates are sent: ${Object.entries(compressions)
+        .map(([name, what]) => `${name} (${what})`)
+        .join(', ')}; what an update leaves out is sent later`,
+    }),
+    tasks: option({
+      flag: '--compress-tasks',
+      kind: choice(['none', 'bf16']),
+      default: 'none',
+      where: 'coordinator',
+      help: 'how the model is sent to the clients: as float32, or rounded to bfloat16, half the bytes',
+    }),
+  },
+});
+
+/**
+ * Defaults of a whole method under one name. `phoenix` is data sharing, personal layers and threshold filtering as in the Phoenix paper, with what is
+ * ours: quarantine instead of disconnection, weights by diversity, local work by drift, updates in int8 with error feedback, tasks in bf16, momentum on
+ * the server. (The server's EMA is always kept.) The paper does not say its values; these are ours.
+ */
+export const methods = {
+  plain: {},
+  phoenix: {
+    sharing: { beta: 0.05, alpha: 0.5 },
+    personal: 'head',
+    filter: { kind: 'quarantine' },
+    strategy: 'diversity',
+    diversity: { target: 'shared' },
+    localWork: { target: 0.1, least: 0.75 },
+    compress: { updates: 'int8', tasks: 'bf16' },
+    serverStep: { kind: 'momentum', beta1: 0.6 },
+  },
+} as const;
+
+/** The values of a method as the command line would give them. */
+function asFlags(method: object, table: Table): string {
+  const valueAt = (path: readonly string[]) => path.reduce<unknown>((value, key) => (value as Record<string, unknown>)?.[key], method);
+  return placed(table)
+    .flatMap((place) => {
+      const value = valueAt(place.path);
+      return value === undefined ? [] : `${flagOf(place)} ${value}`;
+    })
+    .join(' ');
+}
+
+const ofMethods = { ...partition, ...rounds, ...sharing, ...aggregation, ...serverStep, ...filter, ...compression };
+const method = headed('Method', {
+  method: option({
+    kind: choice(names(methods)),
+    default: 'plain',
+    where: 'coordinator',
+    help: `plain: as the other options say; phoenix: where they say nothing, ${asFlags(methods.phoenix, ofMethods)}. Its shared set of real images is made public`,
+  }),
+});
+
+export const federateTable = {
+  ...data,
+  ...model,
+  ...partition,
+  ...rounds,
+  ...method,
+  ...aggregation,
+  ...serverStep,
+  ...sharing,
+  ...statisticsAsked,
+  ...filter,
+  ...training,
+  ...compression,
+  ...headed('Sample grids', { samples: { ...samples, every: samplesEvery('rounds') } }),
+  ...headed('Machine', { seed }),
+  ...machine,
+  ...runFolder,
+};
+
+/**
+ * What `phoenix demo` runs: ten clients with two classes each, on the built-in shapes. v-prediction on the cosine schedule and knowing the class
+ * give recognisable shapes soonest at so few steps; server momentum (FedAvgM) makes up for short rounds, and longer ones would let the clients
+ * drift apart.
+ */
+export const demoOptions = {
+  data: 'synthetic',
+  clients: 10,
+  partition: 'shards:2',
+  rounds: 36,
+  epochs: 2,
+  preset: 'tiny',
+  classConditional: true,
+  prediction: 'v',
+  schedule: 'cosine',
+  training: { batch: 16, lr: 0.005 },
+  serverStep: { kind: 'momentum', beta1: 0.6 },
+  samples: { count: 40 },
+} as const;

@@ -1,0 +1,137 @@
+/** Options as they are given, by a command line or a program, become settings: checked, with every default filled in. */
+import type { z } from 'zod';
+import { PhoenixError } from '../../errors.ts';
+import { methods } from './federate.ts';
+import { flagOf, type Placed, required } from './option.ts';
+import { type Command, isGroup, optionsOf, type Settings } from './tables.ts';
+
+/** Wrong usage: parseOptions throws it before anything is read or written. */
+export class OptionError extends PhoenixError {}
+
+/** Options that are not checked yet, those of a group in an object of their own. Numbers may be text. */
+export type RawOptions = Record<string, unknown>;
+
+const isObject = (value: unknown): value is RawOptions => typeof value === 'object' && value !== null && !Array.isArray(value);
+
+const withoutUndefined = (group: RawOptions) => Object.fromEntries(Object.entries(group).filter(([, value]) => value !== undefined));
+
+/** One layer of options over another: the later value wins, groups are merged option by option, undefined counts as absent. */
+export function mergeOptions(command: Command, ...layers: RawOptions[]): RawOptions {
+  const merged: RawOptions = {};
+  for (const layer of layers)
+    for (const [key, value] of Object.entries(layer)) {
+      if (isGroup(command, key) && isObject(value)) {
+        const before = merged[key];
+        merged[key] = { ...(isObject(before) ? before : {}), ...withoutUndefined(value) };
+      } else if (value !== undefined) merged[key] = value;
+    }
+  return merged;
+}
+
+/**
+ * Checks options and fills in defaults. A value of undefined counts as absent.
+ * @throws OptionError ERR_PHOENIX_ARGUMENT naming an unknown option and the valid ones, or the option, the value and what is valid;
+ * ERR_PHOENIX_CONFIG for options that contradict each other
+ */
+export function parseOptions<C extends Command>(command: C, raw: object): Settings<C> {
+  checkNames(command, raw as RawOptions);
+  const given = command === 'federate' ? withMethod(raw as RawOptions) : (raw as RawOptions);
+  const settings: RawOptions = {};
+  for (const place of optionsOf(command)) {
+    const [key, inner] = place.path as [string, string?];
+    if (inner === undefined) settings[key] = parseOption(place, given[key]);
+    else {
+      settings[key] ??= {};
+      (settings[key] as RawOptions)[inner] = parseOption(place, (given[key] as RawOptions | undefined)?.[inner]);
+    }
+  }
+  if (command === 'federate') checkFederate(settings as Settings<'federate'>);
+  if (command === 'federate' || command === 'train') checkResume(settings as Settings<'federate' | 'train'>);
+  return settings as Settings<C>;
+}
+
+/** Options of federate over the values of the method that they name. */
+function withMethod(raw: RawOptions): RawOptions {
+  const name = String(raw.method);
+  return Object.hasOwn(methods, name) ? mergeOptions('federate', methods[name as keyof typeof methods], raw) : raw;
+}
+
+/** @throws OptionError for a name that is no option, saying where the option of that flag is if there is one */
+function checkNames(command: Command, raw: RawOptions): void {
+  const places = optionsOf(command);
+  const refuse = (name: string, valid: Placed[]) => {
+    const moved = places.find((place) => camel(flagOf(place)) === name);
+    const hint = moved ? `It is ${moved.path.join('.')} (${flagOf(moved)} on the command line). ` : '';
+    const names = valid.map(({ path }) => path.join('.')).join(', ');
+    throw new OptionError('ERR_PHOENIX_ARGUMENT', `${command} has no option "${name}". ${hint}Valid options: ${names}.`);
+  };
+  for (const [key, value] of Object.entries(raw)) {
+    const own = places.filter(({ path }) => path[0] === key);
+    if (own.length === 0) refuse(key, places);
+    if (!isGroup(command, key) || value === undefined) continue;
+    if (!isObject(value)) {
+      const fields = own.map(({ path }) => path[1]).join(', ');
+      const moved = own.find((place) => camel(flagOf(place)) === key);
+      const hint = moved ? ` The value of ${flagOf(moved)} is ${moved.path.join('.')}.` : '';
+      throw new OptionError('ERR_PHOENIX_ARGUMENT', `option ${key} must be an object with ${fields}, not ${show(value)}.${hint}`);
+    }
+    for (const inner of Object.keys(value)) if (!own.some(({ path }) => path[1] === inner)) refuse(`${key}.${inner}`, own);
+  }
+}
+
+/** The name that a flag had as an option of its own: --share-beta → shareBeta. */
+const camel = (flag: string) => flag.slice(2).replace(/-([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+
+function parseOption(place: Placed, raw: unknown): unknown {
+  const { entry } = place;
+  const name = nameOf(place);
+  const unit = entry.unit ? ` (${entry.unit})` : '';
+  if (raw === undefined) {
+    if (entry.default !== required) return entry.default;
+    throw new OptionError('ERR_PHOENIX_ARGUMENT', `${name} is missing: it must be ${entry.kind.valid}${unit}.`);
+  }
+  const parsed = (entry.kind.schema as z.ZodType).safeParse(raw);
+  if (parsed.success) return parsed.data;
+  const custom = entry.kind.explains && parsed.error.issues.find((issue) => issue.code === 'custom');
+  throw new OptionError(
+    'ERR_PHOENIX_ARGUMENT',
+    `${name} must be ${entry.kind.valid}${unit}, not ${show(raw)}.${custom ? ` ${custom.message}` : ''}`,
+  );
+}
+
+/** 'option sharing.beta (--share-beta)'; the flag is left out where it says nothing more. */
+function nameOf(place: Placed): string {
+  const name = place.path.join('.');
+  const flag = flagOf(place);
+  return place.entry.positional || flag === `--${name}` ? `option ${name}` : `option ${name} (${flag})`;
+}
+
+function show(value: unknown): string {
+  const shown =
+    typeof value === 'string' ? JSON.stringify(value) : typeof value === 'object' && value !== null ? 'an object' : String(value);
+  return shown.length > 80 ? `${shown.slice(0, 80)}…` : shown;
+}
+
+function contradiction(message: string): never {
+  throw new OptionError('ERR_PHOENIX_CONFIG', message);
+}
+
+function checkFederate({ epochs, localImages, sharing, personal, filter, strategy, diversity }: Settings<'federate'>): void {
+  const shared = sharing.beta > 0;
+  if (epochs !== undefined && localImages !== undefined)
+    contradiction('Both epochs and localImages (--local-images) are given: a round has one length, so leave one of them out.');
+  if (sharing.source === 'synthetic' && shared && personal !== 'none')
+    contradiction(
+      'sharing.source synthetic (--share-source) draws from the global model, which personal layers leave untrained: take real images, or personal none.',
+    );
+  if (filter.kind !== 'none' && filter.by === 'frechet-shared' && !shared)
+    contradiction('filter.by frechet-shared (--filter-by) needs a shared set: set sharing.beta (--share-beta), or take another statistic.');
+  if (strategy === 'diversity' && diversity.target === 'shared' && (!shared || sharing.source !== 'real'))
+    contradiction(
+      'diversity.target shared (--diversity-target) needs real shared images: set sharing.beta (--share-beta), or take the target uniform or pooled.',
+    );
+}
+
+function checkResume({ resume, out }: Settings<'federate' | 'train'>): void {
+  if (resume && out === undefined) contradiction('resume needs out (--out DIR): the folder of the run to continue.');
+}

@@ -1,0 +1,49 @@
+/** The options of `phoenix sample`: drawing images from a trained model. */
+import { schedulers } from '../../ddpm/schedulers/index.ts';
+import { machine, seed } from './common.ts';
+import { choice, flag, integer, names, number, text } from './kinds.ts';
+import { headed, option, required } from './option.ts';
+
+export const sampleTable = {
+  ...headed('Model', {
+    source: option({
+      kind: text('path'),
+      default: required,
+      positional: true,
+      help: 'a checkpoint (.safetensors), a run folder, or a diffusers folder',
+    }),
+    client: option({
+      kind: text('id'),
+      default: undefined,
+      defaultText: 'none',
+      help: 'for a run with personal layers: the client whose layers the model gets, or * for equal parts from every client',
+    }),
+    raw: option({ kind: flag, default: false, help: 'draw with the raw weights instead of the averaged (EMA) ones' }),
+  }),
+  ...headed('Images', {
+    n: option({ kind: integer(1, 1_000_000), default: 64, unit: 'images', help: 'images to draw' }),
+    class: option({
+      kind: integer(0),
+      default: undefined,
+      defaultText: 'all in turn',
+      help: 'class to draw, for a class-conditional model',
+    }),
+    grid: option({ kind: text('file.png'), default: undefined, defaultText: 'none', help: 'write the images as one PNG' }),
+  }),
+  ...headed('Sampler', {
+    scheduler: option({ kind: choice(names(schedulers)), default: 'ddim', help: 'sampler' }),
+    steps: option({ kind: integer(1, 100_000), default: 50, unit: 'steps', help: 'steps of the sampler' }),
+    eta: option({ kind: number(0, 1), default: 0, help: 'noise added by ddim: 0 = none, 1 = as ddpm' }),
+    batch: option({ kind: integer(1, 65_536), default: 16, unit: 'images', help: 'images drawn at once; does not change them' }),
+  }),
+  ...headed('Machine', {
+    seed,
+    precision: option({
+      kind: choice(['fp32', 'bf16']),
+      default: undefined,
+      defaultText: 'bf16 on CUDA, fp32 on a CPU',
+      help: 'how factors are multiplied; bf16 on a CPU needs AVX512_BF16, and rounds those of linear layers, attention and strided convolutions',
+    }),
+  }),
+  ...machine,
+};

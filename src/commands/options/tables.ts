@@ -1,0 +1,96 @@
+/** The commands that have options, and the types of these. */
+import { experimentTable } from './experiment.ts';
+import { federateTable } from './federate.ts';
+import { finetuneTable } from './finetune.ts';
+import { flagOf, isOption, type OptionsOf, type Placed, placed, required, type SettingsOf, type Table, type Where } from './option.ts';
+import { sampleTable } from './sample.ts';
+import { trainTable } from './train.ts';
+
+const tables = {
+  federate: federateTable,
+  train: trainTable,
+  finetune: finetuneTable,
+  sample: sampleTable,
+  experiment: experimentTable,
+} satisfies Record<string, Table>;
+
+export type Command = keyof typeof tables;
+
+/** The checked options of a command: every key present, defaults filled in. */
+export type Settings<C extends Command> = SettingsOf<(typeof tables)[C]>;
+
+export interface FederateOptions extends OptionsOf<typeof federateTable> {}
+export interface TrainOptions extends OptionsOf<typeof trainTable> {}
+export interface FinetuneOptions extends OptionsOf<typeof finetuneTable> {}
+export interface SampleOptions extends OptionsOf<typeof sampleTable> {}
+export interface ExperimentOptions extends OptionsOf<typeof experimentTable> {}
+
+export function tableOf(command: Command): Table {
+  return tables[command];
+}
+
+/** The options of a command with their places, in the order of its help. */
+export function optionsOf(command: Command): Placed[] {
+  return placed(tableOf(command));
+}
+
+/** Whether a command has a group of options of this name. */
+export function isGroup(command: Command, key: string): boolean {
+  const table = tableOf(command);
+  return Object.hasOwn(table, key) && !isOption(table[key]!);
+}
+
+/** One option as a command line shows it. */
+export type OptionRow = {
+  path: readonly string[];
+  /** The path with dots: 'sharing.beta'. */
+  name: string;
+  /** '--share-beta'; for a positional one '<source>'. */
+  flag: string;
+  /** 'n' in '--local-images <n>'; absent for a flag. */
+  placeholder?: string;
+  choices?: readonly string[];
+  unit?: string;
+  default?: string | number | boolean;
+  /** The default in words; absent if the option is required. */
+  defaultText?: string;
+  required: boolean;
+  positional: boolean;
+  /** A flag whose default is not simply false, so that it has a --no- form. */
+  negatable: boolean;
+  where?: Where;
+  heading: string;
+  help: string;
+};
+
+/** The options of a command, in the order of its help. */
+export function optionTable(command: Command): OptionRow[] {
+  return optionsOf(command).map((place) => {
+    const { path, entry } = place;
+    const { kind, unit, help, where, heading = 'Options' } = entry;
+    const value = entry.default === required ? undefined : (entry.default as string | number | boolean | undefined);
+    return {
+      path,
+      name: path.join('.'),
+      flag: entry.positional ? `<${path.join('.')}>` : flagOf(place),
+      placeholder: kind.placeholder,
+      choices: kind.choices,
+      unit,
+      default: value,
+      defaultText: entry.defaultText ?? (value === undefined || value === false ? undefined : String(value)),
+      required: entry.default === required,
+      positional: entry.positional ?? false,
+      negatable: kind.placeholder === undefined && entry.default === undefined,
+      where,
+      heading,
+      help,
+    };
+  });
+}
+
+/** The options of a command that a resumed run may give other values, as 'samples.count'. */
+export function changeableOptions(command: Command): string[] {
+  return optionsOf(command)
+    .filter(({ entry }) => entry.mayChange)
+    .map(({ path }) => path.join('.'));
+}

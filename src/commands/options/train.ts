@@ -1,0 +1,40 @@
+/** The options of `phoenix train`: central training in one place. */
+import { data, hyper, machine, model, runFolder, samples, samplesEvery, seed } from './common.ts';
+import { integer } from './kinds.ts';
+import { headed, option } from './option.ts';
+
+const length = headed('Length', {
+  epochs: option({
+    kind: integer(1, 1_000_000),
+    default: 10,
+    unit: 'passes',
+    mayChange: true,
+    help: 'passes over the images in all, also when resumed',
+  }),
+  images: option({
+    kind: integer(1),
+    default: undefined,
+    defaultText: 'use --epochs',
+    unit: 'images',
+    mayChange: true,
+    help: 'instead of --epochs: images trained on in all, rounded up to whole checkpoints',
+  }),
+  commitImages: option({
+    kind: integer(1),
+    default: undefined,
+    defaultText: 'one pass',
+    unit: 'images',
+    help: 'images between two checkpoints',
+  }),
+});
+
+export const trainTable = {
+  ...data,
+  ...model,
+  ...length,
+  ...headed('Training', { training: hyper }),
+  ...headed('Sample grids', { samples: { ...samples, every: samplesEvery('checkpoints') } }),
+  ...headed('Machine', { seed }),
+  ...machine,
+  ...runFolder,
+};

@@ -1,0 +1,79 @@
+/** What a federation is made of, as the options say: strategy, server step, shared set, client statistics. */
+import type { Session } from '../bindings/session.ts';
+import type { FeatureSource } from '../ddpm/metrics/sources.ts';
+import { drawSamples, toPixels } from '../ddpm/sample.ts';
+import { type ServerStep, serverSteps } from '../fl/server/server-step.ts';
+import type { Probing, Sharing } from '../fl/server/supplies.ts';
+import { filtered } from '../fl/strategies/filter.ts';
+import { strategies } from '../fl/strategies/index.ts';
+import type { Strategy } from '../fl/strategy.ts';
+import { classesInTurn, readAt, valuesAt } from '../images.ts';
+import { streamKey } from '../rng.ts';
+import type { Shared } from './deal.ts';
+import type { Settings } from './options/index.ts';
+import type { Prepared } from './prepare.ts';
+
+/** The published values of the kind, with what the options say otherwise. */
+export function serverStepOf({ serverStep }: Settings<'federate'>): ServerStep {
+  const published = serverSteps[serverStep.kind];
+  return {
+    kind: serverStep.kind,
+    lr: serverStep.lr ?? published.lr,
+    beta1: serverStep.beta1 ?? published.beta1,
+    beta2: serverStep.beta2 ?? published.beta2,
+    tau: serverStep.tau ?? published.tau,
+  };
+}
+
+/** The strategy that the options name, behind the filter that they ask for. */
+export function strategyOf({ strategy, hostile, diversity, filter }: Settings<'federate'>): Strategy {
+  const base = typeof strategy === 'string' ? strategies[strategy]({ hostile, ...diversity }) : strategy;
+  if (filter.kind === 'none') return base;
+  const { kind, by: statistic, threshold, cohort, guard } = filter;
+  return filtered(base, { kind, statistic, threshold, cohort, guard }) as Strategy;
+}
+
+/** What the strategy asks of the clients; `reference`: the images of which bins are made, if there are such images and no bins yet. */
+export async function probingOf(
+  { probe, histogram }: Settings<'federate'>,
+  { dataset }: Prepared,
+  features: FeatureSource,
+  reference: Int32Array | undefined,
+  signal: AbortSignal | undefined,
+): Promise<Probing> {
+  return {
+    ...probe,
+    histogramOf: histogram.of,
+    histogramNoise: histogram.noise,
+    bins: histogram.bins,
+    reference: reference && (await features.extract(await readAt(dataset, reference), { signal })),
+  };
+}
+
+/** The shared set: images of the dataset, or a way to draw them from the global model. */
+export async function sharingOf(
+  settings: Settings<'federate'>,
+  prepared: Prepared,
+  session: Session,
+  shared: Shared,
+): Promise<Sharing | undefined> {
+  const { count, images } = shared;
+  const { alpha, every } = settings.sharing;
+  const { dataset, classes, unet, noise, hyper } = prepared;
+  if (count === 0) return undefined;
+  if (images) {
+    return { alpha, set: { ...(await readAt(dataset, images)), classes: classes && valuesAt(classes, images) } };
+  }
+  const drawn = classesInTurn(count, unet.numClasses);
+  return {
+    alpha,
+    every,
+    async draw({ ema: weights }, round, signal) {
+      const key = streamKey(settings.seed, 'shared set', round);
+      const { steps } = settings.probe;
+      const batch = Math.min(count, hyper.batch);
+      const values = await drawSamples({ session, noise, count, batch, steps, key, weights, classes: drawn, signal });
+      return { count, pixels: toPixels(values), classes: drawn };
+    },
+  };
+}

@@ -1,7 +1,7 @@
 /** Options as they are given, by a command line or a program, become settings: checked, with every default filled in. */
 import type { z } from 'zod';
 import { PhoenixError } from '../../errors.ts';
-import { methods } from './federate.ts';
+import { methods } from './methods.ts';
 import { flagOf, type Placed, required } from './option.ts';
 import { type Command, isGroup, optionsOf, type Settings } from './tables.ts';
 

@@ -1,0 +1,24 @@
+/**
+ * 'phoenix/site': what a service at a site imports. A site holds images and answers a coordinator: `createClient` makes what answers, and a Transport
+ * brings requests to it.
+ */
+
+// The client: it trains on its own images, and keeps what belongs to it in a Store.
+
+export type * from './fl/protocol.ts';
+export { type Client, type ClientOptions, createClient } from './fl/site/client.ts';
+export { personalPresets } from './fl/site/personal.ts';
+export type { ProbeTools } from './fl/site/probe.ts';
+export { memoryStore, type Store } from './fl/store.ts';
+export type * from './fl/transport.ts';
+
+// What a client works with: its images, the engine, and the features that images are compared by.
+
+export { createImages, type Device, type Images, type Session } from './bindings/session.ts';
+export { type Dataset, type DatasetOptions, openDataset } from './ddpm/data/index.ts';
+export { type FeatureSource, featureSource, pixels8 } from './ddpm/metrics/sources.ts';
+export { type UNetConfig, unetConfig } from './ddpm/model/unet.ts';
+export { type Noise, type NoiseOptions, noise } from './ddpm/noise.ts';
+export { createSession, type SessionOptions } from './ddpm/session.ts';
+export { PhoenixError, type PhoenixErrorCode } from './errors.ts';
+export type { ImageSet } from './images.ts';

@@ -13,7 +13,9 @@ export type Point = (name: string) => void | Promise<void>;
 /** The bytes of a file, or its pieces in order. */
 export type Content = string | Uint8Array | AsyncIterable<Uint8Array>;
 
-export const hasCode = (error: unknown, ...codes: string[]): boolean => codes.includes((error as NodeJS.ErrnoException)?.code ?? '');
+export function hasCode(error: unknown, ...codes: string[]): boolean {
+  return codes.includes((error as NodeJS.ErrnoException)?.code ?? '');
+}
 
 const reasons: Record<string, string> = {
   ENOENT: 'there is no such file or folder',

@@ -28,7 +28,7 @@ const kinds = ['linear', 'cosine'];
 const predictions = ['eps', 'x0', 'v'];
 
 /** @throws PhoenixError ERR_PHOENIX_CONFIG naming the option that is wrong. */
-export const noise = (options: NoiseOptions = {}): Noise => {
+export function noise(options: NoiseOptions = {}): Noise {
   const { kind = 'linear', steps = 1000, betaStart = 1e-4, betaEnd = 0.02, prediction = 'eps' } = options;
   const check = (field: keyof NoiseOptions, valid: boolean, expected: string) => {
     if (!valid)
@@ -48,15 +48,15 @@ export const noise = (options: NoiseOptions = {}): Noise => {
   let product = 1;
   for (const [t, beta] of betas.entries()) alphaBar[t] = product *= 1 - beta;
   return { kind, steps, betaStart, betaEnd, prediction, betas, alphaBar };
-};
+}
 
-const linearBetas = (steps: number, start: number, end: number): Float64Array => {
+function linearBetas(steps: number, start: number, end: number): Float64Array {
   const stride = steps > 1 ? (end - start) / (steps - 1) : 0;
   return Float64Array.from({ length: steps }, (_, t) => start + t * stride);
-};
+}
 
 /** β_t = min(1 - f((t+1)/T)/f(t/T), 0.999), f(u) = cos²((u+s)/(1+s)·π/2), s = 0.008: Nichol & Dhariwal 2021, eq. 17. */
-const cosineBetas = (steps: number): Float64Array => {
+function cosineBetas(steps: number): Float64Array {
   const f = (u: number) => Math.cos((((u + 0.008) / 1.008) * Math.PI) / 2) ** 2;
   return Float64Array.from({ length: steps }, (_, t) => Math.min(1 - f((t + 1) / steps) / f(t / steps), 0.999));
-};
+}

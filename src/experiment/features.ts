@@ -79,13 +79,15 @@ export const scoredBySchema = z.object({
 });
 export type ScoredBy = z.infer<typeof scoredBySchema>;
 
-export const scoredByOf = ({ network, accuracy, classesBy, tests, unseenTests }: Scorer): ScoredBy => ({
-  ...network,
-  accuracy,
-  classesBy,
-  tests,
-  unseenTests,
-});
+export function scoredByOf({ network, accuracy, classesBy, tests, unseenTests }: Scorer): ScoredBy {
+  return {
+    ...network,
+    accuracy,
+    classesBy,
+    tests,
+    unseenTests,
+  };
+}
 
 /** In one sentence, and a second one if the classifier is too inaccurate to count classes. */
 export function explainScorer({ name, dims, accuracy: share, classesBy, tests, unseenTests }: ScoredBy): string[] {

@@ -167,16 +167,24 @@ export function parseGrid(value: unknown, source: string): Grid {
 }
 
 /** All options of a federated arm, with their defaults. */
-export const settingsOf = (arm: Arm) => parseOptions('federate', { data: 'synthetic', ...arm.options });
+export function settingsOf(arm: Arm) {
+  return parseOptions('federate', { data: 'synthetic', ...arm.options });
+}
 
 /** Whether each client ends with a model of its own. */
-export const isPersonal = (arm: Arm): boolean => arm.train === 'federated' && settingsOf(arm).personal !== 'none';
+export function isPersonal(arm: Arm): boolean {
+  return arm.train === 'federated' && settingsOf(arm).personal !== 'none';
+}
 
 /** Whether an arm is scored on equally many samples of every client's model, instead of on one model's. */
-export const isMixture = (arm: Arm): boolean => arm.train === 'local' || arm.fineTune > 0 || isPersonal(arm);
+export function isMixture(arm: Arm): boolean {
+  return arm.train === 'local' || arm.fineTune > 0 || isPersonal(arm);
+}
 
 /** Whether a cell is scored on the way: not clients alone, who train one after the other, nor what an epoch at every point would be spent on. */
-export const hasCurve = ({ train, fineTune }: Arm, grid: Grid): boolean => grid.score.every > 0 && train !== 'local' && fineTune === 0;
+export function hasCurve({ train, fineTune }: Arm, grid: Grid): boolean {
+  return grid.score.every > 0 && train !== 'local' && fineTune === 0;
+}
 
 /** A training of an experiment draws no grids, and keeps its last checkpoint alone. */
 const QUIET = { samples: { every: 0 }, keep: 1 };

@@ -11,7 +11,8 @@ export function subset(dataset: Dataset, positions: number[], name: string): Dat
 }
 
 /** `count` in parts whose sizes differ by at most one; parts of size 0 are left out. */
-export const equalParts = (ids: string[], count: number) =>
-  ids
+export function equalParts(ids: string[], count: number) {
+  return ids
     .map((id, i) => ({ id, count: Math.floor(((i + 1) * count) / ids.length) - Math.floor((i * count) / ids.length) }))
     .filter((part) => part.count > 0);
+}

@@ -51,7 +51,9 @@ export type Standing = {
 /** Stands for an abort of a training by the experiment itself, after a commit. */
 class Pause extends Error {}
 
-export const folderOf = (lab: Lab, training: Training): string => join(lab.dir, 'runs', training.id);
+export function folderOf(lab: Lab, training: Training): string {
+  return join(lab.dir, 'runs', training.id);
+}
 
 /** The rounds of a run folder that were committed. */
 export async function roundsOf(dir: string): Promise<RoundRecord[]> {
@@ -60,14 +62,14 @@ export async function roundsOf(dir: string): Promise<RoundRecord[]> {
   return (await readLog(join(dir, 'log.jsonl'))).rounds.filter(({ round }) => round <= run.round);
 }
 
-const standingAfter = (rounds: RoundRecord[], total: number): Standing => {
+function standingAfter(rounds: RoundRecord[], total: number): Standing {
   const sum = (of: 'images' | 'bytesUp' | 'bytesDown') => rounds.reduce((all, round) => all + round[of], 0);
   const images = sum('images');
   const last = rounds.at(-1);
   // Clients that sit out, or adapt their work, make rounds of unequal size.
   const ended = last !== undefined && total - images < last.images / 2;
   return { round: last?.round ?? 0, images, bytesUp: sum('bytesUp'), bytesDown: sum('bytesDown'), ended };
-};
+}
 
 /** Where a training stands as of its last commit. */
 export async function standingOf(lab: Lab, training: Training, work: Work): Promise<Standing> {

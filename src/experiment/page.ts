@@ -150,17 +150,17 @@ function filterSection({ filtering }: ExperimentReport): Markup | undefined {
 }
 
 /** Rows of clients that a page can carry. */
-const MOST_CLIENTS = 400;
+const MAX_CLIENTS = 400;
 
 function clientSection({ scores }: ExperimentReport): Markup | undefined {
   const rows = scores.flatMap(({ cell, final }) => (final?.clients ?? []).map((client) => ({ cell, ...client })));
   const mixtures = scores.flatMap(({ cell, final }) => (final?.mixture ?? []).map((part) => ({ cell, ...part })));
   if (rows.length === 0 && mixtures.length === 0) return undefined;
   const number = (value: number | null) => (value === null ? '–' : formatNumber(value));
-  return html`<section><h2>Clients</h2><p>Held-out losses are of the last round in which the client took part: of the global model that it received, and of its own after training.${rows.length > MOST_CLIENTS && ` The first ${MOST_CLIENTS} of ${rows.length} rows; report.md has all.`}</p>
+  return html`<section><h2>Clients</h2><p>Held-out losses are of the last round in which the client took part: of the global model that it received, and of its own after training.${rows.length > MAX_CLIENTS && ` The first ${MAX_CLIENTS} of ${rows.length} rows; report.md has all.`}</p>
 <div class="scroll"><table class="figures-table"><thead><tr><th scope="col">cell</th><th scope="col" class="text">client</th><th scope="col">images</th><th scope="col">rounds counted</th><th scope="col">mean weight</th><th scope="col">loss</th><th scope="col">held out, global</th><th scope="col">held out, own</th></tr></thead>
 <tbody>${rows
-    .slice(0, MOST_CLIENTS)
+    .slice(0, MAX_CLIENTS)
     .map(
       (row) =>
         html`<tr><th scope="row">${row.cell}</th><td class="text">${row.client}</td><td>${formatCount(row.examples)}</td><td>${row.rounds}</td><td>${percent(row.meanWeight)}</td><td>${number(row.loss)}</td><td>${number(row.evalLoss)}</td><td>${number(row.evalLossLocal)}</td></tr>`,
@@ -169,7 +169,7 @@ ${
   mixtures.length > 0 &&
   html`<h3>Parts of the pooled samples</h3><div class="scroll"><table class="figures-table"><thead><tr><th scope="col">cell</th><th scope="col" class="text">client</th><th scope="col">samples</th><th scope="col" class="text">by class</th></tr></thead>
 <tbody>${mixtures
-    .slice(0, MOST_CLIENTS)
+    .slice(0, MAX_CLIENTS)
     .map(
       (part) =>
         html`<tr><th scope="row">${part.cell}</th><td class="text">${part.client}</td><td>${part.samples}</td><td class="text">${part.classes?.join(' ') ?? '–'}</td></tr>`,

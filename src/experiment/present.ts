@@ -26,7 +26,9 @@ export function formatFigure({ mean, half, n }: Figure): string {
   return half === undefined ? formatNumber(mean) : `${formatNumber(mean)} ± ${formatNumber(half)} (${n})`;
 }
 
-export const percent = (share: number): string => `${Math.round(100 * share)} %`;
+export function percent(share: number): string {
+  return `${Math.round(100 * share)} %`;
+}
 
 /** Metrics in columns before *gap closed* and *bytes*, and metrics in columns after them. */
 export function inColumns(metrics: string[]): { first: string[]; others: string[] } {
@@ -41,20 +43,24 @@ export function closedOf(row: Row): string {
 }
 
 /** For pooled samples: the difference from FedAvg's after local fine-tuning. */
-export const besideTunedOf = ({ besideTuned = {} }: Row): string =>
-  Object.entries(besideTuned)
-    .map(([name, value]) => `${kindOf(name)} ${value >= 0 ? '+' : '−'}${formatNumber(Math.abs(value))}`)
-    .join(', ') || '–';
+export function besideTunedOf({ besideTuned = {} }: Row): string {
+  return (
+    Object.entries(besideTuned)
+      .map(([name, value]) => `${kindOf(name)} ${value >= 0 ? '+' : '−'}${formatNumber(Math.abs(value))}`)
+      .join(', ') || '–'
+  );
+}
 
-export const bytesOf = ({ bytes, bytesShare, arm }: Row): string =>
-  arm.train === 'federated' ? `${formatBytes(bytes.mean)}${bytesShare === undefined ? '' : ` (${percent(bytesShare)})`}` : '0';
+export function bytesOf({ bytes, bytesShare, arm }: Row): string {
+  return arm.train === 'federated' ? `${formatBytes(bytes.mean)}${bytesShare === undefined ? '' : ` (${percent(bytesShare)})`}` : '0';
+}
 
 /** Recall of an arm with a filter, and the baseline's. */
-export const recallOf = ({ alone, recall }: Pick<Filtering, 'alone' | 'recall'>): string => {
+export function recallOf({ alone, recall }: Pick<Filtering, 'alone' | 'recall'>): string {
   const own = `${recall.metric} ${formatNumber(recall.own)}`;
   if (recall.baseline === undefined) return own;
   return `${own}, ${BASELINE} ${formatNumber(recall.baseline)}${alone ? '' : ' (the arm adds more than a filter)'}`;
-};
+}
 
 export const NOTES = [
   'Intervals are 95 % t-intervals of the mean over seeds, with the number of seeds in brackets; a figure without one is of a single seed.',

@@ -45,7 +45,9 @@ export type PartitionResult = {
 /** Metrics of which a gap is worked out: the distance, and coverage of classes and of the test images. */
 const GAPS = ['fd', 'classes', 'recall', 'coverage'];
 /** The kind of a metric by its name: 'fd' of fd_own_2k. */
-export const kindOf = (name: string): string => (name.endsWith('_unseen_sites') ? 'fd unseen sites' : name.slice(0, name.indexOf('_')));
+export function kindOf(name: string): string {
+  return name.endsWith('_unseen_sites') ? 'fd unseen sites' : name.slice(0, name.indexOf('_'));
+}
 
 /** The table of each partition with scored cells. A centralised arm, which no partition changes, is in all of them. */
 export function resultsOf(grid: Grid, cells: Cell[], scores: CellScore[]): PartitionResult[] {

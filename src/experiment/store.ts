@@ -76,13 +76,14 @@ const readIfThere = async <T>(path: string, schema: z.ZodType<T>): Promise<T | u
  * @returns what releases it
  * @throws PhoenixError ERR_PHOENIX_RUN if another process works in it, or it is the folder of a run; ERR_PHOENIX_IO
  */
-export const lockFolder = (dir: string): Promise<() => Promise<void>> =>
-  io(dir, async () => {
+export function lockFolder(dir: string): Promise<() => Promise<void>> {
+  return io(dir, async () => {
     if (await isRunFolder(dir))
       throw new PhoenixError('ERR_PHOENIX_RUN', `${dir} is the folder of a run, not of an experiment. Choose another one (--out).`);
     await makeFolder(join(dir, 'scores'));
     return takeLock(dir);
   });
+}
 
 /**
  * Notes what the experiment in a folder is, or checks that it is this one, as far as is known of it by now. The grid may have grown: by arms and
@@ -121,10 +122,15 @@ const isGrown = (before: unknown, now: unknown): boolean =>
     ? before.every((entry) => now.some((other) => isDeepStrictEqual(entry, other)))
     : isDeepStrictEqual(before, now);
 
-export const scorePath = (dir: string, cell: string): string => join(dir, 'scores', `${cell}.json`);
+export function scorePath(dir: string, cell: string): string {
+  return join(dir, 'scores', `${cell}.json`);
+}
 
 /** What a cell has scored so far. @throws PhoenixError ERR_PHOENIX_RUN for a damaged file */
-export const readScore = (dir: string, cell: string): Promise<CellScore | undefined> => readIfThere(scorePath(dir, cell), scoreSchema);
+export function readScore(dir: string, cell: string): Promise<CellScore | undefined> {
+  return readIfThere(scorePath(dir, cell), scoreSchema);
+}
 
-export const writeScore = (dir: string, score: CellScore): Promise<void> =>
-  writeWhole(scorePath(dir, score.cell), `${JSON.stringify(scoreSchema.parse(score), null, 1)}\n`);
+export function writeScore(dir: string, score: CellScore): Promise<void> {
+  return writeWhole(scorePath(dir, score.cell), `${JSON.stringify(scoreSchema.parse(score), null, 1)}\n`);
+}

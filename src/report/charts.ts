@@ -169,6 +169,12 @@ function niceStep(rough: number): number {
 }
 
 const fixed = (value: number): number => Math.round(value * 100) / 100;
-export const sum = (values: number[]): number => values.reduce((a, b) => a + b, 0);
-export const lowest = (values: number[]): number => values.reduce((a, b) => Math.min(a, b), Infinity);
-export const highest = (values: number[]): number => values.reduce((a, b) => Math.max(a, b), -Infinity);
+export function sum(values: number[]): number {
+  return values.reduce((a, b) => a + b, 0);
+}
+export function lowest(values: number[]): number {
+  return values.reduce((a, b) => Math.min(a, b), Infinity);
+}
+export function highest(values: number[]): number {
+  return values.reduce((a, b) => Math.max(a, b), -Infinity);
+}

@@ -7,7 +7,9 @@ export function formatNumber(value: number): string {
 }
 
 /** Whole numbers with thousands set apart: '12,800'. */
-export const formatCount = (value: number): string => value.toLocaleString('en-US', { maximumFractionDigits: 0 });
+export function formatCount(value: number): string {
+  return value.toLocaleString('en-US', { maximumFractionDigits: 0 });
+}
 
 const BYTES = [
   { name: 'bytes', factor: 1 },
@@ -18,10 +20,14 @@ const BYTES = [
 ] as const;
 
 /** The largest decimal unit that `bytes` reaches. */
-export const byteUnit = (bytes: number): { name: string; factor: number } => BYTES.findLast((unit) => bytes >= unit.factor) ?? BYTES[0];
+export function byteUnit(bytes: number): { name: string; factor: number } {
+  return BYTES.findLast((unit) => bytes >= unit.factor) ?? BYTES[0];
+}
 
 /** '4.1 MB' */
-export const formatBytes = (bytes: number): string => `${formatNumber(bytes / byteUnit(bytes).factor)} ${byteUnit(bytes).name}`;
+export function formatBytes(bytes: number): string {
+  return `${formatNumber(bytes / byteUnit(bytes).factor)} ${byteUnit(bytes).name}`;
+}
 
 /** '7.4 s', '41 s', '2 min 5 s', '3 h 20 min' */
 export function formatDuration(seconds: number): string {

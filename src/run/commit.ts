@@ -47,8 +47,9 @@ export async function digest(path: string): Promise<{ sha256: string; bytes: num
 const jsonText = (value: unknown) => `${JSON.stringify(value, null, 1)}\n`;
 
 /** Writes a JSON file of a run whole or not at all. */
-export const replaceJson = (path: string, value: unknown, point: Point): Promise<void> =>
-  writeWhole(path, jsonText(value), point, runIoOptions);
+export function replaceJson(path: string, value: unknown, point: Point): Promise<void> {
+  return writeWhole(path, jsonText(value), point, runIoOptions);
+}
 
 /** Removes what the commit does not refer to: of killed rounds, and of old ones. Only files that a run makes. */
 export async function sweep(dir: string, { round, files, store }: Committed, keep: number, point: Point): Promise<void> {

@@ -29,7 +29,9 @@ export const kinds = {
 } as const;
 export type FileKind = keyof typeof kinds;
 
-export const fileName = (kind: FileKind, round: number) => `${kind}-${round}.${kinds[kind].extension}`;
+export function fileName(kind: FileKind, round: number) {
+  return `${kind}-${round}.${kinds[kind].extension}`;
+}
 export const roundFile = /^(checkpoint|moments|samples)-([0-9]{1,15})\./;
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
@@ -71,7 +73,9 @@ export const jsonRules: JsonRules = {
 export const runIoOptions: IoOptions = { whenFull: 'make room and resume the run; nothing of it is lost' };
 
 /** Work on the files of a run: what the file system refuses is ERR_PHOENIX_IO, with what that means for the run. */
-export const runIo = <T>(path: string, work: () => Promise<T>): Promise<T> => io(path, work, runIoOptions);
+export function runIo<T>(path: string, work: () => Promise<T>): Promise<T> {
+  return io(path, work, runIoOptions);
+}
 
 /** The names in a folder, sorted; undefined if there is none. */
 export async function namesIn(dir: string): Promise<string[] | undefined> {

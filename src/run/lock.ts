@@ -9,7 +9,9 @@ import { PhoenixError } from '../errors.ts';
 const NAME = 'lock';
 
 /** Files of this module, a lock in the making or in removal included. */
-export const isLockFile = (name: string): boolean => name === NAME || /^lock\.[0-9a-f-]{36}$/.test(name);
+export function isLockFile(name: string): boolean {
+  return name === NAME || /^lock\.[0-9a-f-]{36}$/.test(name);
+}
 
 const ownerSchema = z.object({
   pid: z.int().min(1),

@@ -45,13 +45,14 @@ export type Checkpoint = {
 export type Weights = { file: string; named: (stored: string) => string | undefined };
 
 /** The tensors of a vector, each under its parameter's name with a prefix. */
-export const tensorSources = (vector: Vector, table: ParameterEntry[], prefix: string): TensorSource[] =>
-  table.map((entry) => ({
+export function tensorSources(vector: Vector, table: ParameterEntry[], prefix: string): TensorSource[] {
+  return table.map((entry) => ({
     name: prefix + entry.name,
     dtype: 'F32',
     shape: entry.shape,
     bytes: () => vector.exportTensors(entry.count * 4, copyEntry(entry)),
   }));
+}
 
 /** The six numbers of one tensor at the start of a buffer: see NativeVector.importTensors. */
 function copyEntry({ offset, count, shape }: ParameterEntry): Float64Array {

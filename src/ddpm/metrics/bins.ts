@@ -19,7 +19,7 @@ export type Clusters = { centres: Features; assignment: Int32Array; inertia: num
  * @param k 1..rows
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
-export const kMeans = async (x: Features, k: number, options: ClusterOptions = {}): Promise<Clusters> => {
+export async function kMeans(x: Features, k: number, options: ClusterOptions = {}): Promise<Clusters> {
   const { seed = 0, iterations = 100 } = options;
   checkInteger('kMeans: k', k, 1, x.rows);
   checkInteger('kMeans: iterations', iterations, 1, 10000);
@@ -28,29 +28,29 @@ export const kMeans = async (x: Features, k: number, options: ClusterOptions = {
   const uniforms = Float64Array.from({ length: k }, () => draw.uniform());
   const found = await addon().kmeans(x, uniforms, iterations, threads);
   return { ...found, centres: featureMatrix(found.centres, x.columns) };
-};
+}
 
 /**
  * How many rows of x have each centre as their nearest (of equals the first): centres.rows counts that sum to x.rows.
  * @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
-export const binCounts = async (x: Features, centres: Features, options?: MetricOptions): Promise<Float64Array> => {
+export async function binCounts(x: Features, centres: Features, options?: MetricOptions): Promise<Float64Array> {
   const { index } = await addon().neighbours(x, centres, 1, checkFeatures({ x, centres }, options));
   const counts = new Float64Array(centres.rows);
   for (const bin of index) counts[bin]!++;
   return counts;
-};
+}
 
 const totalOf = (counts: Float64Array): number => counts.reduce((sum, count) => sum + count, 0);
 
-const checkBins = (what: string, a: Float64Array, b: Float64Array) => {
+function checkBins(what: string, a: Float64Array, b: Float64Array) {
   const valid = a.length === b.length && [a, b].every((c) => c.every((n) => n >= 0 && Number.isFinite(n)) && totalOf(c) > 0);
   if (!valid)
     throw new PhoenixError(
       'ERR_PHOENIX_ARGUMENT',
       `${what} needs two lists of equally many counts ≥ 0, each with a positive sum, not lists of ${a.length} and ${b.length} counts.`,
     );
-};
+}
 
 /** The normal distribution's 97.5 % quantile: two-tailed, p < 0.05. */
 const SIGNIFICANT = 1.959963984540054;
@@ -61,7 +61,7 @@ const SIGNIFICANT = 1.959963984540054;
  * @param real, fake counts of each bin, from binCounts
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT
  */
-export const differentBins = (real: Float64Array, fake: Float64Array): { different: number; share: number; z: Float64Array } => {
+export function differentBins(real: Float64Array, fake: Float64Array): { different: number; share: number; z: Float64Array } {
   checkBins('differentBins', real, fake);
   const [m, n] = [totalOf(real), totalOf(fake)];
   const z = real.map((count, bin) => {
@@ -71,13 +71,13 @@ export const differentBins = (real: Float64Array, fake: Float64Array): { differe
   });
   const different = z.filter((value) => Math.abs(value) > SIGNIFICANT).length;
   return { different, share: different / z.length, z };
-};
+}
 
 /**
  * Jensen-Shannon divergence of the two shares over bins, in nats: 0 (equal) to ln 2 (disjoint).  Lin 1991, eq. 3.2
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT
  */
-export const jensenShannon = (real: Float64Array, fake: Float64Array): number => {
+export function jensenShannon(real: Float64Array, fake: Float64Array): number {
   checkBins('jensenShannon', real, fake);
   const [m, n] = [totalOf(real), totalOf(fake)];
   return real.reduce((sum, count, bin) => {
@@ -86,4 +86,4 @@ export const jensenShannon = (real: Float64Array, fake: Float64Array): number =>
     const term = (share: number) => (share > 0 ? (share / 2) * Math.log((2 * share) / (p + q)) : 0);
     return sum + term(p) + term(q);
   }, 0);
-};
+}

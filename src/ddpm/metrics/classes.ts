@@ -4,7 +4,7 @@ import { checkFeatures, checkInteger, type Features, spread } from './features.t
 import { countLabels } from './neighbours.ts';
 
 /** The class with the largest logit of every sample, of equals the first. @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE */
-export const predictedClasses = (logits: Features): Int32Array => {
+export function predictedClasses(logits: Features): Int32Array {
   checkFeatures({ logits });
   const { data, rows, columns } = logits;
   return Int32Array.from({ length: rows }, (_, row) => {
@@ -12,14 +12,14 @@ export const predictedClasses = (logits: Features): Int32Array => {
     for (let label = 1; label < columns; label++) if (data[row * columns + label]! > data[row * columns + best]!) best = label;
     return best;
   });
-};
+}
 
 /** Share of samples whose predicted class is the label, 0..1. @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE */
-export const accuracy = (logits: Features, labels: Int32Array): number => {
+export function accuracy(logits: Features, labels: Int32Array): number {
   if (labels.length !== logits.rows)
     throw new PhoenixError('ERR_PHOENIX_SHAPE', `accuracy needs ${logits.rows} labels, one per sample, not ${labels.length}.`);
   return predictedClasses(logits).reduce((sum, label, i) => sum + (label === labels[i] ? 1 : 0), 0) / labels.length;
-};
+}
 
 /**
  * Class coverage of samples with predicted classes: a class is covered with at least threshold·N/classes samples. `shares` is p(y),
@@ -27,11 +27,11 @@ export const accuracy = (logits: Features, labels: Int32Array): number => {
  * @param options threshold: share of an equal portion that counts as covered, > 0 to 1. @default 0.5
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT, ERR_PHOENIX_SHAPE for no samples
  */
-export const classCoverage = (
+export function classCoverage(
   predicted: Int32Array,
   classes: number,
   { threshold = 0.5 }: { threshold?: number } = {},
-): { covered: number; share: number; counts: Float64Array; shares: Float64Array; entropy: number } => {
+): { covered: number; share: number; counts: Float64Array; shares: Float64Array; entropy: number } {
   if (!(threshold > 0 && threshold <= 1))
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `classCoverage: threshold must be above 0 and at most 1, not ${threshold}.`);
   const counts = countLabels('classCoverage', predicted, classes);
@@ -39,7 +39,7 @@ export const classCoverage = (
   const covered = counts.filter((count) => count >= (threshold * predicted.length) / classes).length;
   const entropy = shares.reduce((sum, share) => sum - (share > 0 ? share * Math.log(share) : 0), 0);
   return { covered, share: covered / classes, counts, shares, entropy };
-};
+}
 
 /**
  * Inception Score's formula (Salimans et al. 2016, §4) on any classifier's logits: exp of the mean KL(p(y|x) ‖ p(y)), mean and standard
@@ -47,7 +47,7 @@ export const classCoverage = (
  * @param options splits: 1..samples. @default 10
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
-export const inceptionScore = (logits: Features, { splits = 10 }: { splits?: number } = {}): { mean: number; std: number } => {
+export function inceptionScore(logits: Features, { splits = 10 }: { splits?: number } = {}): { mean: number; std: number } {
   checkFeatures({ logits });
   checkInteger('inceptionScore: splits', splits, 1, logits.rows);
   const scores = Array.from({ length: splits }, (_, split) => {
@@ -56,17 +56,17 @@ export const inceptionScore = (logits: Features, { splits = 10 }: { splits?: num
     return scoreOf(logits, begin, end);
   });
   return spread(scores);
-};
+}
 
 /** log softmax of a row; exact enough for logits of any size. */
-const logProbabilities = ({ data, columns }: Features, row: number): Float64Array => {
+function logProbabilities({ data, columns }: Features, row: number): Float64Array {
   const logits = Float64Array.from(data.subarray(row * columns, (row + 1) * columns));
   const largest = logits.reduce((a, b) => Math.max(a, b));
   const logSum = largest + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - largest), 0));
   return logits.map((logit) => logit - logSum);
-};
+}
 
-const scoreOf = (logits: Features, begin: number, end: number): number => {
+function scoreOf(logits: Features, begin: number, end: number): number {
   const marginal = new Float64Array(logits.columns);
   let negentropy = 0;
   for (let row = begin; row < end; row++) {
@@ -78,4 +78,4 @@ const scoreOf = (logits: Features, begin: number, end: number): number => {
   }
   // mean KL(p(y|x) ‖ p(y)) = mean Σ p log p - Σ p(y) log p(y)
   return Math.exp(negentropy - marginal.reduce((sum, p) => sum + (p > 0 ? p * Math.log(p) : 0), 0));
-};
+}

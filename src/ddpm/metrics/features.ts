@@ -18,7 +18,7 @@ export type MetricOptions = {
  * Features from rows of `columns` values.
  * @throws PhoenixError ERR_PHOENIX_SHAPE when the values do not fill whole rows, at least one
  */
-export const featureMatrix = (data: Float32Array | Float64Array, columns: number): Features => {
+export function featureMatrix(data: Float32Array | Float64Array, columns: number): Features {
   const rows = data.length / columns;
   if (!(Number.isInteger(columns) && columns >= 1 && Number.isInteger(rows) && rows >= 1))
     throw new PhoenixError(
@@ -26,10 +26,10 @@ export const featureMatrix = (data: Float32Array | Float64Array, columns: number
       `A feature matrix needs whole rows of ${columns} values, at least one, but ${data.length} values came.`,
     );
   return { data, rows, columns };
-};
+}
 
 /** The rows of `x` that are named, in that order. @throws PhoenixError ERR_PHOENIX_ARGUMENT for a row that is not there */
-export const pickRows = (x: Features, rows: ArrayLike<number>): Features => {
+export function pickRows(x: Features, rows: ArrayLike<number>): Features {
   const data = new Float64Array(rows.length * x.columns);
   for (let i = 0; i < rows.length; i++) {
     const row = rows[i]!;
@@ -38,13 +38,13 @@ export const pickRows = (x: Features, rows: ArrayLike<number>): Features => {
     data.set(x.data.subarray(row * x.columns, (row + 1) * x.columns), i * x.columns);
   }
   return featureMatrix(data, x.columns);
-};
+}
 
 /**
  * The threads to use, after a check of what natives trust: sizes that fit together and finite values.
  * @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE, ERR_PHOENIX_ARGUMENT for a number of threads outside of 1..1024
  */
-export const checkFeatures = (all: Record<string, Features>, { threads = availableParallelism() }: MetricOptions = {}): number => {
+export function checkFeatures(all: Record<string, Features>, { threads = availableParallelism() }: MetricOptions = {}): number {
   if (!(Number.isInteger(threads) && threads >= 1 && threads <= 1024))
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `threads must be a whole number in 1..1024, not ${threads}.`);
   const [first] = Object.entries(all);
@@ -64,22 +64,22 @@ export const checkFeatures = (all: Record<string, Features>, { threads = availab
       );
   }
   return threads;
-};
+}
 
 /** An integer option in its range. @throws PhoenixError ERR_PHOENIX_ARGUMENT */
-export const checkInteger = (name: string, value: number, least: number, most: number): void => {
+export function checkInteger(name: string, value: number, least: number, most: number): void {
   if (Number.isInteger(value) && value >= least && value <= most) return;
   throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${name} must be a whole number in ${least}..${most}, not ${value}.`);
-};
+}
 
-const meanOf = (values: ArrayLike<number>): number => {
+function meanOf(values: ArrayLike<number>): number {
   let sum = 0;
   for (let i = 0; i < values.length; i++) sum += values[i]!;
   return sum / values.length;
-};
+}
 
 /** Mean and standard deviation with divisor n. */
-export const spread = (values: ArrayLike<number>): { mean: number; std: number } => {
+export function spread(values: ArrayLike<number>): { mean: number; std: number } {
   const mean = meanOf(values);
   return { mean, std: Math.sqrt(meanOf(Array.from(values, (value) => (value - mean) ** 2))) };
-};
+}

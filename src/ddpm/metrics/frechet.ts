@@ -11,14 +11,16 @@ export type Moments = NativeMoments;
  * Mean and covariance of the rows, in double precision.
  * @throws PhoenixError ERR_PHOENIX_SHAPE for fewer than two rows, ERR_PHOENIX_NOT_FINITE
  */
-export const moments = async (x: Features, options?: MetricOptions): Promise<Moments> => addon().moments(x, checkFeatures({ x }, options));
+export async function moments(x: Features, options?: MetricOptions): Promise<Moments> {
+  return addon().moments(x, checkFeatures({ x }, options));
+}
 
 /**
  * |μ₁-μ₂|² + tr Σ₁ + tr Σ₂ - 2 tr √(Σ₁^½ Σ₂ Σ₁^½) ≥ 0 (Dowson & Landau 1982, eq. 4); 0 for equal moments, up to rounding (which may give a
  * tiny negative number). It falls with the number of samples: compare equal numbers only.
  * @throws PhoenixError ERR_PHOENIX_SHAPE for moments of different sizes, ERR_PHOENIX_NOT_FINITE
  */
-export const frechetDistance = async (a: Moments, b: Moments, options?: MetricOptions): Promise<number> => {
+export async function frechetDistance(a: Moments, b: Moments, options?: MetricOptions): Promise<number> {
   const columns = a.mean.length;
   checkInteger('frechetDistance: number of features', columns, 1, 16384);
   for (const { mean, covariance } of [a, b]) {
@@ -31,4 +33,4 @@ export const frechetDistance = async (a: Moments, b: Moments, options?: MetricOp
       throw new PhoenixError('ERR_PHOENIX_NOT_FINITE', 'frechetDistance needs finite moments, but a mean or covariance is not finite.');
   }
   return addon().frechetDistance(a, b, checkFeatures({}, options));
-};
+}

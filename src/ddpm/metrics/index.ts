@@ -35,7 +35,7 @@ export type MetricKind = (typeof metricKinds)[number];
  * A metric's full name, kind_network_samples: fd_resnet56_10k, kd_own_2500. Values under different names must not be compared.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a kind or network that cannot be part of a name
  */
-export const metricName = (kind: MetricKind, network: string, samples: number): string => {
+export function metricName(kind: MetricKind, network: string, samples: number): string {
   checkInteger('metricName: samples', samples, 1, 1e12);
   if (!metricKinds.includes(kind) || !/^[a-z][a-z0-9]*$/.test(network))
     throw new PhoenixError(
@@ -43,4 +43,4 @@ export const metricName = (kind: MetricKind, network: string, samples: number): 
       `metricName needs one of ${metricKinds.join(', ')} and a network's name in small letters and digits, not "${kind}" and "${network}".`,
     );
   return `${kind}_${network}_${samples % 1000 === 0 ? `${samples / 1000}k` : samples}`;
-};
+}

@@ -17,11 +17,11 @@ export type KernelDistanceOptions = MetricOptions & {
  * with the kernel (x·y/columns + 1)³. 0 for one distribution, where it may be slightly negative.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a subset larger than a set, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
-export const kernelDistance = async (
+export async function kernelDistance(
   real: Features,
   fake: Features,
   options: KernelDistanceOptions = {},
-): Promise<{ mean: number; std: number; values: Float64Array }> => {
+): Promise<{ mean: number; std: number; values: Float64Array }> {
   const smaller = Math.min(real.rows, fake.rows);
   const { subsetSize = Math.min(1000, smaller), subsets = 100, seed = 0 } = options;
   checkInteger('kernelDistance: subsetSize', subsetSize, 2, smaller);
@@ -36,4 +36,4 @@ export const kernelDistance = async (
   }
   const values = await addon().kernelDistances(real, fake, realRows, fakeRows, subsetSize, threads);
   return { ...spread(values), values };
-};
+}

@@ -24,22 +24,22 @@ export type Logistic = {
  * @param labels one per row, 0..classes-1
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
-export const logisticRegression = async (
+export async function logisticRegression(
   x: Features,
   labels: Int32Array,
   classes: number,
   options: LogisticOptions = {},
-): Promise<Logistic> => {
+): Promise<Logistic> {
   const { l2 = 1e-3, iterations = 500 } = options;
   checkInteger('logisticRegression: classes', classes, 2, 65536);
   checkInteger('logisticRegression: iterations', iterations, 1, 100_000);
   if (!(l2 >= 0 && Number.isFinite(l2)))
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `logisticRegression: l2 must be a number of at least 0, not ${l2}.`);
   return addon().logisticRegression(x, labels, classes, l2, iterations, checkFeatures({ x }, options));
-};
+}
 
 /** Logits (rows, classes) of features. @throws PhoenixError ERR_PHOENIX_SHAPE for features of another number of columns */
-export const logisticLogits = ({ weights, biases }: Logistic, x: Features): Features => {
+export function logisticLogits({ weights, biases }: Logistic, x: Features): Features {
   const { data, rows, columns } = x;
   const classes = biases.length;
   if (weights.length !== classes * columns)
@@ -55,4 +55,4 @@ export const logisticLogits = ({ weights, biases }: Logistic, x: Features): Feat
       logits[row * classes + k] = sum;
     }
   return featureMatrix(logits, classes);
-};
+}

@@ -15,10 +15,10 @@ const checkK = (what: string, k: number, ...sets: Features[]) =>
 const shareOf = (counts: Int32Array) => counts.reduce((sum, count) => sum + (count > 0 ? 1 : 0), 0) / counts.length;
 
 /** For each sample of `inside`: in how many balls around samples of `of` it lies, d ≤ r. */
-const ballsAround = async (of: Features, inside: Features, k: number, threads: number): Promise<Int32Array> => {
+async function ballsAround(of: Features, inside: Features, k: number, threads: number): Promise<Int32Array> {
   const { squared } = await addon().neighbours(of, undefined, k, threads);
   return addon().ballCounts(inside, of, squared, false, threads);
-};
+}
 
 /**
  * Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2), 0..1: the share of fakes that lie in a ball of a real sample
@@ -27,18 +27,18 @@ const ballsAround = async (of: Features, inside: Features, k: number, threads: n
  * @param options k @default 3
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a k that a set is too small for, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
-export const precisionRecall = async (
+export async function precisionRecall(
   real: Features,
   fake: Features,
   options: NeighbourOptions = {},
-): Promise<{ precision: number; recall: number; f: number }> => {
+): Promise<{ precision: number; recall: number; f: number }> {
   const { k = 3 } = options;
   checkK('precisionRecall', k, real, fake);
   const threads = checkFeatures({ real, fake }, options);
   const precision = shareOf(await ballsAround(real, fake, k, threads));
   const recall = shareOf(await ballsAround(fake, real, k, threads));
   return { precision, recall, f: precision + recall > 0 ? (2 * precision * recall) / (precision + recall) : 0 };
-};
+}
 
 /**
  * Recall within each class of the real samples: which classes the fakes reach. NaN for a class without real samples.
@@ -46,13 +46,13 @@ export const precisionRecall = async (
  * @param options k @default 3
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for labels or a k out of range, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
-export const classRecall = async (
+export async function classRecall(
   real: Features,
   labels: Int32Array,
   classes: number,
   fake: Features,
   options: NeighbourOptions = {},
-): Promise<Float64Array> => {
+): Promise<Float64Array> {
   const { k = 3 } = options;
   checkK('classRecall', k, fake);
   const threads = checkFeatures({ real, fake }, options);
@@ -63,10 +63,10 @@ export const classRecall = async (
     if (count > 0) reached[labels[i]!]!++;
   });
   return reached.map((hits, label) => hits / size[label]!);
-};
+}
 
 /** How many samples each class has. @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_ARGUMENT */
-export const countLabels = (what: string, labels: Int32Array, classes: number, rows = labels.length): Float64Array => {
+export function countLabels(what: string, labels: Int32Array, classes: number, rows = labels.length): Float64Array {
   checkInteger(`${what}: classes`, classes, 1, 1 << 20);
   if (labels.length !== rows || rows === 0)
     throw new PhoenixError('ERR_PHOENIX_SHAPE', `${what} needs a label for each of ${rows} samples, not ${labels.length}.`);
@@ -76,7 +76,7 @@ export const countLabels = (what: string, labels: Int32Array, classes: number, r
     counts[label]!++;
   }
   return counts;
-};
+}
 
 /**
  * Density and coverage (Naeem et al. 2020, eq. 3 and 4): the mean number of real balls (d < r) that hold a fake, over k (≥ 0, 1 when the
@@ -84,11 +84,11 @@ export const countLabels = (what: string, labels: Int32Array, classes: number, r
  * @param options k @default 5
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a k that the real set is too small for, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
-export const densityCoverage = async (
+export async function densityCoverage(
   real: Features,
   fake: Features,
   options: NeighbourOptions = {},
-): Promise<{ density: number; coverage: number }> => {
+): Promise<{ density: number; coverage: number }> {
   const { k = 5 } = options;
   checkK('densityCoverage', k, real);
   const threads = checkFeatures({ real, fake }, options);
@@ -99,7 +99,7 @@ export const densityCoverage = async (
     density: balls.reduce((sum, count) => sum + count, 0) / (k * fake.rows),
     coverage: nearest.squared.reduce((sum, squared, i) => sum + (squared < radii[i]! ? 1 : 0), 0) / real.rows,
   };
-};
+}
 
 /**
  * How near the samples come to the training set: distance and row of each sample's nearest training sample, their mean and least, and the
@@ -107,11 +107,11 @@ export const densityCoverage = async (
  * unseen real samples to the training set, if they are given: a mean well below it says copying.
  * @throws PhoenixError ERR_PHOENIX_SHAPE for fewer than two training samples, ERR_PHOENIX_NOT_FINITE
  */
-export const memorisation = async (
+export async function memorisation(
   fake: Features,
   train: Features,
   options: MetricOptions & { unseen?: Features } = {},
-): Promise<{ distance: Float64Array; index: Int32Array; mean: number; least: number; memorised: number; reference?: number }> => {
+): Promise<{ distance: Float64Array; index: Int32Array; mean: number; least: number; memorised: number; reference?: number }> {
   const { unseen } = options;
   const threads = checkFeatures(unseen ? { fake, train, unseen } : { fake, train }, options);
   const nearest = await addon().neighbours(fake, train, 1, threads);
@@ -127,4 +127,4 @@ export const memorisation = async (
   if (!unseen) return result;
   const { squared } = await addon().neighbours(unseen, train, 1, threads);
   return { ...result, reference: spread(squared.map(Math.sqrt)).mean };
-};
+}

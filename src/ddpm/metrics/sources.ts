@@ -57,18 +57,21 @@ export const pixels8: FeatureSource = {
 };
 
 /** The features of a network. Images that are larger than it takes, or not square, are brought to its size first. */
-export const sourceOf = (network: FeatureNetwork): FeatureSource => ({
-  name: network.name,
-  fingerprint: network.fingerprint,
-  extract: async (images, options) => (await network.run(fit(images, network), options)).features,
-});
+export function sourceOf(network: FeatureNetwork): FeatureSource {
+  return {
+    name: network.name,
+    fingerprint: network.fingerprint,
+    extract: async (images, options) => (await network.run(fit(images, network), options)).features,
+  };
+}
 
 /**
  * `pixels8`, or the feature network in a file.
  * @throws PhoenixError ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO
  */
-export const featureSource = async (name: string): Promise<FeatureSource> =>
-  name === pixels8.name ? pixels8 : sourceOf(await featureNetwork(name));
+export async function featureSource(name: string): Promise<FeatureSource> {
+  return name === pixels8.name ? pixels8 : sourceOf(await featureNetwork(name));
+}
 
 function fit(images: ImageSet, { height, width }: Pick<ImageSet, 'height' | 'width'>): ImageSet {
   const { count, channels } = images;

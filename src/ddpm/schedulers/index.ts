@@ -16,7 +16,7 @@ export type SchedulerName = keyof typeof schedulers;
  * The table of one sampler as the addon takes it: `steps` rows of [t, alpha, sigma, cx, c0, c1, cz].
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for an unknown name, steps outside 1..T, or an option outside its range
  */
-export const makeTable = (name: SchedulerName, noise: Noise, steps: number, options: SchedulerOptions = {}): Float64Array => {
+export function makeTable(name: SchedulerName, noise: Noise, steps: number, options: SchedulerOptions = {}): Float64Array {
   if (!Object.hasOwn(schedulers, name)) {
     throw new PhoenixError(
       'ERR_PHOENIX_ARGUMENT',
@@ -25,4 +25,4 @@ export const makeTable = (name: SchedulerName, noise: Noise, steps: number, opti
   }
   const rows = schedulers[name](noise, steps, options);
   return Float64Array.from(rows.flatMap(({ t, alpha, sigma, cx, c0, c1, cz }) => [t, alpha, sigma, cx, c0, c1, cz]));
-};
+}

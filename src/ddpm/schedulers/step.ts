@@ -44,7 +44,7 @@ export type Transition = { t: number; from: number; to: number };
  * where it does not, diffusers cuts off the noisiest times and this spreads over all.
  * 'trailing': ⌊i·T/steps⌉ - 1, so that the first is T-1 (Lin et al. 2024, table 2).
  */
-export const transitions = (noise: Noise, steps: number, spacing: Spacing): Transition[] => {
+export function transitions(noise: Noise, steps: number, spacing: Spacing): Transition[] {
   if (!Number.isInteger(steps) || steps < 1 || steps > noise.steps) {
     throw new PhoenixError(
       'ERR_PHOENIX_ARGUMENT',
@@ -59,4 +59,4 @@ export const transitions = (noise: Noise, steps: number, spacing: Spacing): Tran
   );
   const alphaBar = (t: number | undefined) => (t === undefined ? 1 : (noise.alphaBar[t] as number));
   return times.map((t, i) => ({ t, from: alphaBar(t), to: alphaBar(times[i + 1]) }));
-};
+}

@@ -16,6 +16,8 @@ export type Needs = {
   statistic?: Statistic;
   /** A set of images that all clients share: any, or one of real images. */
   sharedSet?: 'any' | 'real';
+  /** A global model in which every layer is trained: no personal layers. */
+  wholeModel?: boolean;
   /** Each update by itself. */
   singleUpdates?: boolean;
   /** The norm of each update. */

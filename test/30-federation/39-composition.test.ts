@@ -553,7 +553,7 @@ test('tasks in bf16 take half the bytes', async (t) => {
 test('options that do not go together are refused when they are read', (t) => {
   const refused = (options: object, message: RegExp) =>
     t.throws(() => parseOptions('federate', { data: 'x', ...options }), { code: 'ERR_PHOENIX_CONFIG', message });
-  refused({ sharing: { beta: 0.1, source: 'synthetic' }, personal: 'head' }, /personal layers leave untrained/);
+  refused({ sharing: { beta: 0.1, source: 'synthetic' }, personal: 'head' }, /needs a global model in which every layer is trained/);
   refused({ filter: { kind: 'quarantine', by: 'frechet-shared' } }, /needs a shared set/);
   t.notThrows(() => parseOptions('federate', { data: 'x', filter: { kind: 'quarantine', by: 'frechet-shared' }, sharing: { beta: 0.1 } }));
 });

@@ -1,6 +1,9 @@
 /** Options as they are given, by a command line or a program, become settings: checked, with every default filled in. */
 import type { z } from 'zod';
 import { PhoenixError } from '../../errors.ts';
+import { checkNeeds, type Party } from '../../fl/server/needs.ts';
+import { filterNeeds } from '../../fl/strategies/filter.ts';
+import { strategies } from '../../fl/strategies/index.ts';
 import { methods } from './methods.ts';
 import { flagOf, type Placed, required } from './option.ts';
 import { type Command, isGroup, optionsOf, type Settings } from './tables.ts';
@@ -116,20 +119,26 @@ function contradiction(message: string): never {
   throw new OptionError('ERR_PHOENIX_CONFIG', message);
 }
 
+/** What options need of each other is declared by the strategies, the filter and the shared set, and compared in fl/server/needs.ts. */
 function checkFederate({ epochs, localImages, sharing, personal, filter, strategy, diversity }: Settings<'federate'>): void {
-  const shared = sharing.beta > 0;
   if (epochs !== undefined && localImages !== undefined)
     contradiction('Both epochs and localImages (--local-images) are given: a round has one length, so leave one of them out.');
-  if (sharing.source === 'synthetic' && shared && personal !== 'none')
-    contradiction(
-      'sharing.source synthetic (--share-source) draws from the global model, which personal layers leave untrained: take real images, or personal none.',
-    );
-  if (filter.kind !== 'none' && filter.by === 'frechet-shared' && !shared)
-    contradiction('filter.by frechet-shared (--filter-by) needs a shared set: set sharing.beta (--share-beta), or take another statistic.');
-  if (strategy === 'diversity' && diversity.target === 'shared' && (!shared || sharing.source !== 'real'))
-    contradiction(
-      'diversity.target shared (--diversity-target) needs real shared images: set sharing.beta (--share-beta), or take the target uniform or pooled.',
-    );
+  const parties: Party[] = [];
+  if (sharing.beta > 0 && sharing.source === 'synthetic')
+    parties.push({ name: 'sharing.source synthetic (--share-source)', needs: { wholeModel: true } });
+  if (filter.kind !== 'none')
+    parties.push({
+      name: `filter.by ${filter.by} (--filter-by)`,
+      needs: filterNeeds({ kind: filter.kind, statistic: filter.by, guard: filter.guard }),
+    });
+  if (strategy === 'diversity')
+    parties.push({ name: `diversity.target ${diversity.target} (--diversity-target)`, needs: strategies.diversity(diversity).needs ?? {} });
+  else if (typeof strategy !== 'string') parties.push({ name: `strategy ${strategy.name}`, needs: strategy.needs ?? {} });
+  try {
+    checkNeeds(parties, { sharedSet: sharing.beta > 0 ? sharing.source : 'none', wholeModel: personal === 'none' });
+  } catch (error) {
+    throw error instanceof PhoenixError ? new OptionError('ERR_PHOENIX_CONFIG', error.message) : error;
+  }
 }
 
 function checkResume({ resume, out }: Settings<'federate' | 'train'>): void {

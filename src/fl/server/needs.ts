@@ -12,12 +12,14 @@ export type Offers = {
   shows?: Aggregator['shows'];
   /** The shared set of images; 'none' where there is none. */
   sharedSet?: 'none' | 'synthetic' | 'real';
+  /** Whether every layer of the global model is trained. */
+  wholeModel?: boolean;
   /** Whether clients are probed. */
   probes?: boolean;
 };
 
 /** @throws PhoenixError ERR_PHOENIX_CONFIG naming the first part that needs what is not offered, and what to do */
-export function checkNeeds(parties: Party[], { shows, sharedSet, probes }: Offers): void {
+export function checkNeeds(parties: Party[], { shows, sharedSet, wholeModel, probes }: Offers): void {
   for (const { name, needs } of parties) {
     const refuse = (what: string, remedy: string): never => {
       throw new PhoenixError('ERR_PHOENIX_CONFIG', `${name} needs ${what}: ${remedy}.`);
@@ -25,9 +27,12 @@ export function checkNeeds(parties: Party[], { shows, sharedSet, probes }: Offer
     if (shows && needs.singleUpdates && !shows.singleUpdates)
       refuse('every single update, which the aggregation does not show', 'take the weighted mean, or an aggregation that shows updates');
     if (shows && needs.norms && !shows.norms) refuse('the norms of updates, which the aggregation does not show', `leave ${name} out`);
-    if (needs.sharedSet && sharedSet === 'none') refuse('a shared set', 'set the size of one (sharing.beta), or choose otherwise');
-    if (needs.sharedSet === 'real' && sharedSet === 'synthetic')
-      refuse('a shared set of real images', 'take real shared images, or choose otherwise');
+    if (needs.sharedSet === 'any' && sharedSet === 'none')
+      refuse('a shared set', 'set its size, sharing.beta (--share-beta), or choose otherwise');
+    if (needs.sharedSet === 'real' && (sharedSet === 'none' || sharedSet === 'synthetic'))
+      refuse('real shared images', 'set sharing.beta (--share-beta) with sharing.source real, or choose otherwise');
+    if (needs.wholeModel && wholeModel === false)
+      refuse('a global model in which every layer is trained, and personal layers are not', 'take personal none, or choose otherwise');
     if (probes === false && (needs.histogram || needs.vendi || needs.statistic))
       refuse('answers to probes', 'say how clients are probed (probing)');
   }

@@ -76,7 +76,7 @@ export function diversityWeights(shares: number[][], target: number[], prior: nu
 export function diversity({ target = 'uniform', pull = 0.5 }: DiversityOptions = {}): Strategy<null> {
   return {
     name: 'diversity',
-    needs: { histogram: true },
+    needs: { histogram: true, ...(target === 'shared' && { sharedSet: 'real' }) },
     init: () => null,
     weigh(reports, state, profiles, reference) {
       const total = sum(reports.map((report) => report.examples));

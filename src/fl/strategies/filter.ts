@@ -8,7 +8,7 @@
 import { PhoenixError } from '../../errors.ts';
 import type { ClientId, Decision, Report, Statistic } from '../protocol.ts';
 import type { Profiles } from '../state.ts';
-import type { Strategy } from '../strategy.ts';
+import type { Needs, Strategy } from '../strategy.ts';
 
 export const filterKinds = ['none', 'quarantine', 'disconnect'] as const;
 
@@ -23,7 +23,7 @@ export type FilterOptions = {
   guard?: boolean;
 };
 
-const isGuarded = ({ kind, guard = true }: FilterOptions) => kind === 'quarantine' && guard;
+const isGuarded = ({ kind, guard = true }: Pick<FilterOptions, 'kind' | 'guard'>) => kind === 'quarantine' && guard;
 
 /** The excluded clients, each with the round in which it was excluded. */
 export type FilterState = Record<ClientId, number>;
@@ -128,16 +128,18 @@ export const describeDecision = ({ client, action, statistic, value, limit, reas
   return `${client} ${done}: ${statistic} ${value.toPrecision(3)}, limit ${limit.toPrecision(3)}; ${reason}`;
 };
 
+/** What a filter needs to see. */
+export function filterNeeds(options: Pick<FilterOptions, 'kind' | 'statistic' | 'guard'>): Needs {
+  const { statistic } = options;
+  return { statistic, ...(isGuarded(options) && { histogram: true }), ...(statistic === 'frechet-shared' && { sharedSet: 'any' }) };
+}
+
 /** `base` over the clients that the filter leaves in; the others get weight 0. Both states side by side. */
 export function filtered<Base>(base: Strategy<Base>, options: FilterOptions): Strategy<{ out: FilterState; base: Base }> {
   const { combine } = base;
   return {
     name: base.name,
-    needs: {
-      ...base.needs,
-      statistic: options.statistic,
-      histogram: isGuarded(options) || base.needs?.histogram,
-    },
+    needs: { ...base.needs, ...filterNeeds(options), ...(base.needs?.sharedSet === 'real' && { sharedSet: 'real' }) },
     init: () => ({ out: {}, base: base.init() }),
     absent: ({ out }) => Object.fromEntries(Object.keys(out).map((client) => [client, options.kind])),
     ...(base.fit && { fit: (fit, client, state) => base.fit!(fit, client, state.base) }),

@@ -1,6 +1,6 @@
 /**
- * 'phoenix/metrics': what judges samples. Images become features by a FeatureSource, and each metric compares features; docs/metrics.md says what each
- * can tell and what it cannot.
+ * 'phoenix/metrics': metrics of samples. A FeatureSource turns images into features, and each metric compares features. docs/metrics.md has the
+ * definitions, docs/judge-samples.md says what each can tell.
  */
 
 // Features: of pixels, of a network in a file, or of a classifier that is trained on your own images.
@@ -12,12 +12,12 @@ export { featureNetwork } from './ddpm/metrics/network.ts';
 export { type FeatureSource, featureSource, pixels8, sourceOf } from './ddpm/metrics/sources.ts';
 export type { ImageSet } from './images.ts';
 
-// Distances between two sets of images: how alike their distributions are.
+// Distances between two sets of images: how far their distributions are apart.
 
 export { frechetDistance, type Moments, moments } from './ddpm/metrics/frechet.ts';
 export { type KernelDistanceOptions, kernelDistance } from './ddpm/metrics/kernel-distance.ts';
 
-// Quality and coverage: whether samples look real, and whether every kind of image is among them.
+// Quality and coverage: whether samples look real, and whether every mode is covered.
 
 export { binCounts, type ClusterOptions, type Clusters, differentBins, jensenShannon, kMeans } from './ddpm/metrics/bins.ts';
 export { accuracy, classCoverage, predictedClasses } from './ddpm/metrics/classes.ts';

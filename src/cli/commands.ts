@@ -34,7 +34,7 @@ export type CommandLine = Own & {
 export const commandLines: readonly CommandLine[] = [
   {
     name: 'demo',
-    description: 'Ten clients that each hold two classes of built-in shapes learn one model; takes every option of federate.',
+    description: 'Simulates ten clients that each hold two classes of built-in shapes; takes every option of federate.',
     table: 'federate',
     defaults: demoOptions,
     examples: [
@@ -45,7 +45,7 @@ export const commandLines: readonly CommandLine[] = [
   },
   {
     name: 'federate',
-    description: 'Trains one model over clients that each hold a part of a dataset.',
+    description: 'Simulates clients that each hold a part of a dataset, and trains one model over them.',
     table: 'federate',
     examples: [
       [
@@ -53,7 +53,7 @@ export const commandLines: readonly CommandLine[] = [
         'phoenix federate --data photos --size 32 --clients 4 --partition dirichlet:0.5 --out runs/photos',
       ],
       [
-        'go on with it to round 20',
+        'continue it to round 20',
         'phoenix federate --data photos --size 32 --clients 4 --partition dirichlet:0.5 --out runs/photos --resume --rounds 20',
       ],
     ],
@@ -74,7 +74,7 @@ export const commandLines: readonly CommandLine[] = [
   },
   {
     name: 'finetune',
-    description: "Trains a model on one site's images: its personal layers, where it has some, else all of it.",
+    description: "Trains a model on one site's images: its personal layers if it has some, else the whole model.",
     table: 'finetune',
     examples: [
       ['a model of a run for the images of one more site', 'phoenix finetune runs/photos --data north --checkpoint north.safetensors'],
@@ -87,7 +87,7 @@ export const commandLines: readonly CommandLine[] = [
   },
   {
     name: 'sample',
-    description: 'Draws images from a trained model into a PNG.',
+    description: 'Samples images from a trained model into a PNG.',
     table: 'sample',
     required: ['grid'],
     examples: [
@@ -98,7 +98,7 @@ export const commandLines: readonly CommandLine[] = [
   },
   {
     name: 'experiment',
-    description: 'Trains every cell of a grid of arms, partitions and seeds at equal work, scores it and reports.',
+    description: 'Trains every cell of a grid of arms, partitions and seeds with an equal training budget, scores it and reports.',
     table: 'experiment',
     examples: [
       ['half a minute of work, to see that everything runs', 'phoenix experiment smoke'],

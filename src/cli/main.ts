@@ -18,7 +18,7 @@ import { openTerminal, print, Stopped, UsageError, warn } from './terminal.ts';
 
 function buildProgram(onJson: (asJson: boolean) => void): Command {
   const program = new Command('phoenix')
-    .description('Trains diffusion models where the data is: federated DDPM in Node.')
+    .description('Simulates federated training of image diffusion models (DDPM U-Nets).')
     .version(packageInfo().version, '-v, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .helpCommand(false)

@@ -14,7 +14,7 @@ export const data = headed('Data', {
     default: required,
     mayChange: true,
     where: 'site',
-    help: 'dataset: CIFAR-10 binary, idx(.gz), an image folder, site-labelled records, or "synthetic[:N]"; what it holds is recognised',
+    help: 'dataset, recognised by its files: CIFAR-10 binary, idx(.gz), an image folder, site-labelled records, or "synthetic[:N]"',
   }),
   size: option({
     kind: integer(4, 1024),
@@ -22,7 +22,7 @@ export const data = headed('Data', {
     defaultText: 'as the data',
     unit: 'pixels',
     where: 'coordinator',
-    help: 'resize images to this side',
+    help: 'scale images to squares of this side, and crop what sticks out',
   }),
   limit: option({
     kind: integer(1),
@@ -44,10 +44,20 @@ export const model = headed('Model', {
       .map(([name, { summary }]) => `${name}: ${summary}`)
       .join('. ')}`,
   }),
-  dropout: option({ kind: below1, ...asPreset, where: 'coordinator', help: 'dropout inside residual blocks' }),
+  dropout: option({ kind: below1, ...asPreset, where: 'coordinator', help: 'probability of dropout inside residual blocks' }),
   classConditional: option({ kind: flag, default: false, where: 'coordinator', help: 'condition the model on the class' }),
-  prediction: option({ kind: choice(['eps', 'x0', 'v']), default: 'eps', where: 'coordinator', help: 'what the network predicts' }),
-  schedule: option({ kind: choice(['linear', 'cosine']), default: 'linear', where: 'coordinator', help: 'noise schedule' }),
+  prediction: option({
+    kind: choice(['eps', 'x0', 'v']),
+    default: 'eps',
+    where: 'coordinator',
+    help: 'what the network predicts: the noise (eps), the image (x0) or the velocity (v)',
+  }),
+  schedule: option({
+    kind: choice(['linear', 'cosine']),
+    default: 'linear',
+    where: 'coordinator',
+    help: 'noise schedule of the diffusion process',
+  }),
 });
 
 const limits = hyperSchema.shape;
@@ -57,13 +67,13 @@ export const hyper = {
   batch: option({ kind: numeric(limits.batch), ...asPreset, unit: 'images', where: 'coordinator', help: 'images per step' }),
   lr: option({ kind: numeric(limits.lr), ...asPreset, where: 'coordinator', help: "Adam's learning rate after warm-up" }),
   weightDecay: option({ kind: numeric(limits.weightDecay), default: 0, where: 'coordinator', help: 'decoupled weight decay (AdamW)' }),
-  clip: option({ kind: numeric(limits.clip), ...asPreset, where: 'coordinator', help: 'largest gradient norm; 0 = no clipping' }),
+  clip: option({ kind: numeric(limits.clip), ...asPreset, where: 'coordinator', help: 'largest L2 norm of the gradient; 0 = no clipping' }),
   flip: option({ kind: flag, ...asPreset, where: 'coordinator', help: 'flip images horizontally at random' }),
   emaDecay: option({
     kind: numeric(limits.emaDecay),
     ...asPreset,
     where: 'coordinator',
-    help: 'largest decay of the averaged weights per step',
+    help: 'largest decay per step of the moving average of the weights (EMA)',
   }),
   minSnrGamma: option({
     kind: numeric(limits.minSnrGamma),
@@ -105,15 +115,21 @@ export function samplesEvery(unit: 'rounds' | 'checkpoints') {
     unit,
     mayChange: true,
     where: 'coordinator',
-    help: 'a sample grid this often, and at the end; 0 = never',
+    help: 'how often to draw a sample grid, in addition to the one at the end; 0 = never',
   });
 }
 
-export const seed = option({ kind: integer(0), default: 0, where: 'coordinator', help: 'everything random follows from it' });
+export const seed = option({ kind: integer(0), default: 0, where: 'coordinator', help: 'seed of everything random' });
 
 /** Where to compute. */
 export const machine = headed('Machine', {
-  device: option({ kind: choice(['auto', 'cpu', 'cuda']), default: 'auto', mayChange: true, where: 'both', help: 'where to compute' }),
+  device: option({
+    kind: choice(['auto', 'cpu', 'cuda']),
+    default: 'auto',
+    mayChange: true,
+    where: 'both',
+    help: 'where to compute; auto takes a GPU that can be used, which is unverified: pass cpu to avoid it',
+  }),
   threads: option({
     kind: threadsKind,
     default: undefined,
@@ -133,7 +149,7 @@ export const runFolder = headed('Run folder', {
     defaultText: 'runs/<command>-<n>',
     mayChange: true,
     where: 'coordinator',
-    help: 'run folder to make',
+    help: 'run folder to create',
   }),
   resume: option({
     kind: flag,
@@ -148,6 +164,6 @@ export const runFolder = headed('Run folder', {
     unit: 'checkpoints',
     mayChange: true,
     where: 'coordinator',
-    help: 'how many of the newest checkpoints stay',
+    help: 'how many of the newest checkpoints to keep',
   }),
 });

@@ -40,7 +40,7 @@ const partition = headed('Clients', {
     kind: partitionKind,
     default: 'iid',
     where: 'simulation',
-    help: 'how: iid, dirichlet:ALPHA, shards:S (classes per client; shards:S,zipf:EXPONENT with sizes that fall), quantity:EXPONENT, site',
+    help: 'how the data is divided: iid, dirichlet:ALPHA, shards:S (about S classes per client), shards:S,zipf:EXPONENT (the same, with unequal sizes), quantity:EXPONENT (unequal sizes), site',
   }),
   fraction: option({ kind: above0(1), default: 1, where: 'coordinator', help: 'share of the clients that train in a round' }),
   personal: option({
@@ -58,7 +58,7 @@ const rounds = headed('Rounds', {
     unit: 'rounds',
     mayChange: true,
     where: 'coordinator',
-    help: 'rounds in all, also when resumed',
+    help: 'rounds in total, also when resumed',
   }),
   epochs: option({
     kind: integer(1, 1_000_000),
@@ -83,7 +83,7 @@ const rounds = headed('Rounds', {
       default: undefined,
       defaultText: 'none',
       where: 'coordinator',
-      help: "adapts the clients' local images per round so that the mean cosine between two updates comes near this",
+      help: "target for the mean cosine between two clients' updates: local images per round are adapted towards it",
     }),
     least: option({
       flag: '--work-least',
@@ -109,21 +109,21 @@ const sharing = headed('Sharing', {
       kind: number(0, 1),
       default: 0,
       where: 'coordinator',
-      help: "size of the shared set, of all clients' images; 0 = none. A set of real images is made public by this",
+      help: "size of the shared set, relative to all clients' images; 0 = none. WARNING: with --share-source real, real training images become public to all clients",
     }),
     alpha: option({
       flag: '--share-alpha',
       kind: above0(1),
       default: 0.5,
       where: 'coordinator',
-      help: 'share of the shared set that each client receives, at random, and mixes into its own images',
+      help: 'share of the shared set that each client receives, at random, and trains on together with its own images',
     }),
     source: option({
       flag: '--share-source',
       kind: choice(shareSources),
       default: 'real',
       where: 'coordinator',
-      help: 'what the shared set is: training images set aside before the partition, equally many of every class, or images drawn from the global model',
+      help: 'what the shared set is: real training images, set aside before the partition, equally many of every class; or samples of the global model',
     }),
     every: option({
       flag: '--share-every',
@@ -131,7 +131,7 @@ const sharing = headed('Sharing', {
       default: 10,
       unit: 'rounds',
       where: 'coordinator',
-      help: 'a synthetic shared set is drawn, and drawn anew, after this many rounds',
+      help: 'a synthetic shared set is drawn anew every so many rounds',
     }),
   },
 });
@@ -144,30 +144,30 @@ const aggregation = headed('Aggregation', {
       kind: choice(diversityTargets),
       default: 'uniform',
       where: 'coordinator',
-      help: 'the mixture of the clients that strategy diversity aims at: equally many images in all bins, as all known clients hold them, or as the shared set does',
+      help: 'what strategy diversity aims at: equally many images in all bins, as all known clients hold them together, or as the shared set holds them',
     }),
     pull: option({
       flag: '--diversity-pull',
       kind: number(1e-3, 1e6),
       default: 0.5,
       where: 'coordinator',
-      help: 'how strongly strategy diversity keeps to weights by examples (its λ)',
+      help: 'λ of strategy diversity: how strongly it keeps to weights by examples',
     }),
   },
   hostile: option({
     kind: integer(0, 100_000),
     default: undefined,
-    defaultText: 'a fifth of those that arrive',
+    defaultText: 'a fifth of those that report',
     unit: 'clients',
     where: 'coordinator',
-    help: 'hostile or broken clients that trimmed-mean, krum and multi-krum tolerate',
+    help: 'Byzantine (hostile or broken) clients that trimmed-mean, krum and multi-krum tolerate',
   }),
   normBound: option({
     kind: above0(1e30),
     default: undefined,
     defaultText: 'none',
     where: 'coordinator',
-    help: 'refuse updates of a larger norm',
+    help: 'refuse updates with an L2 norm above this',
   }),
 });
 
@@ -226,7 +226,7 @@ const statisticsAsked = headed('Client statistics', {
       default: 5,
       unit: 'rounds',
       where: 'coordinator',
-      help: 'how often a client counts its histogram and scores its model, where strategy or filter ask for it',
+      help: 'how often a client computes statistics (histogram, scores), if the strategy or filter needs them',
     }),
     samples: option({
       flag: '--probe-samples',
@@ -234,7 +234,7 @@ const statisticsAsked = headed('Client statistics', {
       default: 64,
       unit: 'images',
       where: 'coordinator',
-      help: 'samples that a client draws from its model for this',
+      help: 'samples that a client draws from its model for these statistics',
     }),
     steps: option({
       flag: '--probe-steps',
@@ -242,7 +242,7 @@ const statisticsAsked = headed('Client statistics', {
       default: 25,
       unit: 'steps',
       where: 'coordinator',
-      help: 'steps of the sampler (ddim) for these',
+      help: 'steps of the sampler (ddim) for these samples',
     }),
   },
 });
@@ -254,21 +254,21 @@ const filter = headed('Filter', {
       kind: choice(filterKinds),
       default: 'none',
       where: 'coordinator',
-      help: 'clients whose models score poorly: none are excluded, they are excluded until they score better, or for good',
+      help: 'clients whose models score poorly: keep them (none), exclude them until they score better (quarantine) or for good (disconnect)',
     }),
     by: option({
       flag: '--filter-by',
       kind: choice(statistics),
       default: 'loss',
       where: 'coordinator',
-      help: "what a client's model is scored by: its loss on the client's held-out images, precision or Fréchet distance of its samples to the client's own images, or to the shared set",
+      help: "score of a client's model: its loss on held-out images, precision of its samples, or their Fréchet distance to the client's own images or to the shared set",
     }),
     threshold: option({
       flag: '--filter-threshold',
       kind: thresholdKind,
       default: '2x',
       where: 'coordinator',
-      help: "when a score is poor: beyond a value, or worse than the clients' median by a factor, as 2x",
+      help: "when a score is poor: beyond a value (0.4), or worse than the clients' median by a factor (2x)",
     }),
     cohort: option({
       flag: '--filter-cohort',
@@ -284,7 +284,7 @@ const filter = headed('Filter', {
       kind: flag,
       default: true,
       where: 'coordinator',
-      help: 'quarantine excludes no client without which the others would cover fewer bins. Leave it out where images themselves may be spoilt',
+      help: 'quarantine excludes no client without which the others would cover fewer bins. Disable it where images themselves may be spoilt',
     }),
   },
 });
@@ -303,7 +303,7 @@ const training = headed('Training', {
     kind: choice(['reset', 'keep']),
     default: 'reset',
     where: 'coordinator',
-    help: "whether a client's Adam moments start at zero each round or are kept",
+    help: "a client's Adam moments: start at zero each round (reset), or stay (keep)",
   }),
 });
 
@@ -323,7 +323,7 @@ const compression = headed('Compression', {
       kind: choice(['none', 'bf16']),
       default: 'none',
       where: 'coordinator',
-      help: 'how the model is sent to the clients: as float32, or rounded to bfloat16, half the bytes',
+      help: 'how the model is sent to the clients: float32 (none), or rounded to bfloat16 (bf16, half the bytes)',
     }),
   },
 });
@@ -345,7 +345,7 @@ const method = headed('Method', {
     kind: choice(names(methods)),
     default: 'plain',
     where: 'coordinator',
-    help: `plain: as the other options say; phoenix: where they say nothing, ${asFlags(methods.phoenix, ofMethods)}. Its shared set of real images is made public`,
+    help: `defaults of a whole method. plain: none; phoenix: ${asFlags(methods.phoenix, ofMethods)}. WARNING: phoenix makes real training images public to all clients`,
   }),
 });
 

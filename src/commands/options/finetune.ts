@@ -14,12 +14,12 @@ export const finetuneTable = {
     data: option({
       kind: dataKind,
       default: required,
-      help: "the site's images: a dataset as for federate, brought to the size and channels of the model",
+      help: "the site's images: a dataset as for federate, converted to the size and channels of the model",
     }),
     checkpoint: option({
       kind: text('file.safetensors'),
       default: required,
-      help: 'the file to write: a whole model, to draw from without naming a client',
+      help: 'the file to write: a whole model, to sample from without --client',
     }),
   }),
   ...headed('Training', {

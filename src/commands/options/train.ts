@@ -9,7 +9,7 @@ const length = headed('Length', {
     default: 10,
     unit: 'passes',
     mayChange: true,
-    help: 'passes over the images in all, also when resumed',
+    help: 'passes over the images in total, also when resumed',
   }),
   images: option({
     kind: integer(1),
@@ -17,7 +17,7 @@ const length = headed('Length', {
     defaultText: 'use --epochs',
     unit: 'images',
     mayChange: true,
-    help: 'instead of --epochs: images trained on in all, rounded up to whole checkpoints',
+    help: 'instead of --epochs: images to train on in total, rounded up to whole checkpoints',
   }),
   commitImages: option({
     kind: integer(1),

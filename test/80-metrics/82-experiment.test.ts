@@ -175,83 +175,98 @@ const findings = async (dir: string) => {
   return Object.fromEntries(await Promise.all(names.sort().map(async (name) => [name, await read(name)])));
 };
 
+type Plan = Parameters<NonNullable<ExperimentEvents['onPlan']>>[0];
+type ResultRow = { arm: { name: string }; images: { mean: number }; bytes: { mean: number; n: number } };
+
+/** Calls `stop` at the note of progress number `count` with that label. */
+const stopAfter = (count: number, label: RegExp, stop: () => void): ExperimentEvents => {
+  let seen = 0;
+  return { onProgress: (progress) => void (label.test(progress.label) && ++seen === count && stop()) };
+};
+
+/** Stops a smoke experiment in a training, in a drawing, after a cell, in a later training, then by its time. */
+async function breakOff(t: ExecutionContext, out: string) {
+  const stops: ((stop: () => void) => ExperimentEvents)[] = [
+    (stop) => stopAfter(3, /training$/, stop),
+    (stop) => stopAfter(1, /fedavg.*drawing$/, stop),
+    (stop) => ({ onCell: stop }),
+    (stop) => stopAfter(2, /composed.*training$/, stop),
+  ];
+  for (const events of stops) {
+    const controller = new AbortController();
+    const stop = () => controller.abort(new Error('enough'));
+    await t.throwsAsync(experiment({ grid: 'smoke', out }, { ...events(stop), signal: controller.signal }), { message: 'enough' });
+  }
+  const early = await experiment({ grid: 'smoke', out, stopAfter: 0 });
+  t.true(early.done > 0 && early.done < early.cells);
+  t.regex(await readFile(early.markdown!, 'utf8'), /the experiment has not ended/);
+}
+
+function checkPages(t: ExecutionContext, markdown: string, page: string, cells: number) {
+  for (const part of [
+    '## shards: shards:2',
+    '## iid: iid',
+    'fd_own_60',
+    'classes_own_60',
+    '± ',
+    'pooled samples of 4 clients',
+    'Who was filtered',
+    'client-4',
+    '(pooled samples)',
+  ])
+    t.true(markdown.includes(part), part);
+  t.true(page.includes('data:image/png;base64,') && page.includes('<svg'));
+  for (const axis of ['images', 'rounds', 'bytes']) t.true(page.includes(`fd_own_50 over ${axis}`), axis);
+  // What classes are told by, and that shared images are public, is said where the figures are read.
+  for (const text of [page, markdown]) {
+    t.regex(text, /\d+\.\d % of them are classified correctly/);
+    t.regex(text, /Images are shared in composed: .* public/);
+  }
+  t.is(page.match(/<figure>/g)!.length, cells);
+}
+
+function checkRows(t: ExecutionContext, rows: ResultRow[], plan: Plan) {
+  // All arms have drawn as many images, but for a round of unequal size, and the epoch of 90 images, in batches of 16, that four clients tune for.
+  for (const { arm, images } of rows) {
+    const expected = arm.name === 'fedavg-finetuned' ? 512 + 4 * 96 : 512;
+    near(t, images.mean, expected, arm.name === 'composed' ? 256 : 0, arm.name);
+  }
+  // Of the federations, each once; their messages' headers and probes come on top.
+  const sent = rows
+    .filter(({ arm }) => ['fedavg-ema', 'composed'].includes(arm.name))
+    .reduce((sum, { bytes }) => sum + bytes.mean * bytes.n, 0);
+  t.true(sent > 0.5 * plan.bytes && sent < 1.05 * plan.bytes, `${sent} of ${plan.bytes}`);
+}
+
 test('smoke: killed in trainings and between scores, then continued, it finds the same; the report holds it all', (t) =>
   inFolder(t, async (folder) => {
     const [whole, broken] = [join(folder, 'whole'), join(folder, 'broken')];
     const messages: string[] = [];
-    let planned: Parameters<NonNullable<ExperimentEvents['onPlan']>>[0] | undefined;
+    let plan: Plan | undefined;
     const result = await experiment(
       { grid: 'smoke', out: whole },
       {
-        onPlan: (plan) => (planned = plan),
+        onPlan: (planned) => (plan = planned),
         onMessage: ({ text }) => messages.push(text),
       },
     );
     t.is(result.done, result.cells);
-    t.like(planned!, { cells: result.cells, done: 0, imagesPerCell: 4 * 4 * 32 });
-    t.true(planned!.secondsLeft > 0 && planned!.bytes > 0);
+    t.like(plan!, { cells: result.cells, done: 0, imagesPerCell: 4 * 4 * 32 });
+    t.true(plan!.secondsLeft > 0 && plan!.bytes > 0);
     t.regex(messages[0]!, /compared with 400 test images in 64 features of own: \d+\.\d % of them are classified correctly/);
 
-    // Stopped after the third note of progress of a training, then of a drawing, then after a cell, then by its time.
-    const stops: ((stop: () => void) => ExperimentEvents)[] = [
-      (stop) => after(3, /training$/, stop),
-      (stop) => after(1, /fedavg.*drawing$/, stop),
-      (stop) => ({ onCell: stop }),
-      (stop) => after(2, /composed.*training$/, stop),
-    ];
-    const after = (count: number, label: RegExp, stop: () => void): ExperimentEvents => {
-      let seen = 0;
-      return { onProgress: (progress) => void (label.test(progress.label) && ++seen === count && stop()) };
-    };
-    for (const events of stops) {
-      const controller = new AbortController();
-      const stop = () => controller.abort(new Error('enough'));
-      await t.throwsAsync(experiment({ grid: 'smoke', out: broken }, { ...events(stop), signal: controller.signal }), {
-        message: 'enough',
-      });
-    }
-    const early = await experiment({ grid: 'smoke', out: broken, stopAfter: 0 });
-    t.true(early.done > 0 && early.done < early.cells);
-    t.regex(await readFile(early.markdown!, 'utf8'), /the experiment has not ended/);
+    await breakOff(t, broken);
     const continued = await experiment({ grid: 'smoke', out: broken });
     t.is(continued.done, continued.cells);
     t.deepEqual(await findings(broken), await findings(whole));
 
-    const markdown = await readFile(result.markdown!, 'utf8');
-    for (const part of [
-      '## shards: shards:2',
-      '## iid: iid',
-      'fd_own_60',
-      'classes_own_60',
-      '± ',
-      'pooled samples of 4 clients',
-      'Who was filtered',
-      'client-4',
-      '(pooled samples)',
-    ])
-      t.true(markdown.includes(part), part);
-    // All arms have drawn as many images, but for a round of unequal size, and the epoch of 90 images, in batches of 16, that four clients tune for.
+    checkPages(t, await readFile(result.markdown!, 'utf8'), await readFile(result.report!, 'utf8'), result.cells);
     const { results } = JSON.parse(await readFile(join(whole, 'results.json'), 'utf8'));
-    for (const { rows } of results)
-      for (const { arm, images } of rows) {
-        const expected = arm.name === 'fedavg-finetuned' ? 512 + 4 * 96 : 512;
-        near(t, images.mean, expected, arm.name === 'composed' ? 256 : 0, arm.name);
-      }
-    const page = await readFile(result.report!, 'utf8');
-    t.true(page.includes('data:image/png;base64,') && page.includes('<svg'));
-    for (const axis of ['images', 'rounds', 'bytes']) t.true(page.includes(`fd_own_50 over ${axis}`), axis);
-    // What classes are told by, and that shared images are public, is said where the figures are read.
-    for (const text of [page, markdown]) {
-      t.regex(text, /\d+\.\d % of them are classified correctly/);
-      t.regex(text, /Images are shared in composed: .* public/);
-    }
-    // Of the federations, each once; their messages' headers and probes come on top.
-    const sent = (results as { rows: { arm: { name: string }; bytes: { mean: number; n: number } }[] }[])
-      .flatMap(({ rows }) => rows)
-      .filter(({ arm }) => ['fedavg-ema', 'composed'].includes(arm.name))
-      .reduce((sum, { bytes }) => sum + bytes.mean * bytes.n, 0);
-    t.true(sent > 0.5 * planned!.bytes && sent < 1.05 * planned!.bytes, `${sent} of ${planned!.bytes}`);
-    t.is(page.match(/<figure>/g)!.length, result.cells);
+    checkRows(
+      t,
+      results.flatMap(({ rows }: { rows: ResultRow[] }) => rows),
+      plan!,
+    );
 
     // A finished experiment does nothing but write its report anew.
     const repeated: string[] = [];

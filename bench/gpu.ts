@@ -1,6 +1,6 @@
 /**
- * `npm run bench` on a GPU: ceilings, whole steps beside PyTorch, ops, a federated round, within a budget of time. Results are handed on as they
- * come, so that a run that is ended early still leaves figures.
+ * `npm run bench` on a GPU: ceilings, whole steps beside PyTorch, ops, a federated round, within a budget of time. Results are handed on as
+ * they come, so that a run that is ended early still leaves figures.
  */
 import type { Addon } from '../src/bindings/native.ts';
 import { benchGpuKernels, type GpuKernelResult, gpuKernelTable } from './gpu-kernels.ts';

@@ -1,6 +1,6 @@
 /**
- * `npm run bench`: whole steps beside PyTorch, a federated round, and every op against the machine's peak, on a GPU that can be used or on the CPU.
- * See docs/performance.md.
+ * `npm run bench`: whole steps beside PyTorch, a federated round, and every op against the machine's peak, on a GPU that can be used or on
+ * the CPU. See docs/benchmarks.md.
  */
 import { writeFileSync } from 'node:fs';
 import { cpus, release, totalmem } from 'node:os';

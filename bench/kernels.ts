@@ -1,4 +1,6 @@
-/** Every op of ops.h at the sizes of its row in test/cases.ts, against what this machine reaches on a large matrix product and a long sum. */
+/**
+ * Every op of ops.h at the sizes of its row in test/cases.ts, against what this machine reaches on a large matrix product and a long sum.
+ */
 import type { Addon, OpTensor } from '../src/bindings/native.ts';
 import { type Rng, rng } from '../src/rng.ts';
 import { backwardArguments, cases, type OpArguments } from '../test/cases.ts';
@@ -105,7 +107,10 @@ async function measurePeak(options: KernelOptions): Promise<Peak> {
   return { gflops, gbytesPerSecond };
 }
 
-/** Numbers like those of a real stream, from a short one walked in a circle: drawing millions of normal values would take longer than the ops. */
+/**
+ * Numbers like those of a real stream, from a short one walked in a circle: drawing millions of normal values would take longer than the
+ * ops.
+ */
 function cheapRng(): Rng {
   const source = rng(1, 'bench');
   const normals = Float64Array.from({ length: 4096 }, () => source.normal());

@@ -61,8 +61,8 @@ print(json.dumps([sys.executable, torch.__version__, ", ".join(build), cuda]))
 `;
 
 /**
- * Interpreters with PyTorch among PHOENIX_PYTHON, python3 and /usr/bin/python3; `skipped` says why the others are none. One with a slow BLAS
- * is no measure beside one without, and left out too.
+ * Interpreters with PyTorch among PHOENIX_PYTHON, python3 and /usr/bin/python3; `skipped` says why the others are none. One with a slow
+ * BLAS is no measure beside one without, and left out too.
  */
 export async function findInterpreters(): Promise<{ found: Interpreter[]; skipped: string[] }> {
   const candidates = [process.env.PHOENIX_PYTHON, 'python3', '/usr/bin/python3'].filter((candidate) => candidate !== undefined);
@@ -115,8 +115,8 @@ export async function startPeer(interpreter: Interpreter, request: PeerRequest):
 }
 
 /**
- * Starts a script of bench/peers. `ask` writes one line of JSON and reads one. @throws PhoenixError ERR_PHOENIX_INTERNAL, from `ask`, with the
- * peer's last words
+ * Starts a script of bench/peers. `ask` writes one line of JSON and reads one. @throws PhoenixError ERR_PHOENIX_INTERNAL, from `ask`, with
+ * the peer's last words
  */
 export function openPeer(interpreter: Interpreter, name: string, environment: Record<string, string> = {}) {
   const child = spawn(interpreter.executable, [script(name)], { env: { ...process.env, ...environment } });

@@ -1,5 +1,6 @@
 // A strategy of one's own: how much each client counts is decided from the reports alone, before any update has moved.
-// This one trusts a client less the worse the received model fits its held-out images, so that no client pulls the model away from the others.
+// This one trusts a client less the worse the received model fits its held-out images, so that no client pulls the model away from the
+// others.
 // Run in a checkout: node --import=tsx examples/own-strategy.ts [ROUNDS] [IMAGES]
 import { federate, type Strategy } from 'phoenix';
 

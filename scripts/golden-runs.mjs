@@ -1,6 +1,6 @@
 /**
- * `node scripts/golden-runs.mjs NAME "REASON"`: runs one row of test/golden/runs.json and writes what came, with the reason and the commit that the change builds
- * on; prints what moved. One row at a time, so that each has a reason of its own.
+ * `node scripts/golden-runs.mjs NAME "REASON"`: runs one row of test/golden/runs.json and writes what came, with the reason and the commit
+ * that the change builds on; prints what moved. One row at a time, so that each has a reason of its own.
  */
 import { tsImport } from 'tsx/esm/api';
 

@@ -1,5 +1,6 @@
-// `npm install`: builds the CPU addon, and the CUDA addon where a CUDA compiler is, unless they are there already, a platform package brings the
-// first, or PHOENIX_SKIP_BUILD is set. PHOENIX_CUDA=OFF leaves CUDA out, ON makes it an error if it cannot be built; PHOENIX_CUDA_ARCHS: what for.
+// `npm install`: builds the CPU addon, and the CUDA addon where a CUDA compiler is, unless they are there already, a platform package
+// brings the first, or PHOENIX_SKIP_BUILD is set. PHOENIX_CUDA=OFF leaves CUDA out, ON makes it an error if it cannot be built;
+// PHOENIX_CUDA_ARCHS: what for.
 import { createRequire } from 'node:module';
 import { buildNative, findNvcc } from './native.mjs';
 

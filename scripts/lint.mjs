@@ -1,6 +1,7 @@
 /**
  * `npm run lint`: formatter and linter for TypeScript, JavaScript and JSON (biome), types (tsc), formatter for C++ and CUDA (clang-format),
- * width of lines. `npm run lint -- --fix` rewrites what can be rewritten; lines that are too wide are left to a person. All run even if one fails.
+ * width of lines. `npm run lint -- --fix` rewrites what can be rewritten; lines that are too wide are left to a person. All run even if one
+ * fails.
  */
 import { readFileSync } from 'node:fs';
 import { $, glob, which } from 'zx';
@@ -27,10 +28,12 @@ if (await which('clang-format', { nothrow: true })) {
   );
 }
 
-/** Columns of a line of Markdown prose; headings, tables, code and the targets of links may be longer. */
+/** Columns of Markdown prose, and of comments. The formatters hold code to the latter, except for texts that they cannot break. */
 const PROSE = 100;
+const COMMENT = 140;
 const width = (line) => [...line].length;
 
+/** Lines of prose; headings, tables, code and the targets of links may be longer. */
 function wideProse(text) {
   let fenced = false;
   return text.split('\n').flatMap((line, i) => {
@@ -40,8 +43,20 @@ function wideProse(text) {
   });
 }
 
+/** Lines that are comments, or end in one. */
+function wideComments(text) {
+  return text.split('\n').flatMap((line, i) => (width(line) > COMMENT && /^\s*(\/\/|\/?\*)|[;,{})]\s+\/\/ /.test(line) ? [i + 1] : []));
+}
+
 const pages = await glob(['*.md', 'docs/**/*.md', 'test/**/*.md']);
-const wide = pages.flatMap((file) => wideProse(readFileSync(file, 'utf8')).map((line) => `${file}:${line}: wider than ${PROSE} columns`));
+const code = await glob(['{src,test,bench,scripts,examples}/**/*.{ts,mjs}']);
+const checks = [
+  ...pages.map((file) => ({ file, columns: PROSE, check: wideProse })),
+  ...code.map((file) => ({ file, columns: COMMENT, check: wideComments })),
+];
+const wide = checks.flatMap(({ file, columns, check }) =>
+  check(readFileSync(file, 'utf8')).map((line) => `${file}:${line}: wider than ${columns} columns`),
+);
 console.log(['lint: width', ...wide].join('\n'));
 if (wide.length > 0) failed.push('width');
 

@@ -1,5 +1,5 @@
-// Builds native addons with CMake through cmake-js: for the install script phoenix-cpu, and phoenix-cuda where a CUDA compiler is; for the tests also
-// phoenix-ref, the kernels as PTX text, and the emulator that runs those.
+// Builds native addons with CMake through cmake-js: for the install script phoenix-cpu, and phoenix-cuda where a CUDA compiler is; for the
+// tests also phoenix-ref, the kernels as PTX text, and the emulator that runs those.
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -44,7 +44,9 @@ export const findNvcc = async () => {
   return undefined;
 };
 
-/** Waits for a command that says nothing; if it fails, the error has the end of what it would have said, the compiler's messages among it. */
+/**
+ * Waits for a command that says nothing; if it fails, the error has the end of what it would have said, the compiler's messages among it.
+ */
 const quietly = async (command) => {
   const { exitCode, stdout, stderr } = await command.nothrow();
   if (exitCode === 0) return;

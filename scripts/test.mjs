@@ -1,7 +1,7 @@
 /**
- * `npm test [-- ARGUMENTS OF AVA]`: builds the addon that holds the definitions (phoenix-ref) and, where a CUDA compiler is, phoenix-cuda with the
- * emulator that it is tested on, then runs the tests. The last line is
- * 'N passed, N failed', with ', N skipped' where tests were skipped.
+ * `npm test [-- ARGUMENTS OF AVA]`: builds the addon that holds the definitions (phoenix-ref) and, where a CUDA compiler is, phoenix-cuda
+ * with the emulator that it is tested on, then runs the tests. The last line is 'N passed, N failed', with ', N skipped' where tests were
+ * skipped.
  */
 import { stripVTControlCharacters } from 'node:util';
 import { $ } from 'zx';

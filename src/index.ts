@@ -1,6 +1,6 @@
 /**
- * Phoenix: trains diffusion models where the data is. Start with `federate`; README.md shows it in ten lines, examples/ in full. What a service at a
- * site imports is in 'phoenix/site', what judges samples in 'phoenix/metrics'. docs/api.md lists every name with its type.
+ * Phoenix: trains diffusion models where the data is. Start with `federate`; README.md shows it in ten lines, examples/ in full. What a
+ * service at a site imports is in 'phoenix/site', what judges samples in 'phoenix/metrics'. docs/api.md lists every name with its type.
  */
 
 // Whole commands: what the command line does, with events in place of text and an AbortSignal.

@@ -1,6 +1,6 @@
 /**
- * 'phoenix/metrics': metrics of samples. A FeatureSource turns images into features, and each metric compares features. docs/metrics.md has the
- * definitions, docs/judge-samples.md says what each can tell.
+ * 'phoenix/metrics': metrics of samples. A FeatureSource turns images into features, and each metric compares features. docs/metrics.md has
+ * the definitions, docs/judge-samples.md says what each can tell.
  */
 
 // Features: of pixels, of a network in a file, or of a classifier that is trained on your own images.

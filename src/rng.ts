@@ -97,8 +97,8 @@ function wordsOf(key: bigint): () => number {
 }
 
 /**
- * The logarithm of a gamma variate (Marsaglia and Tsang 2000), because for shapes below about 0.01 the variate itself underflows to 0 and shares of
- * such draws would be 0/0.
+ * The logarithm of a gamma variate (Marsaglia and Tsang 2000), because for shapes below about 0.01 the variate itself underflows to 0 and
+ * shares of such draws would be 0/0.
  */
 function logOfGamma(shape: number, draw: Pick<Rng, 'uniform' | 'normal'>): number {
   if (!(shape >= 1e-300 && shape <= 1e300)) {

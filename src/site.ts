@@ -1,6 +1,6 @@
 /**
- * 'phoenix/site': what a service at a site imports. A site holds images and answers a coordinator: `createClient` makes what answers, and a Transport
- * brings requests to it.
+ * 'phoenix/site': what a service at a site imports. A site holds images and answers a coordinator: `createClient` makes what answers, and a
+ * Transport brings requests to it.
  */
 
 // The client: it trains on its own images, and keeps what belongs to it in a Store.

@@ -117,8 +117,8 @@ function benchConv(label: string, [n, h, w, c]: Shape, k: number, options: ConvO
 }
 
 /**
- * Maps to be enlarged, and output channels, where the fast CPU backend goes by tiles of 2x2 pixels: one tile, edges, few tiles and many. Odd
- * numbers add to dx.
+ * Maps to be enlarged, and output channels, where the fast CPU backend goes by tiles of 2x2 pixels: one tile, edges, few tiles and many.
+ * Odd numbers add to dx.
  */
 const enlarged: [Shape, number][] = [
   [[1, 1, 1, 16], 16],

@@ -45,8 +45,8 @@ const load = (backend: Backend): Addon => {
 const loaded = new Map<Backend, Addon>();
 
 /**
- * The addon of a backend: `cpu` (fast), `cuda` (built where a CUDA compiler is; `info().usable` says whether there is a GPU for it) or `ref`
- * (double precision, built for tests).
+ * The addon of a backend: `cpu` (fast), `cuda` (built where a CUDA compiler is; `info().usable` says whether there is a GPU for it) or
+ * `ref` (double precision, built for tests).
  * @throws PhoenixError ERR_PHOENIX_LOAD with every place that was tried and why it failed
  */
 export const addon = (backend: Backend = 'cpu'): Addon => {

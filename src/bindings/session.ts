@@ -27,12 +27,15 @@ export type Session = Omit<NativeSession, 'train' | 'evalLoss' | 'sample'> &
     readonly parameterCount: number;
     readonly info: AddonInfo;
     readonly threads: number;
-    /** Zeros on this Session's device; what is done with its vectors needs vectors of the same device. @throws PhoenixError ERR_PHOENIX_MEMORY */
+    /**
+     * Zeros on this Session's device; what is done with its vectors needs vectors of the same device. @throws PhoenixError
+     * ERR_PHOENIX_MEMORY
+     */
     createVector(length: number): Vector;
     createImages: Addon['createImages'];
     /**
-     * @throws PhoenixError ERR_PHOENIX_ARGUMENT on a CPU in bf16, which is for sampling; ERR_PHOENIX_NOT_FINITE when a step's loss or gradient is not
-     * finite: that step is not applied
+     * @throws PhoenixError ERR_PHOENIX_ARGUMENT on a CPU in bf16, which is for sampling; ERR_PHOENIX_NOT_FINITE when a step's loss or
+     * gradient is not finite: that step is not applied
      */
     train(images: Images, options: NativeTrain, signal?: AbortSignal): ReturnType<NativeSession['train']>;
     evalLoss(images: Images, options: Parameters<NativeSession['evalLoss']>[1], signal?: AbortSignal): Promise<number>;
@@ -51,9 +54,9 @@ export type NativeSessionOptions = {
   /** @default 'auto' */
   device?: Device;
   /**
-   * On CUDA that of activations and of what they are multiplied with; parameters and optimizer are fp32. On a CPU 'bf16' is for sampling (and
-   * evalLoss), and needs AVX512_BF16: the products of linear layers, attention and convolutions of stride 2 are of factors rounded to bfloat16, all
-   * else is fp32. @default 'bf16' on CUDA, else 'fp32'
+   * On CUDA that of activations and of what they are multiplied with; parameters and optimizer are fp32. On a CPU 'bf16' is for sampling
+   * (and evalLoss), and needs AVX512_BF16: the products of linear layers, attention and convolutions of stride 2 are of factors rounded to
+   * bfloat16, all else is fp32. @default 'bf16' on CUDA, else 'fp32'
    */
   precision?: Precision;
   /** Threads of the pool that this Session may use. @default all cores */
@@ -109,8 +112,8 @@ export const chooseBackend = (device: Device): Choice => {
 
 /**
  * A new Session with parameters 0. ddpm/session.ts is the door for users.
- * @throws PhoenixError ERR_PHOENIX_SHAPE for a U-Net that does not fit together, ERR_PHOENIX_ARGUMENT for bf16 on a CPU without AVX512_BF16,
- * ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
+ * @throws PhoenixError ERR_PHOENIX_SHAPE for a U-Net that does not fit together, ERR_PHOENIX_ARGUMENT for bf16 on a CPU without
+ * AVX512_BF16, ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
  */
 export const createNativeSession = (options: NativeSessionOptions): Session =>
   sessionOn(addon(chooseBackend(options.device ?? 'auto').backend), options);
@@ -196,8 +199,8 @@ export async function writePixels(images: NativeImages, pixels: Uint8Array, at: 
 }
 
 /**
- * A resident copy of images in native memory. A source is copied window by window, so that its images need not be in memory a second time. With
- * `room`, that many black images more at the end, to be written later. `on`: the Session that is to use them, if it is not on the CPU.
+ * A resident copy of images in native memory. A source is copied window by window, so that its images need not be in memory a second time.
+ * With `room`, that many black images more at the end, to be written later. `on`: the Session that is to use them, if it is not on the CPU.
  * @throws PhoenixError ERR_PHOENIX_SHAPE for pixels of another number than the sizes say, ERR_PHOENIX_MEMORY; what the source throws
  */
 export async function createImages(images: ImageSet | ImageSource, on: Pick<Addon, 'createImages'> = addon(), room = 0): Promise<Images> {

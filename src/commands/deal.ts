@@ -18,8 +18,8 @@ export type Deal = { shares: Share[]; shared: Shared };
 const CLIENTS = 10;
 
 /**
- * Sets the shared set aside, partitions the other images over the clients and splits a held-out tenth off each. Clients of a site partition bear the
- * sites' names.
+ * Sets the shared set aside, partitions the other images over the clients and splits a held-out tenth off each. Clients of a site partition
+ * bear the sites' names.
  * @throws PhoenixError ERR_PHOENIX_CONFIG for a partition that the images cannot carry
  */
 export function dealImages(settings: Settings<'federate'>, dataset: DatasetFacts): Deal {

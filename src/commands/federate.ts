@@ -53,8 +53,8 @@ type Federation = {
 /**
  * Trains over simulated clients in this process and returns when `rounds` are done. The run folder holds configuration, log, checkpoints,
  * sample grids and report.html; with `resume` the run in `out` continues bit for bit after any interruption.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT or ERR_PHOENIX_CONFIG for options, ERR_PHOENIX_DATA for the dataset, ERR_PHOENIX_RUN for the run
- * folder (in use, existing, of another configuration), ERR_PHOENIX_ROUND for a round that no client finished, ERR_PHOENIX_NOT_FINITE,
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT or ERR_PHOENIX_CONFIG for options, ERR_PHOENIX_DATA for the dataset, ERR_PHOENIX_RUN for the
+ * run folder (in use, existing, of another configuration), ERR_PHOENIX_ROUND for a round that no client finished, ERR_PHOENIX_NOT_FINITE,
  * ERR_PHOENIX_IO; an abort rejects with `signal.reason`
  */
 export async function federate(options: FederateOptions, events: RunEvents = {}): Promise<RunResult> {

@@ -1,6 +1,6 @@
 /**
- * Training a model on one site's images: only its personal layers, where it has some, so that a site that took no part in a federation gets its own; else all
- * of it. The rest stays as it is, bit for bit.
+ * Training a model on one site's images: only its personal layers, where it has some, so that a site that took no part in a federation gets
+ * its own; else all of it. The rest stays as it is, bit for bit.
  */
 import { createImages } from '../bindings/session.ts';
 import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
@@ -42,10 +42,11 @@ export type Finetuned = {
 const SITE = 'site';
 
 /**
- * Trains the personal layers of a model on nine tenths of a dataset, from where every client of the federation began, around the averaged (EMA) rest, and
- * writes the whole as a checkpoint. A model without personal layers is trained as a whole. The optimizer is Adam with gradients clipped at norm 1.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, ERR_PHOENIX_CONFIG for a class-conditional model and images without its classes, ERR_PHOENIX_DATA,
- * ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
+ * Trains the personal layers of a model on nine tenths of a dataset, from where every client of the federation began, around the averaged
+ * (EMA) rest, and writes the whole as a checkpoint. A model without personal layers is trained as a whole. The optimizer is Adam with
+ * gradients clipped at norm 1.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, ERR_PHOENIX_CONFIG for a class-conditional model and images without its classes,
+ * ERR_PHOENIX_DATA, ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
  */
 export async function finetune(options: FinetuneOptions, { onStep, signal }: FinetuneEvents = {}): Promise<Finetuned> {
   const settings = parseOptions('finetune', options);

@@ -1,4 +1,7 @@
-/** What a federated and a central training have in common: data, model and hyper-parameters from the options, the run's configuration, sample grids. */
+/**
+ * What a federated and a central training have in common: data, model and hyper-parameters from the options, the run's configuration,
+ * sample grids.
+ */
 import type { Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
 import { type DatasetSource, openSource } from '../ddpm/data/index.ts';
@@ -67,7 +70,7 @@ function chosenHyper(options: Partial<Hyper>, preset: Partial<Hyper>): Prepared[
   return schema.parse(Object.fromEntries(names.map((name) => [name, options[name] ?? preset[name] ?? usual[name]])));
 }
 
-/** What a resume may change besides options: where the data lies. The build is compared too, but only warned of. */
+/** What a resume may change in addition to options: the path of the data. A different build is only a warning. */
 export function mayChange(command: TrainingKind): string[] {
   return [...changeableOptions(command).map((name) => `options.${name}`), 'data.name'];
 }

@@ -39,9 +39,10 @@ export type Samples = ImageSet & {
 const EVERY_CLIENT = '*';
 
 /**
- * Draws `n` images, from the EMA weights unless `raw` is set or there are none. Equal options give equal images, whatever batch and threads.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, and for a precision that the device does not have, ERR_PHOENIX_RUN for a run folder
- * without a checkpoint, ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
+ * Draws `n` images, from the EMA weights unless `raw` is set or there are none. Equal options give equal images, whatever batch and
+ * threads.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, and for a precision that the device does not have, ERR_PHOENIX_RUN for a run
+ * folder without a checkpoint, ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
  */
 export async function sample(options: SampleOptions, { onProgress, signal }: SampleEvents = {}): Promise<Samples> {
   const settings = parseOptions('sample', options);

@@ -42,9 +42,9 @@ type Training = {
 };
 
 /**
- * Trains on nine tenths of a dataset and returns when all epochs are done. What lies between two checkpoints (an epoch, or `commitImages`)
- * is a round of the run: a line of the log, a commit that `resume` continues from bit for bit. Adam's moments and the per-step EMA go on
- * from round to round.
+ * Trains on nine tenths of a dataset and returns when all epochs are done. The training between two checkpoints (an epoch, or
+ * `commitImages`) is a round of the run: a line of the log, a commit that `resume` continues from bit for bit. Adam's moments and the
+ * per-step EMA go on from round to round.
  * @throws PhoenixError as `federate` does; an abort rejects with `signal.reason`
  */
 export async function train(options: TrainOptions, events: RunEvents = {}): Promise<RunResult> {

@@ -10,8 +10,8 @@ export type SessionOptions = {
   /** @default 'auto' */
   device?: Device;
   /**
-   * 'bf16' on a CPU is for sampling, and needs AVX512_BF16: linear layers, attention and convolutions of stride 2 multiply factors rounded to
-   * bfloat16. @default 'bf16' on CUDA, else 'fp32'
+   * 'bf16' on a CPU is for sampling, and needs AVX512_BF16: linear layers, attention and convolutions of stride 2 multiply factors rounded
+   * to bfloat16. @default 'bf16' on CUDA, else 'fp32'
    */
   precision?: Precision;
   /** CPU threads that this Session may use. @default all cores */
@@ -20,8 +20,8 @@ export type SessionOptions = {
 
 /**
  * A new Session. Its parameters are 0 until `init(key)` or a checkpoint fills them. Free it with `dispose()` or `using`.
- * @throws PhoenixError ERR_PHOENIX_CONFIG for a U-Net that does not fit together, ERR_PHOENIX_ARGUMENT for bf16 on a CPU without AVX512_BF16,
- * ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
+ * @throws PhoenixError ERR_PHOENIX_CONFIG for a U-Net that does not fit together, ERR_PHOENIX_ARGUMENT for bf16 on a CPU without
+ * AVX512_BF16, ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
  */
 export const createSession = ({ unet, noise = noiseOf(), device, precision, threads }: SessionOptions): Session =>
   createNativeSession({ unet: toNative(unet), noise, device, precision, threads });

@@ -57,8 +57,8 @@ export type Trained = {
  * Trains `session.params` in place. An epoch is ceil(n/B) full batches that wrap around a permutation of the images, a fresh one each
  * epoch; with `localImages` the batches run on over one permutation after the other. Steps are grouped into native calls of about 50 ms;
  * the result does not depend on the grouping.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for hyper-parameters, a length, indices or an anchor out of range, and what `session.train` throws, ERR_PHOENIX_NOT_FINITE
- * among it; an abort rejects with `signal.reason`. `session.params` is then somewhere on the way.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for hyper-parameters, a length, indices or an anchor out of range, and what `session.train`
+ * throws, ERR_PHOENIX_NOT_FINITE among it; an abort rejects with `signal.reason`. `session.params` is then somewhere on the way.
  */
 export async function trainLocal(options: TrainLocalOptions): Promise<Trained> {
   const { session, images, indices, classes, hyper, length, position, key, anchor, onStep, signal } = options;
@@ -117,8 +117,8 @@ export async function trainLocal(options: TrainLocalOptions): Promise<Trained> {
 }
 
 /**
- * The image at position `slot` of the batch of `step`, a function of the key alone; asked for in rising order. Each pass shuffles the images
- * by Fisher and Yates, as far as they are asked for: a large data set costs no pause.
+ * The image at position `slot` of the batch of `step`, a function of the key alone; asked for in rising order. Each pass shuffles the
+ * images by Fisher and Yates, as far as they are asked for: a large data set costs no pause.
  */
 function drawingOrder(indices: Int32Array, batch: number, length: Length, key: bigint): (step: number, slot: number) => number {
   const count = indices.length;

@@ -59,8 +59,8 @@ export async function measureRates(
 }
 
 /**
- * Most bytes that a federation sends in models, updates and shared images, by the formats: as if personal layers travelled and every round were as
- * short as the arm allows. Probes, bins and the headers of messages come on top, a few kilobytes a client and round.
+ * Most bytes that a federation sends in models, updates and shared images, by the formats: as if personal layers travelled and every round
+ * were as short as the arm allows. Probes, bins and the headers of messages come on top, a few kilobytes per client and round.
  */
 export function mostBytes(arm: Arm, { rounds, selected, clients }: Work, parameterCount: number, dataset: Dataset): number {
   const { compress, localWork, sharing } = settingsOf(arm);

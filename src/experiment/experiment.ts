@@ -1,6 +1,6 @@
 /**
- * An experiment: every cell of a grid trained at equal work and scored alike, as a folder that can be killed at any moment and continued, and a
- * report at its end.
+ * An experiment: every cell of a grid trained with an equal budget and scored in the same way, as a folder that can be killed at any moment
+ * and continued, and a report at its end.
  */
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -41,8 +41,8 @@ export type ExperimentResult = {
 
 /**
  * Runs the grid in `options.grid`, or continues it, and writes report.html, report.md and results.json.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for the grid or an option, ERR_PHOENIX_CONFIG for a grid that its data cannot carry, ERR_PHOENIX_RUN for
- * a folder of another experiment, and what training and metrics throw; an abort rejects with `signal.reason`
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for the grid or an option, ERR_PHOENIX_CONFIG for a grid that its data cannot carry,
+ * ERR_PHOENIX_RUN for a folder of another experiment, and what training and metrics throw; an abort rejects with `signal.reason`
  */
 export async function experiment(options: ExperimentOptions, events: ExperimentEvents = {}): Promise<ExperimentResult> {
   const { onPlan, onProgress, onMessage, signal } = events;

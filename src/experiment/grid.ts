@@ -1,6 +1,7 @@
 /**
- * The grid of an experiment: arms × partitions × seeds at equal work. A grid file is JSON; what is in it becomes trainings (each a run folder) and
- * cells (an arm, a partition and a seed: a training and how its model is scored). Arms that differ only in how they are scored share a training.
+ * The grid of an experiment: arms × partitions × seeds with an equal training budget. A grid file is JSON; what is in it becomes trainings
+ * (each a run folder) and cells (an arm, a partition and a seed: a training and how its model is scored). Arms that differ only in how they
+ * are scored share a training.
  */
 import { z } from 'zod';
 import { mergeOptions, OptionError, parseOptions } from '../commands/options/index.ts';
@@ -16,13 +17,13 @@ const options = z.record(z.string(), z.union([value, z.record(z.string(), value)
 
 const armSchema = z.strictObject({
   name,
-  /** What is trained: one model on all images, one model a client on its own images, or a federation. */
+  /** What is trained: one model on all images, one model per client on its own images, or a federation. */
   train: z.enum(['central', 'local', 'federated']).default('federated'),
   /** The weights that samples are drawn from. */
   weights: z.enum(['raw', 'ema']).default('ema'),
-  /** Epochs that each client trains the global model on with its own images before it is scored, as a mixture; 0 = none. */
+  /** Epochs that each client trains the global model on with its own images before it is scored, as pooled samples; 0 = none. */
   fineTune: z.int().min(0).max(1000).default(0),
-  /** Options of `federate`, besides the grid's own. */
+  /** Options of `federate`, in addition to the grid's own. */
   options: options.default({}),
 });
 export type Arm = z.infer<typeof armSchema>;
@@ -64,7 +65,7 @@ export const knownPartitions: Record<string, Omit<z.input<typeof partitionSchema
 /** The arms that the gap is measured between: the one to close it from, and the one to close it to. */
 export const BASELINE = 'fedavg-ema';
 export const CEILING = 'centralised';
-/** The mixture that other mixtures are compared with. */
+/** The arm whose pooled samples those of other arms are compared with. */
 export const TUNED = 'fedavg-finetuned';
 
 const gridSchema = z.strictObject({
@@ -74,7 +75,7 @@ const gridSchema = z.strictObject({
   size: z.int().min(4).max(1024).optional(),
   limit: z.int().min(1).optional(),
   clients: z.int().min(2).max(10_000).default(10),
-  /** Rounds of a federation in which all clients take part; with fewer a round there are more rounds. */
+  /** Rounds of a federation in which all clients take part; with fewer per round there are more rounds. */
   rounds: z.int().min(1).max(1_000_000),
   /** Images a client trains on in a round. */
   localImages: z.int().min(1),
@@ -181,7 +182,10 @@ export function isMixture(arm: Arm): boolean {
   return arm.train === 'local' || arm.fineTune > 0 || isPersonal(arm);
 }
 
-/** Whether a cell is scored on the way: not clients alone, who train one after the other, nor what an epoch at every point would be spent on. */
+/**
+ * Whether a cell is scored during training, for curves. Not `local` arms, whose clients train one after the other, and not fine-tuned arms,
+ * which would need an epoch per point.
+ */
 export function hasCurve({ train, fineTune }: Arm, grid: Grid): boolean {
   return grid.score.every > 0 && train !== 'local' && fineTune === 0;
 }
@@ -218,8 +222,8 @@ export type Work = {
 };
 
 /**
- * The work of one cell. `total` = rounds·clients·perClient is the same for all arms of a partition, and for all partitions with as many clients:
- * a centralised model draws it in batches of the same size, a client alone draws its share.
+ * The work of one cell. `total` = rounds·clients·perClient is the same for all arms of a partition, and for all partitions with as many
+ * clients: a centralised model draws it in batches of the same size, a client alone draws its share.
  */
 export function equalWork(grid: Pick<Grid, 'rounds' | 'localImages'>, batch: number, clients: number, fraction: number): Work {
   const perClient = Math.ceil(grid.localImages / batch) * batch;
@@ -252,7 +256,7 @@ export type Cell = { id: string; arm: Arm; partition?: Partition; seed: number; 
 const cellId = (arm: Arm, partition: Partition | undefined, seed: number) =>
   [arm.name, ...(partition ? [partition.name] : []), `s${seed}`].join('.');
 
-/** The cells of a grid, in the order of its runs; a centralised arm has one a seed. */
+/** The cells of a grid, in the order of its runs; a centralised arm has one per seed. */
 export function expandGrid(grid: Grid): Cell[] {
   const cells = new Map<string, Cell>();
   const trainings = new Map<string, Training>();

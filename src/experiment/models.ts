@@ -86,8 +86,8 @@ export async function standingOf(lab: Lab, training: Training, work: Work): Prom
 }
 
 /**
- * Trains on to the next point: the first commit at which `target` images have been drawn in all, or the end. A federation in which clients sit
- * out, or draw more or fewer images than planned, gets more or fewer rounds.
+ * Trains on to the next point: the first commit at which `target` images have been drawn in all, or the end. A federation in which clients
+ * sit out, or draw more or fewer images than planned, gets more or fewer rounds.
  * @returns where it stands; before the point where time was up
  */
 export async function trainTo(
@@ -147,7 +147,7 @@ async function unlessPaused(work: () => Promise<unknown>): Promise<void> {
 const sharesOf = (lab: Lab, { arm, partition, seed }: Training) =>
   dealImages(parseOptions('federate', federateOptions(lab.grid, arm, partition!, seed)), lab.dataset).shares;
 
-/** One model a client, each on the client's images alone, one client after the other. */
+/** One model per client, each on the client's images alone, one client after the other. */
 async function trainAlone(lab: Lab, training: Training, work: Work, onImages: (images: number) => void): Promise<void> {
   let before = 0;
   for (const { id, train: own, heldOut } of sharesOf(lab, training)) {
@@ -168,9 +168,9 @@ async function trainAlone(lab: Lab, training: Training, work: Work, onImages: (i
 
 export type Drawn = {
   images: ImageSet;
-  /** For a mixture: who the images are of, one client after the other. */
+  /** For pooled samples: the client of each image, one client after the other. */
   clients?: { id: string; count: number }[];
-  /** Images that models were trained on for this, besides the training. */
+  /** Images processed for fine-tuning, in addition to the training. */
   trainedOn?: number;
 };
 
@@ -263,8 +263,8 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
 const UNSEEN_EPOCHS = 5;
 
 /**
- * Draws `count` images for sites that took no part, in equal parts for each: of the personal layers, or of the whole global model where the arm
- * fine-tunes that, after UNSEEN_EPOCHS on the site's images.
+ * Draws `count` images for sites that took no part, in equal parts for each: of the personal layers, or of the whole global model where the
+ * arm fine-tunes that, after UNSEEN_EPOCHS on the site's images.
  * @returns undefined for an arm that has no model for each client, or whose clients train alone: nothing of it can be fitted to a site
  */
 export async function drawUnseen(lab: Lab, cell: Cell, sites: Dataset[], count: number): Promise<ImageSet | undefined> {

@@ -43,8 +43,8 @@ const smoke = {
 };
 
 /**
- * For two CPU cores with AVX-512: 25 trainings of 409,600 images and 34 scored cells, about two hours (docs/experiments.md). Thereof are trainings 89 %,
- * drawing 6 %, probes of clients 3 %. The limit is 150 minutes.
+ * For two CPU cores with AVX-512: 25 trainings of 409,600 images and 34 scored cells, about two hours (docs/experiments.md). Thereof are
+ * trainings 89 %, drawing 6 %, probes of clients 3 %. The limit is 150 minutes.
  */
 const fashion = {
   name: 'fashion',

@@ -63,7 +63,7 @@ export async function writeExperimentReport(input: ReportInput): Promise<{ repor
       `${prepared.noise.prediction}-prediction, ${prepared.noise.kind} schedule`,
       `batch ${prepared.hyper.batch}, learning rate ${prepared.hyper.lr}`,
       `every cell trains on ${formatCount(total)} images`,
-      `${rounds} rounds of ${formatCount(perClient)} images a client`,
+      `${rounds} rounds of ${formatCount(perClient)} images per client`,
       `${formatCount(samples)} samples, ${scheduler} ${steps} steps`,
     ],
     remarks: [

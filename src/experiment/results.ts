@@ -33,7 +33,10 @@ export type Row = {
   bytesShare?: number;
   /** (baseline - arm) / (baseline - centralised), by metric, on the seeds that all three have; absent where there is no gap. */
   closed: Record<string, number>;
-  /** Of a mixture: its metrics less those of the baseline's mixture after local fine-tuning, on the seeds that both have; absent where there is none. */
+  /**
+   * For pooled samples: their metrics minus those of the baseline's after local fine-tuning, on the seeds that both have; absent where
+   * there is none.
+   */
   besideTuned?: Record<string, number>;
 };
 
@@ -167,7 +170,10 @@ export function curvesOf(grid: Grid, scores: CellScore[], kind: string): { metri
   return { metric, curves };
 }
 
-/** What filters did: every decision, and recall beside the baseline's of the same partition and seed, from which the arm may differ in more than its filter. */
+/**
+ * What filters did: every decision, and recall with the baseline's of the same partition and seed. The arm may differ from the baseline in
+ * more than its filter.
+ */
 export type Filtering = {
   cell: string;
   partition: string;

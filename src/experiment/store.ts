@@ -2,7 +2,7 @@
  * The folder of an experiment:
  *
  *   experiment.json            the grid, the data and what samples are scored by; a resume must agree with it
- *   runs/<training>/           a run folder for each training (one a client for clients alone)
+ *   runs/<training>/           a run folder for each training (one per client for clients alone)
  *   scores/<cell>.json         what a cell has scored so far: points of the curves, then the end; replaced whole
  *   scores/<cell>.png          samples of its final model
  *   own-classifier-*.safetensors
@@ -37,7 +37,7 @@ const scoreSchema = z.strictObject({
       /** Samples of each class, and recall within each class of the test images. */
       classes: z.array(z.number()).optional(),
       classRecall: z.array(z.number().nullable()).optional(),
-      /** For a mixture: samples of each client's model, by class where classes can be told. */
+      /** For pooled samples: samples of each client's model, by class where classes are counted. */
       mixture: z.array(z.strictObject({ client: z.string(), samples: z.int(), classes: z.array(z.number()).optional() })).optional(),
       /** What became of each client of a federation: images it holds, rounds it counted in, its last loss and held-out losses. */
       clients: z.array(
@@ -86,8 +86,8 @@ export function lockFolder(dir: string): Promise<() => Promise<void>> {
 }
 
 /**
- * Notes what the experiment in a folder is, or checks that it is this one, as far as is known of it by now. The grid may have grown: by arms and
- * partitions, and in what is run of it.
+ * Notes what the experiment in a folder is, or checks that it is this one, as far as is known of it by now. The grid may have grown: by
+ * arms and partitions, and in what is run of it.
  * @returns all that is noted by now
  * @throws PhoenixError ERR_PHOENIX_RUN for an experiment that differs, naming where; ERR_PHOENIX_IO
  */
@@ -116,7 +116,10 @@ export async function noteBasis(dir: string, basis: { grid: object } & Record<st
   return noted;
 }
 
-/** Whether a field of a grid is what it was; of arms and partitions, which are lists, whether all that were there are still there, unchanged. */
+/**
+ * Whether a field of a grid is what it was; of arms and partitions, which are lists, whether all that were there are still there,
+ * unchanged.
+ */
 const isGrown = (before: unknown, now: unknown): boolean =>
   Array.isArray(before) && Array.isArray(now)
     ? before.every((entry) => now.some((other) => isDeepStrictEqual(entry, other)))

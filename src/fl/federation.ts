@@ -21,7 +21,10 @@ export type InitialStateOptions = {
   createVector?: CreateVector;
 };
 
-/** The state before round 1: parameters drawn from the stream (seed, 'init'), the EMA equal to them. Its vectors are the caller's to dispose. */
+/**
+ * The state before round 1: parameters drawn from the stream (seed, 'init'), the EMA equal to them. Its vectors are the caller's to
+ * dispose.
+ */
 export async function initialState(options: InitialStateOptions): Promise<FederationState> {
   const { session, seed, strategy, serverStep = serverSteps.add, createVector = session.createVector } = options;
   await session.init(streamKey(seed, 'init'));
@@ -39,13 +42,16 @@ export async function initialState(options: InitialStateOptions): Promise<Federa
 export type FederationOptions = RoundIo & {
   /** Rounds in all: from `state.round` on, those that are missing are run. */
   rounds: number;
-  /** After each round, with the new state; awaited, so that a run may be committed here. Its failure ends the federation. Clients learn after it that the round is over. */
+  /**
+   * After each round, with the new state; awaited, so that a run may be committed here. Its failure ends the federation. Clients learn
+   * after it that the round is over.
+   */
   onRound?(state: FederationState, record: RoundRecord): Promise<void> | void;
 };
 
 /**
- * Runs rounds until `rounds` are done and returns the last state. The vectors are those of the state given, changed in place; after an error
- * or abort they are those of the last whole round.
+ * Runs rounds until `rounds` are done and returns the last state. The vectors are those of the state given, changed in place; after an
+ * error or abort they are those of the last whole round.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for rounds that are no integer ≥ 0, and what runRound throws
  */
 export async function runFederation(state: FederationState, { rounds, onRound, ...options }: FederationOptions): Promise<FederationState> {

@@ -1,6 +1,9 @@
 /** Where what belongs to a client, or to a round, is kept between calls. */
 
-/** Keys are `<client>/<what>`; those of the round begin with a dot, as no client's id does. Values are the caller's: neither side changes one. */
+/**
+ * Keys are `<client>/<what>`; those of the round begin with a dot, as no client's id does. Values are the caller's: neither side changes
+ * one.
+ */
 export type Store = {
   get(key: string): Promise<Uint8Array | undefined>;
   set(key: string, bytes: Uint8Array): Promise<void>;

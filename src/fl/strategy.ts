@@ -1,4 +1,7 @@
-/** Strategies: which clients count, and how much. A strategy sees reports, never a vector, unless it declares that it combines updates itself. */
+/**
+ * Strategies: which clients count, and how much. A strategy sees reports, never a vector, unless it declares that it combines updates
+ * itself.
+ */
 import type { Vector } from '../bindings/vector.ts';
 import type { ClientId, Decision, Fit, Hello, Report, Statistic } from './protocol.ts';
 import type { Profiles } from './state.ts';
@@ -35,9 +38,9 @@ export type Strategy<State = unknown> = {
   /** Changes to the common Fit for one client. */
   fit?(fit: Fit, client: Hello, state: State): Fit;
   /**
-   * Weights ≥ 0 that sum to 1, from reports alone; the order of reports does not matter. `profiles`: what is known of every client from its last
-   * probe, that of this round included. `reference`: how many of the shared images lie in each bin, if the bins were made of these. `notes` and
-   * `decisions` go to the log.
+   * Weights ≥ 0 that sum to 1, from reports alone; the order of reports does not matter. `profiles`: what is known of every client from its
+   * last probe, that of this round included. `reference`: how many of the shared images lie in each bin, if the bins were made of these.
+   * `notes` and `decisions` go to the log.
    */
   weigh(
     reports: Report[],

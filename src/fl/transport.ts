@@ -4,8 +4,9 @@ import type { StepProgress } from '../ddpm/train.ts';
 import type { ClientId, Failure, Hello } from './protocol.ts';
 
 /**
- * Bytes that belong to a message and travel apart from its head, under a name: `sha256:` and the hash in hex, so that what many are sent is one
- * blob. Within one process and device a blob may be the vector itself, under a name of this process, and valid until its owner writes it again.
+ * Bytes that belong to a message and travel apart from its head, under a name: `sha256:` and the hash in hex, so that what many are sent is
+ * one blob. Within one process and device a blob may be the vector itself, under a name of this process, and valid until its owner writes
+ * it again.
  */
 export type Blob = {
   name: string;
@@ -13,7 +14,10 @@ export type Blob = {
   length: number;
 } & ({ read(): Promise<Uint8Array>; vector?: undefined } | { vector: Vector });
 
-/** A message: `kind` is an open list (train, upload, parcel, finish; an aggregator may have more), `head` is plain JSON of the kind's schema. */
+/**
+ * A message: `kind` is an open list (train, upload, parcel, finish; an aggregator may have more), `head` is plain JSON of the kind's
+ * schema.
+ */
 export type Message = {
   kind: string;
   /** Every message belongs to a round, so that one that comes late is recognised. */
@@ -46,9 +50,9 @@ export type Transport = {
   /** Whether blobs travel as vectors of one device, not as bytes. */
   carriesVectors: boolean;
   /**
-   * Sends each client its request (one that cannot be made is that client's Failure) and yields outcomes in the order of their arrival, one for each id. A client that is lost or refuses is a
-   * Failure, not an exception; trouble of this machine (a full disk) is one. Leaving the loop early cancels what is outstanding. How long to wait, and for
-   * whom, is decided around the loop (server/gather.ts), never here.
+   * Sends each client its request (one that cannot be made is that client's Failure) and yields outcomes in the order of their arrival, one
+   * for each id. A client that is lost or refuses is a Failure, not an exception; trouble of this machine (a full disk) is one. Leaving the
+   * loop early cancels what is outstanding. How long to wait, and for whom, is decided around the loop (server/gather.ts), never here.
    */
   ask(ids: ClientId[], request: (id: ClientId) => Request | Promise<Request>, options: AskOptions): AsyncIterable<Reply | Failure>;
   /** When each client was last heard of, in milliseconds of performance.now(); absent where clients cannot vanish. */

@@ -110,7 +110,9 @@ ${x.ticks.map((tick) => html`<line class="tick" x1="${x.at(tick)}" x2="${x.at(ti
 ${content}</svg>`;
 }
 
-/** A column of the chart that shows its values while the pointer is over it, as a line of text at the top and as the browser's own title. */
+/**
+ * A column of the chart that shows its values while the pointer is over it, as a line of text at the top and as the browser's own title.
+ */
 function hit(x: Axis, value: number, text: string, chart: { width: number; height: number }, marks: Markup[]): Markup {
   const half = Math.max(1, x.step / 2);
   const bottom = chart.height - MARGIN.bottom;

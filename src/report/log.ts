@@ -18,8 +18,8 @@ const MAX_LINE = 64 << 20;
 
 /**
  * Reads a run's log.jsonl as a stream. An unfinished last line is left out and reported as `cut`.
- * @throws PhoenixError ERR_PHOENIX_RUN for a line that is no JSON, lacks a field, is out of order or longer than 64 MiB, or a log of another
- * schema; ERR_PHOENIX_IO if the file cannot be read
+ * @throws PhoenixError ERR_PHOENIX_RUN for a line that is no JSON, lacks a field, is out of order or longer than 64 MiB, or a log of
+ * another schema; ERR_PHOENIX_IO if the file cannot be read
  */
 export async function readLog(path: string): Promise<RunLog> {
   const log: RunLog = { header: {}, rounds: [], cut: false };

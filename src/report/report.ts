@@ -1,6 +1,7 @@
 /**
- * report.html of a run folder: one file that opens anywhere, without network or scripts. Loss curves, samples by round, who holds which
- * classes, who took part, bytes sent, configuration. Everything in it comes from config.json, log.jsonl and the PNG grids beside them.
+ * report.html of a run folder: one file that opens anywhere, without network or scripts. Loss curves, samples by round, which client holds
+ * which classes, which clients took part, bytes sent, configuration. Everything in it comes from config.json, log.jsonl and the PNG grids
+ * in the folder.
  */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
@@ -18,8 +19,8 @@ const PNG_SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0
 /**
  * Reads the run folder `dir`, finished or not, and writes `dir/report.html` (whole, or not at all).
  * @returns the path of the report
- * @throws PhoenixError ERR_PHOENIX_RUN if the folder holds no run, or a damaged log or configuration; ERR_PHOENIX_IO if a file cannot be read
- * or written
+ * @throws PhoenixError ERR_PHOENIX_RUN if the folder holds no run, or a damaged log or configuration; ERR_PHOENIX_IO if a file cannot be
+ * read or written
  */
 export async function writeReport(dir: string): Promise<string> {
   const page = renderPage(await readReport(dir));

@@ -8,11 +8,11 @@
  *   samples-<round>.png            sample grids; all stay
  *   store/<key>.<round>.bin        what belongs to clients
  *   state.json                     the one commit point
- *   lock                           who is writing
+ *   lock                           the process that is writing
  *
  * Everything that a round writes goes under names of that round, which nothing refers to yet, and is brought to the disk (fsync); then
  * state.json, with the hashes of all of it and the length of the log, is renamed into place. Before the rename the run is at the old round,
- * after it at the new one; what is not referred to is removed.
+ * after it at the new one; files without a reference are removed.
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -15,7 +15,10 @@ export function isLockFile(name: string): boolean {
 
 const ownerSchema = z.object({
   pid: z.int().min(1),
-  /** When the process started, in clock ticks since boot; empty where the system does not say. Tells a process from a later one of the same pid. */
+  /**
+   * When the process started, in clock ticks since boot; empty where the system does not say. Tells a process from a later one of the same
+   * pid.
+   */
   start: z.string(),
   /** Boot and process namespace in which the pid means something; empty where the system does not say. */
   boot: z.string(),
@@ -115,7 +118,9 @@ async function self(): Promise<Owner> {
   };
 }
 
-/** Start time of a living process from /proc (proc_pid_stat(5), field 22); undefined for a dead one, a zombie, or where there is no /proc. */
+/**
+ * Start time of a living process from /proc (proc_pid_stat(5), field 22); undefined for a dead one, a zombie, or where there is no /proc.
+ */
 async function startOf(pid: number): Promise<string | undefined> {
   const stat = await readText(`/proc/${pid}/stat`);
   // The second field, the name in brackets, may hold spaces and brackets itself.

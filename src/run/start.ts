@@ -26,8 +26,8 @@ const beforeFirstCommit = ['config.json', 'config.json.tmp', 'log.jsonl', 'state
 
 /**
  * Begins a run in a new or empty folder, or continues the one in it at its last commit.
- * @throws PhoenixError ERR_PHOENIX_RUN if the folder is in use, is not empty and `resume` is not set, is no run folder, is damaged, or holds a
- * run of another configuration (naming the fields); ERR_PHOENIX_IO
+ * @throws PhoenixError ERR_PHOENIX_RUN if the folder is in use, is not empty and `resume` is not set, is no run folder, is damaged, or
+ * holds a run of another configuration (naming the fields); ERR_PHOENIX_IO
  */
 export async function startRun(dir: string, config: RunConfig, options: StartOptions): Promise<Run> {
   return runIo(dir, async () => {

@@ -1,6 +1,6 @@
 /**
- * The whole U-Net in the shapes that the golden model does not have: sides that do not halve evenly, several heads, classes, both paddings, two
- * channels at the ends. The definition's gradient against differences of its loss, the fast backend against the definition.
+ * The whole U-Net in the shapes that the golden model does not have: sides that do not halve evenly, several heads, classes, both paddings,
+ * two channels at the ends. The definition's gradient against differences of its loss, the fast backend against the definition.
  */
 
 import test from 'ava';
@@ -114,6 +114,7 @@ test('three training steps of the fast backend follow those of the definition', 
   const [fast, exact] = [await run('cpu'), await run('ref')];
   near(t, fast.losses, exact.losses, { norm: 1e-5 }, 'losses');
   near(t, fast.gradNorms, exact.gradNorms, { norm: 1e-4 }, 'norms of gradients');
-  // Adam's first steps are ±lr whatever the gradient's size, so where a gradient is zero in theory rounding decides the sign: few values, small steps.
+  // Adam's first steps are ±lr whatever the gradient's size, so where a gradient is zero in theory rounding decides the sign: few values,
+  // small steps.
   near(t, fast.ema, exact.ema, { norm: 2e-3 }, 'EMA');
 });

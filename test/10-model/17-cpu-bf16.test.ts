@@ -1,7 +1,7 @@
 /**
- * Precision bf16 on a CPU, an option for sampling: linear layers, attention and convolutions of stride 2 multiply factors rounded to bfloat16 and add up
- * in float, all else is as in fp32. Against the definitions, on every number of threads and in every batch; what it is not for is refused.
- * Skipped aloud where the processor lacks AVX512_BF16, but for the refusals.
+ * Precision bf16 on a CPU, an option for sampling: linear layers, attention and convolutions of stride 2 multiply factors rounded to
+ * bfloat16 and add up in float, all else is as in fp32. Against the definitions, on every number of threads and in every batch; what it is
+ * not for is refused. Skipped aloud where the processor lacks AVX512_BF16, but for the refusals.
  */
 
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -46,8 +46,8 @@ const rounded = ({ tensors, attributes }: OpArguments, factors: string[]): OpArg
 });
 
 /**
- * What is wrong with a call in bf16. Of factors that are rounded beforehand the definition gives the same but for the order of the sums (1e-10),
- * except in attention, whose probabilities are rounded as well.
+ * What is wrong with a call in bf16. Of factors that are rounded beforehand the definition gives the same but for the order of the sums
+ * (1e-10), except in attention, whose probabilities are rounded as well.
  */
 function failures(op: string, args: OpArguments, factors: string[], inputs: string[]): string[] {
   const found: string[] = [];

@@ -1,4 +1,6 @@
-/** The contract of a Vector over the fast backend, the definitions in double precision, and the vectors of JavaScript that other tests use. */
+/**
+ * The contract of a Vector over the fast backend, the definitions in double precision, and the vectors of JavaScript that other tests use.
+ */
 import { addon } from '../../src/bindings/load.ts';
 import { vectorContract } from '../contracts/vector.ts';
 import { fakeVector } from '../support/fake-vector.ts';

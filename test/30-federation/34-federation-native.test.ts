@@ -1,4 +1,6 @@
-/** The federated layer on the real engine: a small class-conditional U-Net over 8×8 images. The rules of a round are tested in chapter 31. */
+/**
+ * The federated layer on the real engine: a small class-conditional U-Net over 8×8 images. The rules of a round are tested in chapter 31.
+ */
 import test from 'ava';
 import { createImages, createNativeSession } from '../../src/bindings/session.ts';
 import { createVector, type Vector } from '../../src/bindings/vector.ts';

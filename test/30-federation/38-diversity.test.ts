@@ -1,4 +1,7 @@
-/** The parts of diversity-aware federation, each by hand or brute force: weights, Vendi score, filter, local work, shared sets, parcels, features. */
+/**
+ * The parts of diversity-aware federation, each by hand or brute force: weights, Vendi score, filter, local work, shared sets, parcels,
+ * features.
+ */
 
 import test from 'ava';
 import type { Length } from '../../src/ddpm/fit.ts';

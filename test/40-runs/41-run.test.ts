@@ -172,7 +172,7 @@ test('files of old rounds go, as keep says, and those of other people stay', asy
   t.deepEqual((await readdir(join(dir, 'store'))).length, 3);
 });
 
-test('log.jsonl: a header, a line a round, cut back to the last commit', async (t) => {
+test('log.jsonl: a header, one line per round, cut back to the last commit', async (t) => {
   const dir = join(await temporary(t), 'run');
   await fakeRun(dir, { rounds: 2 });
   const path = join(dir, 'log.jsonl');

@@ -390,7 +390,7 @@ test('samples: from a run folder or its checkpoint, EMA or raw, whatever the bat
   await refused(t, 'ERR_PHOENIX_IO', /ENOTDIR|ENOENT/, () => sample({ ...options, source: dir, grid: join(base, 'missing', 'grid.png') }));
 });
 
-test('site partition: one client a site, by name', async (t) => {
+test('site partition: one client per site, by name', async (t) => {
   const base = await openDataset('synthetic:40', { size: 8 });
   const data = { ...base, sites: Int32Array.from({ length: 40 }, (_, i) => (i % 3 === 0 ? 0 : 2)), siteNames: ['north', 'empty', 'south'] };
   const dir = join(await temporary(t), 'run');

@@ -1,7 +1,7 @@
 /**
- * Behaviour stays: short runs of everything that trains, compared with what is checked in (test/golden/runs.json). Where the addon's compiler and the C library are
- * the recorded ones, every tensor bit by bit and every number exactly; elsewhere what was learnt, to 1e-5. If a change is meant:
- * node scripts/golden-runs.mjs NAME "REASON".
+ * Behaviour stays: short runs of everything that trains, compared with what is checked in (test/golden/runs.json). Where the addon's
+ * compiler and the C library are the recorded ones, every tensor bit by bit and every number exactly; elsewhere what was learnt, to 1e-5.
+ * If a change is meant: node scripts/golden-runs.mjs NAME "REASON".
  */
 import { readFileSync } from 'node:fs';
 import test from 'ava';

@@ -1,7 +1,8 @@
 /**
- * The CUDA backend against the definitions in double precision, on a GPU or on the emulator that PHOENIX_LIBCUDA names: every op forward and
- * backward (outputs poisoned with NaN, guard words around every buffer, inputs left alone, equal bits when repeated), and dropout's masks. On the emulator an op's first calls alone are made, and none above 200,000 multiplications.
- * Skipped aloud where phoenix-cuda is not built or finds no device.
+ * The CUDA backend against the definitions in double precision, on a GPU or on the emulator that PHOENIX_LIBCUDA names: every op forward
+ * and backward (outputs poisoned with NaN, guard words around every buffer, inputs left alone, equal bits when repeated), and dropout's
+ * masks. On the emulator an op's first calls alone are made, and none above 200,000 multiplications. Skipped aloud where phoenix-cuda is
+ * not built or finds no device.
  */
 import { execFileSync } from 'node:child_process';
 import test from 'ava';

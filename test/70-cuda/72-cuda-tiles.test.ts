@@ -1,6 +1,7 @@
 /**
- * The fast bf16 kernels of the CUDA backend against the definitions, at shapes that reach every path through them: whole and ragged tiles of either
- * size, one step and many, sums cut into ranges, every kind of convolution, channel slices. 71-cuda-ops has the shapes that they leave to the generic kernels.
+ * The fast bf16 kernels of the CUDA backend against the definitions, at shapes that reach every path through them: whole and ragged tiles
+ * of either size, one step and many, sums cut into ranges, every kind of convolution, channel slices. 71-cuda-ops has the shapes that they
+ * leave to the generic kernels.
  */
 import test from 'ava';
 import type { Addon } from '../../src/bindings/native.ts';
@@ -17,7 +18,10 @@ import { near } from '../support/near.ts';
 const withDevice = usable ? test.serial : test.serial.skip;
 const rowOf = (op: string) => cases.find((row) => row.op === op)!;
 
-/** Runs a drawn call and its backward, on Ampere's kernels if a tile is named; `i` decides on channel slices (odd: forward's, even: backward's) and on gradients that add up. */
+/**
+ * Runs a drawn call and its backward, on Ampere's kernels if a tile is named; `i` decides on channel slices (odd: forward's, even:
+ * backward's) and on gradients that add up.
+ */
 function check(title: string, op: string, draw: (r: ReturnType<typeof rng>) => OpArguments, tile?: 64 | 128, variants = [0, 1]) {
   withDevice(`${op}: ${title}${tile ? `, tiles of ${tile}` : ''}`, (t) => {
     using _ = setEnvironment(tile ? { PHOENIX_MMA_TILE: String(tile) } : {});

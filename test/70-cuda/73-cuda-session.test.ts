@@ -1,7 +1,7 @@
 /**
  * A Session on CUDA, on the emulator or a GPU: training, evaluation and sampling against the definitions,
- * replayed steps against ordinary ones, models that go from the CPU to the GPU and back, vectors, memory that does not suffice, a federated round.
- * Skipped aloud where phoenix-cuda is not built or finds no device.
+ * replayed steps against ordinary ones, models that go from the CPU to the GPU and back, vectors, memory that does not suffice, a federated
+ * round. Skipped aloud where phoenix-cuda is not built or finds no device.
  */
 import test from 'ava';
 import { addon } from '../../src/bindings/load.ts';
@@ -291,7 +291,8 @@ withDevice('too little memory is an error that names the bytes wanted and free, 
   const error = t.throws(() => gpu.createVector(wanted / 4), { instanceOf: PhoenixError });
   t.is(error?.code, 'ERR_PHOENIX_MEMORY');
   t.regex(error!.message, new RegExp(`${wanted} bytes wanted, \\d+ of \\d+ free`));
-  const big = { ...fit(1), hyper: { ...hyper, batch: 1 << 24 }, indices: new Int32Array(1 << 24) }; // hundreds of GB: more than any card has
+  // hundreds of GB: more than any card has
+  const big = { ...fit(1), hyper: { ...hyper, batch: 1 << 24 }, indices: new Int32Array(1 << 24) };
   const failed = await t.throwsAsync(session.train(images, { ...big, firstStep: 1, globalStep: 1, adamStep: 1 }), {
     instanceOf: PhoenixError,
   });
@@ -359,7 +360,8 @@ withDevice('handed over on the device, no vector is copied to the host or back, 
   t.deepEqual(plain.params, encoded.params);
   t.true(encoded.copied >= 16 * bytesOf(plain), 'each task and update to the host and back: the counter counts');
 
-  // What a lossy compression leaves out goes to the Store, for the next round: of two clients in the first round, and in the second there and back.
+  // What a lossy compression leaves out goes to the Store, for the next round: of two clients in the first round, and in the second there
+  // and back.
   const rounded = await federate(gpu, { carriesVectors: true, compress: 'bf16' });
   t.is(Math.floor(rounded.copied / bytesOf(plain)), 6, `${rounded.copied} bytes`);
   t.deepEqual(rounded.params, (await federate(gpu, { compress: 'bf16' })).params);

@@ -1,6 +1,6 @@
 /**
- * The tiny U-Net on CUDA in fp32 against the golden vectors of another framework, on the emulator (without its checks, which chapters 71 and 73 have:
- * it takes half the time) or a GPU. Skipped aloud where phoenix-cuda is not built or finds no device.
+ * The tiny U-Net on CUDA in fp32 against the golden vectors of another framework, on the emulator (without its checks, which chapters 71
+ * and 73 have: it takes half the time) or a GPU. Skipped aloud where phoenix-cuda is not built or finds no device.
  */
 import test from 'ava';
 

@@ -1,6 +1,6 @@
 /**
- * Training on a real GPU (PHOENIX_TEST_GPU=1, as `npm run gpu:verify` sets it; the emulator would take days): bf16 follows fp32, and equal seeds give
- * equal bits. The CIFAR-10 U-Net on synthetic images, batch 16. Skipped aloud elsewhere.
+ * Training on a real GPU (PHOENIX_TEST_GPU=1, as `npm run gpu:verify` sets it; the emulator would take days): bf16 follows fp32, and equal
+ * seeds give equal bits. The CIFAR-10 U-Net on synthetic images, batch 16. Skipped aloud elsewhere.
  */
 
 import test from 'ava';

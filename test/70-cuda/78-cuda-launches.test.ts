@@ -1,7 +1,8 @@
 /**
- * What a recorded step starts on a GPU, for the two larger presets at their real sizes in bf16 on both architectures: how many launches of which kernel, checked in,
- * so that a change is seen (a launch takes its time, whatever it does), and each within the limits of grids, shared memory and tensor maps, which small
- * shapes do not come near. The emulator lists them and runs none. Skipped aloud where `npm test` has built no emulator.
+ * What a recorded step starts on a GPU, for the two larger presets at their real sizes in bf16 on both architectures: how many launches of
+ * which kernel, checked in, so that a change is seen (a launch takes its time, whatever it does), and each within the limits of grids,
+ * shared memory and tensor maps, which small shapes do not come near. The emulator lists them and runs none. Skipped aloud where `npm test`
+ * has built no emulator.
  */
 import { execFile } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,6 +1,6 @@
 /**
- * The contract of a Vector over vectors in a GPU's memory, on the emulator or a GPU. Skipped aloud where phoenix-cuda is not built or finds no
- * device.
+ * The contract of a Vector over vectors in a GPU's memory, on the emulator or a GPU. Skipped aloud where phoenix-cuda is not built or finds
+ * no device.
  */
 import test from 'ava';
 import { vectorContract } from '../contracts/vector.ts';

@@ -1,4 +1,7 @@
-/** Metrics against values that other implementations give on inputs that a linear congruential generator makes, and against hand-checked cases. */
+/**
+ * Metrics against values that other implementations give on inputs that a linear congruential generator makes, and against hand-checked
+ * cases.
+ */
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -436,8 +439,8 @@ const testBatch = () => {
   return { images: { pixels, count, height: 32, width: 32, channels: 3 }, labels };
 };
 /**
- * Accuracy on CIFAR-10's test images, and the Fréchet distance of them to the training images, between two halves of them, and to changed ones: cats only,
- * noise by its σ of 255, means of blocks, pixels at random.
+ * Accuracy on CIFAR-10's test images, and the Fréchet distance of them to the training images, between two halves of them, and to changed
+ * ones: cats only, noise by its σ of 255, means of blocks, pixels at random.
  */
 const known = [
   {

@@ -31,7 +31,7 @@ const small = {
   score: { samples: 50 },
 };
 
-test('the grid becomes cells: blocks united, one centralised cell a seed, one training for arms that differ in scoring only', (t) => {
+test('the grid becomes cells: blocks united, one centralised cell per seed, one training for arms that differ in scoring only', (t) => {
   const cells = expandGrid(parseGrid(small, 'grid'));
   const ids = cells.map(({ id }) => id);
   t.is(new Set(ids).size, ids.length);
@@ -162,8 +162,8 @@ const inFolder = async (t: ExecutionContext, body: (folder: string) => Promise<v
 };
 
 /**
- * All that an experiment has found, by file. Bytes are left out: messages hold the seconds that a client took, so a few of them depend on the clock;
- * so do the places of charts over bytes.
+ * All that an experiment has found, by file. Bytes are left out: messages hold the seconds that a client took, so a few of them depend on
+ * the clock; so do the places of charts over bytes.
  */
 const findings = async (dir: string) => {
   const names = [...(await readdir(join(dir, 'scores'))).map((name) => join('scores', name)), 'report.md', 'report.html', 'results.json'];
@@ -226,7 +226,8 @@ function checkPages(t: ExecutionContext, markdown: string, page: string, cells: 
 }
 
 function checkRows(t: ExecutionContext, rows: ResultRow[], plan: Plan) {
-  // All arms have drawn as many images, but for a round of unequal size, and the epoch of 90 images, in batches of 16, that four clients tune for.
+  // All arms have drawn as many images, but for a round of unequal size, and the epoch of 90 images, in batches of 16, that four clients
+  // tune for.
   for (const { arm, images } of rows) {
     const expected = arm.name === 'fedavg-finetuned' ? 512 + 4 * 96 : 512;
     near(t, images.mean, expected, arm.name === 'composed' ? 256 : 0, arm.name);

@@ -1,4 +1,7 @@
-/** Feature networks in ONNX files: a small network written here, run by onnxruntime-node where it is installed, and skipped aloud where it is not. */
+/**
+ * Feature networks in ONNX files: a small network written here, run by onnxruntime-node where it is installed, and skipped aloud where it
+ * is not.
+ */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,4 +1,6 @@
-/** What holds for every aggregator: the weighted mean of what arrived, whoever is lost on the way; a sum begun anew; nothing left behind. */
+/**
+ * What holds for every aggregator: the weighted mean of what arrived, whoever is lost on the way; a sum begun anew; nothing left behind.
+ */
 import test from 'ava';
 import { PROTOCOL } from '../../src/fl/protocol.ts';
 import type { Aggregator } from '../../src/fl/server/aggregate.ts';

@@ -1,6 +1,6 @@
 /**
- * What every reader of data does: it knows its own kind and no other, gives images of one size in the order asked for, and names the file of
- * what is damaged.
+ * What every reader of data does: it knows its own kind and no other, gives images of one size in the order asked for, and names the file
+ * of what is damaged.
  */
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

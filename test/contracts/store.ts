@@ -1,4 +1,6 @@
-/** What every Store does, wherever it keeps its entries: any string may name a client, any bytes are a value, and what was set last counts. */
+/**
+ * What every Store does, wherever it keeps its entries: any string may name a client, any bytes are a value, and what was set last counts.
+ */
 import test, { type ExecutionContext } from 'ava';
 import type { Store } from '../../src/fl/store.ts';
 

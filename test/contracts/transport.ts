@@ -1,4 +1,7 @@
-/** What holds for every transport: one outcome for each client asked, whatever it is asked; and a federation that ends with the same bytes over a bad line. */
+/**
+ * What holds for every transport: one outcome for each client asked, whatever it is asked; and a federation that ends with the same bytes
+ * over a bad line.
+ */
 import test from 'ava';
 import { PhoenixError } from '../../src/errors.ts';
 import { type Failure, PROTOCOL } from '../../src/fl/protocol.ts';

@@ -1,6 +1,6 @@
 /**
- * What every Vector does, whatever memory it lies in: each operation of NativeVector against its formula, at lengths around a block of 1024,
- * on ranges, on NaN, and the code of each error. Bytes that leave a vector are the same ones everywhere.
+ * What every Vector does, whatever memory it lies in: each operation of NativeVector against its formula, at lengths around a block of
+ * 1024, on ranges, on NaN, and the code of each error. Bytes that leave a vector are the same ones everywhere.
  */
 import test, { type ExecutionContext } from 'ava';
 import type { Vector } from '../../src/bindings/vector.ts';

@@ -18,8 +18,8 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
 export const path = join(process.env.PHOENIX_ADDON_DIR ?? join(root, 'build', 'Release'), 'phoenix-cuda.node');
 export const built = existsSync(path);
 
-// The emulator that `npm test` builds, unless a driver is named, or PHOENIX_TEST_GPU=1 asks for this machine's own. Its memory is kept small, so that
-// running out of it can be tested.
+// The emulator that `npm test` builds, unless a driver is named, or PHOENIX_TEST_GPU=1 asks for this machine's own. Its memory is kept
+// small, so that running out of it can be tested.
 const emulator = join(process.env.PHOENIX_SIMT_BUILD ?? join(root, 'build', 'simt'), 'libcuda_sim.so');
 if (process.env.PHOENIX_TEST_GPU !== '1' && process.env.PHOENIX_LIBCUDA === undefined && existsSync(emulator)) {
   process.env.PHOENIX_LIBCUDA = emulator;

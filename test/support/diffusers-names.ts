@@ -1,4 +1,6 @@
-/** Names and shapes (OIHW) of a U-Net's parameters as diffusers' UNet2DModel has them: the tests' own derivation, apart from native/unet. */
+/**
+ * Names and shapes (OIHW) of a U-Net's parameters as diffusers' UNet2DModel has them: the tests' own derivation, apart from native/unet.
+ */
 import type { UNetConfig } from '../../src/ddpm/model/unet.ts';
 
 export type NamedShape = { name: string; shape: number[] };

@@ -1,6 +1,6 @@
 /**
- * What each member of a composition does to a run that can be seen from outside: chapter 39 asserts it in every pair, against the run of the
- * same settings without the member. A member without an entry here fails the test.
+ * What each member of a composition does to a run that can be seen from outside: chapter 39 asserts it in every pair, against the run of
+ * the same settings without the member. A member without an entry here fails the test.
  */
 import type { ExecutionContext } from 'ava';
 import type { NativeTrain } from '../../src/bindings/native.ts';

@@ -1,7 +1,7 @@
 /**
  * A cheap training over a run folder: some numbers that each round mixes, clients with kept state, files of every kind. As a program it
  * stops itself where it is told to: `fake-run.ts stops ROUNDS DIR:POINT …` leaves every folder at its point and kills the process, and
- * `fake-run.ts rounds ROUNDS DIR` prints a line a round.
+ * `fake-run.ts rounds ROUNDS DIR` prints one line per round.
  */
 import { open, readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';

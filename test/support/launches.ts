@@ -1,6 +1,6 @@
 /**
- * A program for chapter 78: starts two training steps, of which the second is recorded, and two rows of the sampler of a preset at its real size, on a device
- * that runs nothing (PHOENIX_SIMT_LAUNCHES). Arguments: the preset, side, channels and batch.
+ * A program for chapter 78: starts two training steps, of which the second is recorded, and two rows of the sampler of a preset at its real
+ * size, on a device that runs nothing (PHOENIX_SIMT_LAUNCHES). Arguments: the preset, side, channels and batch.
  */
 
 import { createRequire } from 'node:module';

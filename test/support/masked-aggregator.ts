@@ -1,6 +1,7 @@
 /**
- * A sum under masks that cancel, as secure aggregation makes it, but with keys that hide nothing: it proves that the interface carries messages at both ends,
- * weights at the client, and clients that are lost after they were counted on. Values are whole multiples of 2^-24, modulo 2^32.
+ * A sum under masks that cancel, as secure aggregation makes it, but with keys that hide nothing: it proves that the interface carries
+ * messages at both ends, weights at the client, and clients that are lost after they were counted on. Values are whole multiples of 2^-24,
+ * modulo 2^32.
  */
 import type { CreateVector } from '../../src/bindings/vector.ts';
 import { PhoenixError } from '../../src/errors.ts';

@@ -50,8 +50,8 @@ function normProblem(found: ArrayLike<number>, wanted: ArrayLike<number>, norm: 
 }
 
 /**
- * Fails unless every value of `actual` is within `tolerance` of the one expected, naming the first index that is not. Lengths must be equal.
- * `about` says what was compared.
+ * Fails unless every value of `actual` is within `tolerance` of the one expected, naming the first index that is not. Lengths must be
+ * equal. `about` says what was compared.
  */
 export function near(t: ExecutionContext, actual: Values | null | undefined, expected: Values, tolerance: Tolerance, about?: string): void {
   const wrong = problem(actual, expected, tolerance);

@@ -1,6 +1,6 @@
 /**
- * A program for chapter 43: four training steps of a small network on the emulator, of which three are recorded ones played again, in both precisions. Prints
- * losses, gradient norms and the hashes of all vectors as JSON.
+ * A program for chapter 43: four training steps of a small network on the emulator, of which three are recorded ones played again, in both
+ * precisions. Prints losses, gradient norms and the hashes of all vectors as JSON.
  */
 import { createImages, createSession, noise, unetConfig, type Vector } from '../../src/index.ts';
 import { cuda, device, emulated } from './cuda.ts';

@@ -1,9 +1,9 @@
 /** Options of federate that go together: whole methods by name, and the demo. */
 
 /**
- * Defaults of a whole method under one name. `phoenix` is data sharing, personal layers and threshold filtering as in the Phoenix paper, with what is
- * ours: quarantine instead of disconnection, weights by diversity, local work by drift, updates in int8 with error feedback, tasks in bf16, momentum on
- * the server. (The server's EMA is always kept.) The paper does not say its values; these are ours.
+ * Defaults of a whole method under one name. `phoenix` is data sharing, personal layers and threshold filtering as in the Phoenix paper,
+ * with what is ours: quarantine instead of disconnection, weights by diversity, local work by drift, updates in int8 with error feedback,
+ * tasks in bf16, momentum on the server. (The server's EMA is always kept.) The paper does not say its values; these are ours.
  */
 export const methods = {
   plain: {},
@@ -20,9 +20,9 @@ export const methods = {
 } as const;
 
 /**
- * What `phoenix demo` runs: ten clients with two classes each, on the built-in shapes. v-prediction on the cosine schedule and knowing the class
- * give recognisable shapes soonest at so few steps; server momentum (FedAvgM) makes up for short rounds, and longer ones would let the clients
- * drift apart.
+ * What `phoenix demo` runs: ten clients with two classes each, on the built-in shapes. v-prediction on the cosine schedule and knowing the
+ * class give recognisable shapes soonest at so few steps; server momentum (FedAvgM) makes up for short rounds, and longer ones would let
+ * the clients drift apart.
  */
 export const demoOptions = {
   data: 'synthetic',

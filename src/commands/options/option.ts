@@ -1,6 +1,6 @@
 /**
- * What an option is, and what a table of options means. A table is the one place that says an option: the type of a command's options, its checks,
- * the command line and the rules of a resume derive from it.
+ * What an option is, and what a table of options means. A table is the one place that says an option: the type of a command's options, its
+ * checks, the command line and the rules of a resume derive from it.
  */
 import type { Kind } from './kinds.ts';
 
@@ -9,8 +9,8 @@ export const required = { required: true } as const;
 export type Required = typeof required;
 
 /**
- * Who decides an option once coordinator and sites are programs of their own: the coordinator, which sends it to the sites where they need it; each site
- * for itself; each of both for itself; or nobody, since only a simulation has it.
+ * Who decides an option once coordinator and sites are programs of their own: the coordinator, which sends it to the sites where they need
+ * it; each site for itself; each of both for itself; or nobody, since only a simulation has it.
  */
 export type Where = 'coordinator' | 'site' | 'both' | 'simulation';
 

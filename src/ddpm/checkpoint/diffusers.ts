@@ -1,6 +1,6 @@
 /**
- * diffusers' side of a checkpoint: its configuration files, and its pipeline layout as a folder, as its own training script leaves it: raw weights in
- * unet/, EMA in unet_ema/.
+ * diffusers' side of a checkpoint: its configuration files, and its pipeline layout as a folder, as its own training script leaves it: raw
+ * weights in unet/, EMA in unet_ema/.
  */
 import { join } from 'node:path';
 import { z } from 'zod';

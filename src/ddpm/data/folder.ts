@@ -1,9 +1,8 @@
 /**
  * A folder of images, decoded by sharp. Class = sub-folder (names sorted), or images directly in the folder and no labels; a folder whose
- * sub-folders are `train` and `test` has both splits, any other only `train`. Hidden files and files without an image's extension are passed
- * over; an image that does not decode is an error that names it.
- * Pixels: turned upright by EXIF, transparency on black, 8 bits. One channel if every image is stored as gray, else RGB. With `size`, scaled
- * with Lanczos-3 to cover it, what sticks out cut off evenly.
+ * sub-folders are `train` and `test` has both splits, any other only `train`. Hidden files and files without an image's extension are
+ * passed over; an image that does not decode is an error that names it. Pixels: turned upright by EXIF, transparency on black, 8 bits. One
+ * channel if every image is stored as gray, else RGB. With `size`, scaled with Lanczos-3 to cover it, what sticks out cut off evenly.
  */
 import { readdir, stat } from 'node:fs/promises';
 import { extname, join, relative } from 'node:path';

@@ -42,18 +42,18 @@ export type DatasetOptions = {
 };
 
 /**
- * Opens `synthetic`, `synthetic:N`, a CIFAR-10 folder (binary version), idx files, site-labelled records, or an image folder. The pixels come
- * in by streams and are held once.
- * @throws PhoenixError ERR_PHOENIX_DATA for data that is missing, damaged or of no known kind, ERR_PHOENIX_ARGUMENT for an option out of its
- * range, ERR_PHOENIX_MEMORY, ERR_PHOENIX_IO
+ * Opens `synthetic`, `synthetic:N`, a CIFAR-10 folder (binary version), idx files, site-labelled records, or an image folder. The pixels
+ * come in by streams and are held once.
+ * @throws PhoenixError ERR_PHOENIX_DATA for data that is missing, damaged or of no known kind, ERR_PHOENIX_ARGUMENT for an option out of
+ * its range, ERR_PHOENIX_MEMORY, ERR_PHOENIX_IO
  */
 export async function openDataset(path: string, options: DatasetOptions = {}): Promise<Dataset> {
   return orDataError(path, async () => load(await find(path, options)));
 }
 
 /**
- * The same as a source. Where pixels lie in files as they are wanted (CIFAR-10, records, idx that is not compressed, in their own size) they are read
- * through once for the fingerprint and then when they are asked for; others are held in memory.
+ * The same as a source. Where pixels lie in files as they are wanted (CIFAR-10, records, idx that is not compressed, in their own size)
+ * they are read through once for the fingerprint and then when they are asked for; others are held in memory.
  * @throws PhoenixError as openDataset does, and from `read`, too
  */
 export async function openSource(path: string, options: DatasetOptions = {}): Promise<DatasetSource> {

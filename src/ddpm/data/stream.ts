@@ -61,8 +61,8 @@ export async function recordFiles(paths: string[], size: number): Promise<Record
 }
 
 /**
- * The records at these ascending positions of several files, counted through; each file begins with `skip` other bytes. Files are read where the
- * records lie, gaps shorter than a chunk included.
+ * The records at these ascending positions of several files, counted through; each file begins with `skip` other bytes. Files are read
+ * where the records lie, gaps shorter than a chunk included.
  */
 export async function* recordsAt(files: RecordFile[], size: number, positions: Int32Array, skip = 0): AsyncGenerator<Buffer> {
   let before = 0;

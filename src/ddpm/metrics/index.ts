@@ -13,7 +13,9 @@ export { type Logistic, type LogisticOptions, logisticLogits, logisticRegression
 export { classRecall, densityCoverage, memorisation, type NeighbourOptions, precisionRecall } from './neighbours.ts';
 export { featureNetwork } from './network.ts';
 
-/** What is measured, as the first part of a metric's name. `fd`: Fréchet distance, `kd`: kernel distance, `is`: Inception Score's formula. */
+/**
+ * What is measured, as the first part of a metric's name. `fd`: Fréchet distance, `kd`: kernel distance, `is`: Inception Score's formula.
+ */
 export const metricKinds = [
   'fd',
   'kd',

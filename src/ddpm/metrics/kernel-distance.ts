@@ -1,4 +1,6 @@
-/** Kernel distance: KID's estimator (Bińkowski et al. 2018, §4) in any features. Unlike Fréchet's it has no bias in the number of samples. */
+/**
+ * Kernel distance: KID's estimator (Bińkowski et al. 2018, §4) in any features. Unlike Fréchet's it has no bias in the number of samples.
+ */
 import { addon } from '../../bindings/load.ts';
 import { rng } from '../../rng.ts';
 import { checkFeatures, checkInteger, type Features, type MetricOptions, spread } from './features.ts';
@@ -13,8 +15,8 @@ export type KernelDistanceOptions = MetricOptions & {
 };
 
 /**
- * Mean and standard deviation (divisor: the number of subsets), over pairs of random subsets, of the unbiased squared maximum mean discrepancy
- * with the kernel (x·y/columns + 1)³. 0 for one distribution, where it may be slightly negative.
+ * Mean and standard deviation (divisor: the number of subsets), over pairs of random subsets, of the unbiased squared maximum mean
+ * discrepancy with the kernel (x·y/columns + 1)³. 0 for one distribution, where it may be slightly negative.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a subset larger than a set, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
 export async function kernelDistance(

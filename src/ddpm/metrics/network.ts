@@ -13,7 +13,7 @@ import { checkImages, type FeatureNetwork } from './feature-network.ts';
 import { checkInteger, featureMatrix } from './features.ts';
 
 const WIDTHS = [16, 32, 64];
-const MOST_BLOCKS = 200;
+const MAX_BLOCKS = 200;
 const NORM_EPS = 1e-5;
 /** Kinds of layers, as native/metrics/network.h counts them. */
 const [CONVOLUTION, DEPTHWISE, POINTWISE] = [0, 1, 2];
@@ -97,7 +97,7 @@ const readResNet = async (file: SafetensorsFile, refuse: Refuse): Promise<Descri
     throw refuse(`its __metadata__ gives the input ${quote(input)}; known is "RGB/255, minus (r,g,b), over (r,g,b)"`);
   const tensor = reader(file, refuse);
   const blocks = [...file.tensors.keys()].filter((name) => /^layer1\.\d+\.conv1\.weight$/.test(name)).length;
-  if (blocks < 1 || blocks > MOST_BLOCKS) throw refuse(`it has ${blocks} blocks a stage; expected 1 to ${MOST_BLOCKS}`);
+  if (blocks < 1 || blocks > MAX_BLOCKS) throw refuse(`it has ${blocks} blocks a stage; expected 1 to ${MAX_BLOCKS}`);
   const layers: number[] = [];
   const weights: Float32Array[] = [];
   /** One convolution with its batch norm: w·γ/√(var+ε) and β - mean·γ/√(var+ε). */

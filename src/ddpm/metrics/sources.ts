@@ -22,8 +22,8 @@ const GRID = 8;
 const PIECE = 512;
 
 /**
- * Means of the pixels in an 8×8 grid of cells, each channel for itself, in [-1,1]: min(8,H)·min(8,W)·C features. It needs no file and no training, and sees
- * coarse layout and colour, nothing finer: enough to tell kinds of images apart, not to judge their quality.
+ * Means of the pixels in an 8×8 grid of cells, each channel for itself, in [-1,1]: min(8,H)·min(8,W)·C features. It needs no file and no
+ * training, and sees coarse layout and colour, nothing finer: enough to tell kinds of images apart, not to judge their quality.
  */
 export const pixels8: FeatureSource = {
   name: 'pixels8',

@@ -4,8 +4,8 @@
  *   x ← cx·x + c0·x̂0 + c1·x̂0_prev + cz·z,    z ~ N(0,1), x̂0_prev the x̂0 of the row before,
  *
  * with x̂0 from the network's output at (x, t): (x - sigma·eps)/alpha, x0 itself, or alpha·x - sigma·v, where alpha = √ᾱ_t and
- * sigma = √(1-ᾱ_t). When x̂0 is clipped to [-1,1], a row moves along the noise that goes with the clipped x̂0, (x - alpha·x̂0)/sigma, and not
- * along the network's own: diffusers calls that `use_clipped_model_output=True`.
+ * sigma = √(1-ᾱ_t). When x̂0 is clipped to [-1,1], a row moves along the noise that goes with the clipped x̂0, (x - alpha·x̂0)/sigma, and
+ * not along the network's own: diffusers calls that `use_clipped_model_output=True`.
  */
 import { PhoenixError } from '../../errors.ts';
 import type { Noise } from '../noise.ts';

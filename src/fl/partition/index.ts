@@ -93,8 +93,8 @@ export function partitioner(text: string): Partitioner {
 }
 
 /**
- * Splits a tenth (rounded down, so nothing of fewer than ten) off one client's images for its held-out loss; both parts ascending, the choice
- * fixed by seed and client.
+ * Splits a tenth (rounded down, so nothing of fewer than ten) off one client's images for its held-out loss; both parts ascending, the
+ * choice fixed by seed and client.
  */
 export function holdOut(indices: Int32Array, seed: number, client: string | number): { train: Int32Array; heldOut: Int32Array } {
   const positions = rng(seed, 'hold-out', client).permutation(indices.length);

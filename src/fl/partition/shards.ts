@@ -50,7 +50,10 @@ export function shards(perClient: number, zipf = 0): Partitioner {
   };
 }
 
-/** `images` with those of one label together, in the order that they had, the label present[i] at place[i]; in one pass, since images are many. */
+/**
+ * `images` with those of one label together, in the order that they had, the label present[i] at place[i]; in one pass, since images are
+ * many.
+ */
 function sortByLabel(images: Int32Array, labels: Int32Array, present: number[], place: Int32Array): Int32Array {
   const rank = new Map(present.map((label, i) => [label, place[i]!]));
   const ranks = labels.map((label) => rank.get(label)!);

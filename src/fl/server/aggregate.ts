@@ -1,6 +1,6 @@
 /**
- * How the updates of a round become one. An aggregator is invited while clients train, begins once weights are known, takes updates in the order of
- * selection, and finishes. What wraps one (a bound, noise, masks) is an aggregator too.
+ * How the updates of a round become one. An aggregator is invited while clients train, begins once weights are known, takes updates in the
+ * order of selection, and finishes. What wraps one (a bound, noise, masks) is an aggregator too.
  */
 import type { CreateVector, Vector } from '../../bindings/vector.ts';
 import { PhoenixError } from '../../errors.ts';
@@ -30,7 +30,10 @@ export type Arrived = { client: ClientId; round: number; weight: number; head: o
 export type Aggregate = { mean: Vector; shares: Map<ClientId, number>; norms: Map<ClientId, number>; notes: string[] };
 
 export type Aggregator = {
-  /** What it lets the server know of single clients: their updates; and the norms of these, measured where updates are seen, else as reported. */
+  /**
+   * What it lets the server know of single clients: their updates; and the norms of these, measured where updates are seen, else as
+   * reported.
+   */
   shows: { singleUpdates: boolean; norms: boolean };
   /** Called when the cohort is selected; goes on while clients train, and may exchange messages. @default nothing */
   invite?(cohort: ClientId[], ask: Ask): Promise<void>;

@@ -16,7 +16,7 @@ export type LocalWork = {
 };
 
 /** Most that one round changes it, up or down. */
-const MOST_CHANGE = 1.25;
+const MAX_CHANGE = 1.25;
 
 /** @throws PhoenixError ERR_PHOENIX_ARGUMENT */
 export function checkLocalWork({ target, least, most }: LocalWork): void {
@@ -46,7 +46,7 @@ export function coherenceOf(parts: number[], meanNorm: number): number | undefin
  */
 export function adaptWork(work: number, coherence: number | undefined, { target, least, most }: LocalWork): number {
   if (coherence === undefined) return work;
-  const change = Math.min(MOST_CHANGE, Math.max(1 / MOST_CHANGE, coherence / target));
+  const change = Math.min(MAX_CHANGE, Math.max(1 / MAX_CHANGE, coherence / target));
   return Math.min(most, Math.max(least, work * change));
 }
 

@@ -1,6 +1,6 @@
 /**
- * A client: answers what it is asked, trains on its own images, and keeps its update until it is asked for. What outlives a call lies in the Store; the Session
- * is only borrowed, so many clients may share one, one after the other.
+ * A client: answers what it is asked, trains on its own images, and keeps its update until it is asked for. What outlives a call lies in
+ * the Store; the Session is only borrowed, so many clients may share one, one after the other.
  */
 import { randomBytes } from 'node:crypto';
 import type { Images, Session } from '../../bindings/session.ts';
@@ -34,13 +34,19 @@ export type ClientOptions = {
   sharedFrom?: number;
   /** What the client needs to answer probes. @default none: it is not asked for any */
   probing?: ProbeTools;
-  /** Keeps what the client has from one round to the next (see state.ts), the parcels received (`<id>/shared`, `<id>/bins`), and `<id>/secret`. */
+  /**
+   * Keeps what the client has from one round to the next (see state.ts), the parcels received (`<id>/shared`, `<id>/bins`), and
+   * `<id>/secret`.
+   */
   store: Store;
   /** Keeps the update until its round is over. @default store */
   updates?: Store;
   /** Of what may be known: training, held-out noise, samples of probes. */
   seed: number | bigint;
-  /** 64 bits, the key of the noise on histograms; it hides nothing from those who know it. @default drawn at random when first needed, and kept in the Store */
+  /**
+   * 64 bits, the key of the noise on histograms; it hides nothing from those who know it. @default drawn at random when first needed, and
+   * kept in the Store
+   */
   secret?: bigint;
   /** The stream of a round's training. @default streamKey(seed, 'train', id, round) */
   stream?(id: ClientId, round: number): bigint;
@@ -54,8 +60,8 @@ export type Answer = { head: object; blobs: Blob[] };
 export type Client = {
   hello: Hello;
   /**
-   * Answers one request. `train`: trains and reports; the same task again is answered again without training. `upload`: the update of that round, as often as it is
-   * asked. `parcel`: keeps it. `finish`: the round is over.
+   * Answers one request. `train`: trains and reports; the same task again is answered again without training. `upload`: the update of that
+   * round, as often as it is asked. `parcel`: keeps it. `finish`: the round is over.
    * @throws PhoenixError ERR_PHOENIX_MESSAGE for a request that is unknown, does not fit, or is of a round that is over
    */
   answer(request: Message, options?: AnswerOptions): Promise<Answer>;

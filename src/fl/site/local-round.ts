@@ -17,8 +17,8 @@ import type { ClientState, Staged, Update } from './state.ts';
 /** Images of one evaluation pass; fixed, since the noise that an image gets depends on its place in a batch. */
 const EVAL_BATCH = 32;
 /**
- * Vectors that a training makes: the model received, the parameters that it began with, the residual; and one more, since a device gives disposed memory back
- * only after the work that uses it has ended.
+ * Vectors that a training makes: the model received, the parameters that it began with, the residual; and one more, since a device gives
+ * disposed memory back only after the work that uses it has ended.
  */
 const TRAINING_VECTORS = 4;
 
@@ -189,8 +189,9 @@ async function mixIn({ images, train, classes, sharedFrom }: Workshop, shared: S
 }
 
 /**
- * The reply to `upload`, and ‖update‖₂ as the server will decode it. A lossy compression sends delta + residual, so that the sum of all that is sent follows
- * the sum of the deltas: error feedback, Seide et al. 2014; Karimireddy et al. 2019, alg. 1. `residual`: what this update leaves out.
+ * The reply to `upload`, and ‖update‖₂ as the server will decode it. A lossy compression sends delta + residual, so that the sum of all
+ * that is sent follows the sum of the deltas: error feedback, Seide et al. 2014; Karimireddy et al. 2019, alg. 1. `residual`: what this
+ * update leaves out.
  */
 async function encodeUpdate(
   { createVector }: Workshop,

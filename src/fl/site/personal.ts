@@ -1,14 +1,14 @@
 /**
- * Personal layers: parameters that each client keeps, never uploads and never averages, as in FedPer (Arivazhagan et al. 2019). They are named
- * by glob patterns over the parameters' names; what they leave is the shared part, the only part that travels.
+ * Personal layers: parameters that each client keeps, never uploads and never averages, as in FedPer (Arivazhagan et al. 2019). They are
+ * named by glob patterns over the parameters' names; what they leave is the shared part, the only part that travels.
  */
 import type { ParameterEntry } from '../../bindings/native.ts';
 import { PhoenixError } from '../../errors.ts';
 
 /**
- * Patterns by name. `last` in a pattern stands for the highest number there. 'head' is ours; 'fedper' is the output head alone (Arivazhagan et
- * al. 2019: the last layers); 'encoder-local' is UDec of FedDiffuse (arXiv 2406.12575: only the decoder travels; here the time embedding does too);
- * 'norm-local' is FedBN (Li et al. 2021) for GroupNorm.
+ * Patterns by name. `last` in a pattern stands for the highest number there. 'head' is ours; 'fedper' is the output head alone (Arivazhagan
+ * et al. 2019: the last layers); 'encoder-local' is UDec of FedDiffuse (arXiv 2406.12575: only the decoder travels; here the time embedding
+ * does too); 'norm-local' is FedBN (Li et al. 2021) for GroupNorm.
  */
 export const personalPresets = {
   head: ['up_blocks.last.*', 'conv_norm_out.*', 'conv_out.*'],

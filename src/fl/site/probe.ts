@@ -33,12 +33,12 @@ export type ProbeTools = {
 };
 
 /** Most own images that are looked at, evenly spaced. */
-const MOST_IMAGES = 2048;
+const MAX_IMAGES = 2048;
 /** Neighbours of precision: a model is not scored by it on fewer images than need them. */
 const NEIGHBOURS = 3;
 const SAMPLE_BATCH = 32;
 /** Smallest cluster whose centre is sent. */
-const LEAST_CLUSTER = 4;
+const MIN_CLUSTER = 4;
 
 /** A function that calls `make` when it is first called. */
 export function once<T>(make: () => Promise<T>): () => Promise<T> {
@@ -83,12 +83,12 @@ export async function answerProbe(probe: Probe, input: ProbeInput): Promise<Pick
   };
   const look = async (positions: Int32Array) => extract(await tools.images.read(positions));
   const samples = once(async () => extract(await drawFromModel(probe, input)));
-  const own = once(() => look(atMost(train, MOST_IMAGES)));
+  const own = once(() => look(atMost(train, MAX_IMAGES)));
 
   async function quality(statistic: Statistic): Promise<number | undefined> {
     if (statistic === 'loss') return input.evalLossLocal;
     if (statistic === 'precision') {
-      const seen = atMost(heldOut, MOST_IMAGES);
+      const seen = atMost(heldOut, MAX_IMAGES);
       if (seen.length <= NEIGHBOURS) return undefined;
       return (await precisionRecall(await look(seen), await samples(), { k: NEIGHBOURS })).precision;
     }
@@ -132,7 +132,7 @@ async function pointsOf(x: Features): Promise<number[][]> {
   const { centres, assignment } = await kMeans(x, Math.min(MAX_POINTS, x.rows));
   const sizes = new Int32Array(centres.rows);
   for (const cluster of assignment) sizes[cluster]!++;
-  const shown = Array.from(sizes.keys()).filter((cluster) => sizes[cluster]! >= LEAST_CLUSTER);
+  const shown = Array.from(sizes.keys()).filter((cluster) => sizes[cluster]! >= MIN_CLUSTER);
   const from = shown.length > 0 ? pickRows(centres, shown) : (await kMeans(x, 1)).centres;
   return Array.from({ length: from.rows }, (_, i) =>
     Array.from(from.data.subarray(i * from.columns, (i + 1) * from.columns), (value) => Number(value.toPrecision(6))),

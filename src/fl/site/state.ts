@@ -1,10 +1,10 @@
 /**
- * What a client keeps between rounds, in two layers: *base*, as of the last round that is over, and *staged*, what the round being done would make of it. A
- * task that is asked again is answered again; another task of the same round starts from base; a later round makes staged the base. So a message that
- * comes twice, late or not at all changes nothing.
+ * What a client keeps between rounds, in two layers: *base*, as of the last round that is over, and *staged*, what the round being done
+ * would make of it. A task that is asked again is answered again; another task of the same round starts from base; a later round makes
+ * staged the base. So a message that comes twice, late or not at all changes nothing.
  *
- * Entries of the Store: `<id>/kept` (JSON: which entries make up each layer), `<id>/<what>-<round>` (float32 values), `<id>/update` (the blob of the staged
- * round's update).
+ * Entries of the Store: `<id>/kept` (JSON: which entries make up each layer), `<id>/<what>-<round>` (float32 values), `<id>/update` (the
+ * blob of the staged round's update).
  */
 import { z } from 'zod';
 import { getBytes, setBytes, type Vector } from '../../bindings/vector.ts';

@@ -4,8 +4,8 @@ import { type TrainLocalOptions, trainLocal } from '../../ddpm/train.ts';
 import type { ParameterSplit } from './personal.ts';
 
 /**
- * trainLocal, in which only the personal parameters move: after each step the others are set back to what they were (their gradients still count
- * in clipping). Without a split everything moves.
+ * trainLocal, in which only the personal parameters move: after each step the others are set back to what they were (their gradients still
+ * count in clipping). Without a split everything moves.
  * @throws PhoenixError as trainLocal
  */
 export async function trainPersonal(options: TrainLocalOptions, split: ParameterSplit | undefined): Promise<{ steps: number }> {

@@ -32,7 +32,8 @@ export function checkWeights(name: string, reports: Pick<Report, 'client'>[], we
 
 /**
  * The contract of a strategy, over a few rounds of random reports: good weights (see checkWeights) that do not depend on the order of the
- * reports, equal weights for equal reports, reports left as they are, a state that is plain JSON. For tests, those of one's own strategies too.
+ * reports, equal weights for equal reports, reports left as they are, a state that is plain JSON. For tests, those of one's own strategies
+ * too.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT naming what does not hold
  */
 export function checkStrategy(strategy: Strategy): void {

@@ -23,7 +23,7 @@ export type DiversityOptions = {
  * Added to each bin of a target that was counted, as a share of an equal portion: a bin that nobody was known to hold must not forbid it.
  */
 const SMOOTHING = 1e-3;
-const MOST_ITERATIONS = 20_000;
+const MAX_ITERATIONS = 20_000;
 
 /** Σ p·ln(p/q), 0·ln 0 = 0. */
 const divergence = (p: ArrayLike<number>, q: ArrayLike<number>): number =>
@@ -52,7 +52,7 @@ export const diversityObjective = (weights: number[], shares: number[][], target
  */
 export function diversityWeights(shares: number[][], target: number[], prior: number[], pull: number): number[] {
   let weights = [...prior];
-  for (let iteration = 0; iteration < MOST_ITERATIONS; iteration++) {
+  for (let iteration = 0; iteration < MAX_ITERATIONS; iteration++) {
     const logRatio = mixture(weights, shares).map((share, bin) => (share > 0 ? Math.log(share / target[bin]!) : 0));
     const logs = weights.map((weight, i) => {
       const gradient = shares[i]!.reduce((total, share, bin) => total + share * logRatio[bin]!, 0);

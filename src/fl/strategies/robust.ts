@@ -85,7 +85,7 @@ export const multiKrum = ({ hostile, keep }: RobustOptions & { keep?: number } =
 
 /** Distances below this share of the largest one count as it, so that no weight is infinite (RFA's ν). */
 const SMOOTHING = 1e-6;
-const MOST_ITERATIONS = 1000;
+const MAX_ITERATIONS = 1000;
 
 /**
  * Weights of the geometric median: the point z = Σ w·x that minimises Σ ‖z - x‖. Weiszfeld 1937, smoothed as in RFA (Pillutla et al. 2022,
@@ -95,7 +95,7 @@ export function weiszfeld(squared: ArrayLike<number>, n: number): number[] {
   const largest = Math.sqrt(Array.from(squared).reduce((a, b) => Math.max(a, b), 0));
   let weights: number[] = Array(n).fill(1 / n);
   if (largest === 0) return weights;
-  for (let iteration = 0; iteration < MOST_ITERATIONS; iteration++) {
+  for (let iteration = 0; iteration < MAX_ITERATIONS; iteration++) {
     const across = weights.map((_, i) => weights.reduce((sum, w, j) => sum + w * squared[i * n + j]!, 0));
     const within = weights.reduce((sum, w, i) => sum + w * across[i]!, 0) / 2;
     const pulls = across.map((d) => 1 / Math.max(Math.sqrt(Math.max(0, d - within)), SMOOTHING * largest));

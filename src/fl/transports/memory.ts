@@ -1,6 +1,6 @@
 /**
- * Clients in this process. They get and give what a network would carry, and its bytes are counted: head and blobs of each request down, of each reply up. One
- * client works at a time, in the order asked for.
+ * Clients in this process. They get and give what a network would carry, and its bytes are counted: head and blobs of each request down, of
+ * each reply up. One client works at a time, in the order asked for.
  */
 import { PhoenixError } from '../../errors.ts';
 import { failureOf } from '../failure.ts';
@@ -11,8 +11,8 @@ import { decodeHead, encodeHead, message } from '../wire/message.ts';
 
 export type MemoryTransportOptions = {
   /**
-   * Blobs are handed over as vectors where their codec allows that, instead of bytes; they are counted as if they were bytes. For clients whose Sessions and
-   * the round's vectors are on one device that is not the host: then nothing is copied through the host. @default false
+   * Blobs are handed over as vectors where their codec allows that, instead of bytes; they are counted as if they were bytes. For clients
+   * whose Sessions and the round's vectors are on one device that is not the host: then nothing is copied through the host. @default false
    */
   carriesVectors?: boolean;
 };
@@ -61,7 +61,10 @@ export function memoryTransport(clients: Client[], { carriesVectors = false }: M
   };
 }
 
-/** What `work` gives for each item, one after the other. Leaving the loop early aborts the one that is running, and waits until it has stopped. */
+/**
+ * What `work` gives for each item, one after the other. Leaving the loop early aborts the one that is running, and waits until it has
+ * stopped.
+ */
 function oneByOne<T, R>(items: T[], outer: AbortSignal | undefined, work: (item: T, signal: AbortSignal) => Promise<R>): AsyncIterable<R> {
   return {
     [Symbol.asyncIterator]() {

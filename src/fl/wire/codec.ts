@@ -97,8 +97,8 @@ export function parseCompression(text: string): { codec: CodecName; share: numbe
 let handedOver = 0;
 
 /**
- * A vector as a blob, and the head that refers to it. `asVector`: the blob is the vector itself where the codec allows that (int8 and topk are always
- * encoded); its receiver sees it as long as nobody writes it.
+ * A vector as a blob, and the head that refers to it. `asVector`: the blob is the vector itself where the codec allows that (int8 and topk
+ * are always encoded); its receiver sees it as long as nobody writes it.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT as parseCompression
  */
 export async function encodeVector(

@@ -1,6 +1,7 @@
 /**
- * Messages as bytes. A head is JSON; with its blobs behind it, it is what a Store keeps: u32 little-endian length of the head, the head padded with
- * spaces, then each blob padded to a multiple of 8. What is decoded comes from elsewhere: lengths are checked before anything is parsed.
+ * Messages as bytes. A head is JSON; with its blobs behind it, it is what a Store keeps: u32 little-endian length of the head, the head
+ * padded with spaces, then each blob padded to a multiple of 8. What is decoded comes from elsewhere: lengths are checked before anything
+ * is parsed.
  */
 import { createHash } from 'node:crypto';
 import { z } from 'zod';

@@ -5,7 +5,8 @@ import type { Blob } from '../transport.ts';
 import { blobOf, readBlob } from './message.ts';
 
 /**
- * `pixels`: count images in the clients' size; `classes`: one per image, for a class-conditional model. `centres`: rows·columns values, row by row.
+ * `pixels`: count images in the clients' size; `classes`: one per image, for a class-conditional model. `centres`: rows·columns values, row
+ * by row.
  */
 export type Parcel =
   | { what: 'shared'; version: number; count: number; pixels: Uint8Array; classes?: Int32Array }

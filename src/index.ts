@@ -50,7 +50,7 @@ export {
   saveCheckpoint,
 } from './ddpm/checkpoint/checkpoint.ts';
 export { saveDiffusers } from './ddpm/checkpoint/diffusers.ts';
-export { type Dataset, type DatasetOptions, openDataset } from './ddpm/data/index.ts';
+export { type Dataset, type DatasetOptions, type DatasetSource, openDataset, openSource } from './ddpm/data/index.ts';
 export { type Hyper, type Length, type Position, plainHyper } from './ddpm/fit.ts';
 export { type FeatureSource, featureSource, pixels8, sourceOf } from './ddpm/metrics/sources.ts';
 export { type Preset, type PresetName, presets } from './ddpm/model/presets.ts';
@@ -69,5 +69,5 @@ export { createVector, type Vector } from './bindings/vector.ts';
 // What all layers use: errors with a code, images in memory, random numbers by key.
 
 export { PhoenixError, type PhoenixErrorCode } from './errors.ts';
-export type { ImageSet } from './images.ts';
+export type { ImageSet, ImageSource } from './images.ts';
 export { rng, streamKey } from './rng.ts';

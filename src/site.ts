@@ -15,10 +15,10 @@ export type * from './fl/transport.ts';
 // What a client works with: its images, the engine, and the features that images are compared by.
 
 export { createImages, type Device, type Images, type Session } from './bindings/session.ts';
-export { type Dataset, type DatasetOptions, openDataset } from './ddpm/data/index.ts';
+export { type Dataset, type DatasetOptions, type DatasetSource, openDataset, openSource } from './ddpm/data/index.ts';
 export { type FeatureSource, featureSource, pixels8 } from './ddpm/metrics/sources.ts';
 export { type UNetConfig, unetConfig } from './ddpm/model/unet.ts';
 export { type Noise, type NoiseOptions, noise } from './ddpm/noise.ts';
 export { createSession, type SessionOptions } from './ddpm/session.ts';
 export { PhoenixError, type PhoenixErrorCode } from './errors.ts';
-export type { ImageSet } from './images.ts';
+export type { ImageSet, ImageSource } from './images.ts';

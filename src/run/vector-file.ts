@@ -1,11 +1,8 @@
 /** Vectors to and from a file of little-endian float32, one after the other, in pieces. */
 import { open } from 'node:fs/promises';
-import type { Vector } from '../bindings/vector.ts';
+import { PIECE, type Vector } from '../bindings/vector.ts';
 import { PhoenixError } from '../errors.ts';
 import { writeFresh } from '../files.ts';
-
-/** Values per piece: 4 MiB. */
-const PIECE = 1 << 20;
 
 function* pieces(vectors: Vector[]): Generator<{ vector: Vector; offset: number; count: number }> {
   for (const vector of vectors) {

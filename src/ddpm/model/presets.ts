@@ -1,9 +1,10 @@
 /** Models that are known to work, each with how it is trained. */
+import type { ImageSize } from '../../images.ts';
 import { type Hyper, usualWarmup, type WarmupRule } from '../fit.ts';
 import { type UNetConfig, unetConfig } from './unet.ts';
 
 /** What a preset needs to know of the images. `classes`: 0 or absent = no class conditioning. */
-export type ImageShape = { height: number; width: number; channels: number; classes?: number };
+export type ImageShape = ImageSize & { classes?: number };
 
 /** How a preset is trained where no option says otherwise. */
 export type TrainingDefaults = Pick<Hyper, 'batch' | 'lr' | 'emaDecay' | 'clip' | 'flip'> & {

@@ -3,7 +3,7 @@
  */
 import { createImages, createNativeSession, type Precision } from '../src/bindings/session.ts';
 import { plainHyper } from '../src/ddpm/fit.ts';
-import { toNative } from '../src/ddpm/model/unet.ts';
+import { unetModel } from '../src/ddpm/model/unet.ts';
 import { noise as noiseOf } from '../src/ddpm/noise.ts';
 import { makeTable } from '../src/ddpm/schedulers/index.ts';
 import { PhoenixError } from '../src/errors.ts';
@@ -66,7 +66,7 @@ export async function openOurs({ model, batch, precision }: GpuRow) {
   const { unet } = models[model];
   const { height, width, inChannels: channels } = unet;
   const noise = noiseOf();
-  const session = createNativeSession({ unet: toNative(unet), noise, device: 'cuda', precision });
+  const session = createNativeSession({ model: unetModel(unet), noise, device: 'cuda', precision });
   await session.init(streamKey(0, 'bench'));
   const pixels = Uint8Array.from({ length: IMAGES * height * width * channels }, (_, i) => Math.imul(i, 0x9e3779b1) >>> 24);
   const images = await createImages({ pixels, count: IMAGES, height, width, channels }, session);

@@ -3,6 +3,7 @@ import { createImages } from '../src/bindings/session.ts';
 import { openDataset } from '../src/ddpm/data/index.ts';
 import { plainHyper } from '../src/ddpm/fit.ts';
 import { presets } from '../src/ddpm/model/presets.ts';
+import { unetModel } from '../src/ddpm/model/unet.ts';
 import { createSession } from '../src/ddpm/session.ts';
 import { initialState } from '../src/fl/federation.ts';
 import { partitioner } from '../src/fl/partition/index.ts';
@@ -54,7 +55,7 @@ export async function benchRound(options: RoundOptions): Promise<RoundResult> {
     size: unet.width,
     channels: unet.inChannels as 1 | 3,
   });
-  using session = createSession({ unet, threads, device });
+  using session = createSession({ model: unetModel(unet), threads, device });
   using images = await createImages(dataset, session);
   const strategy = fedavg();
   let state = await initialState({ session, seed: SEED, strategy });

@@ -1,7 +1,7 @@
 /** Whole steps of a U-Net: training (noising, forward, loss, backward, clipping, Adam) and denoising (DDIM), beside PyTorch in turn. */
-
 import { createImages } from '../src/bindings/session.ts';
 import { plainHyper } from '../src/ddpm/fit.ts';
+import { unetModel } from '../src/ddpm/model/unet.ts';
 import { noise as noiseOf } from '../src/ddpm/noise.ts';
 import { makeTable } from '../src/ddpm/schedulers/index.ts';
 import { createSession } from '../src/ddpm/session.ts';
@@ -137,7 +137,7 @@ async function startOurs(model: ModelName, batch: number, threads: number) {
   const { unet } = models[model];
   const { height, width, inChannels: channels } = unet;
   const noise = noiseOf();
-  const session = createSession({ unet, noise, threads, device: 'cpu' });
+  const session = createSession({ model: unetModel(unet), noise, threads, device: 'cpu' });
   await session.init(streamKey(0, 'bench'));
   const pixels = Uint8Array.from({ length: IMAGES * height * width * channels }, (_, i) => Math.imul(i, 0x9e3779b1) >>> 24);
   const images = await createImages({ pixels, count: IMAGES, height, width, channels });

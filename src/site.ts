@@ -17,7 +17,7 @@ export type * from './fl/transport.ts';
 export { createImages, type Device, type Images, type Session } from './bindings/session.ts';
 export { type Dataset, type DatasetOptions, type DatasetSource, openDataset, openSource } from './ddpm/data/index.ts';
 export { type FeatureSource, featureSource, pixels8 } from './ddpm/metrics/sources.ts';
-export { type UNetConfig, unetConfig } from './ddpm/model/unet.ts';
+export { type UNetConfig, unetConfig, unetModel } from './ddpm/model/unet.ts';
 export { type Noise, type NoiseOptions, noise } from './ddpm/noise.ts';
 export { createSession, type SessionOptions } from './ddpm/session.ts';
 export { PhoenixError, type PhoenixErrorCode } from './errors.ts';

@@ -1,7 +1,7 @@
 #include "call.h"
 
 #include "../kernels/device.h"
-#include "../unet/session.h"
+#include "../unet/runner.h"
 
 namespace phx {
 

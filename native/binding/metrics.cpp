@@ -1,7 +1,6 @@
 // The metrics of samples as jobs, and the networks that they look through.
 #include "../metrics/metrics.h"
 
-#include "../metrics/classifier.h"
 #include "../metrics/network.h"
 #include "parts.h"
 
@@ -199,97 +198,6 @@ Napi::Value logistic_metric(const Napi::CallbackInfo& info) {
       });
 }
 
-ClassifierShape classifier_shape(const Napi::CallbackInfo& info) {
-  Napi::Object o = object(info, 0, "classifier");
-  return {whole(o, "height", 4, 1024), whole(o, "width", 4, 1024), whole(o, "channels", 1, 16), whole(o, "classes", 2, 65536)};
-}
-std::vector<real> any_values(Napi::Env env, Napi::Value value, const char* name) {
-  std::vector<double> numbers = any_reals(env, value, name);
-  return std::vector<real>(numbers.begin(), numbers.end());
-}
-// The numbers in the addon's own precision.
-Napi::Value own_array(Napi::Env env, const std::vector<real>& from) {
-#ifdef PHOENIX_REF
-  return float_array(env, from);
-#else
-  auto array = Napi::Float32Array::New(env, from.size());
-  std::copy(from.begin(), from.end(), array.Data());
-  return array;
-#endif
-}
-
-Napi::Value classifier_init_metric(const Napi::CallbackInfo& info) {
-  return own_array(info.Env(), classifier_init(classifier_shape(info), key(info.Env(), info[1])));
-}
-
-Napi::Value classifier_train_metric(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
-  Napi::Object o = object(info, 1, "state");
-  ClassifierState begun{any_values(env, o.Get("weights"), "weights"), any_values(env, o.Get("m"), "m"), any_values(env, o.Get("v"), "v"),
-                        whole(o, "step", 0)};
-  struct Outputs {
-    ClassifierState state;
-    std::vector<double> losses;
-  };
-  return measure<Outputs>(
-      info,
-      [shape = classifier_shape(info), begun = std::move(begun),
-       pixels = values<uint8_t, Napi::Uint8Array>(env, info[2], "pixels", napi_uint8_array), labels = ints(env, info[3], "labels"),
-       batch = whole(env, info[4], "batch", 1, 65536), rates = doubles(env, info[5], "rates")](Context& ctx) {
-        Outputs out{begun, {}};
-        out.losses = classifier_train(ctx, shape, out.state, pixels, labels, batch, rates);
-        return out;
-      },
-      [](Napi::Env env, const Outputs& out) {
-        Napi::Object value = Napi::Object::New(env);
-        value.Set("weights", own_array(env, out.state.weights));
-        value.Set("m", own_array(env, out.state.m));
-        value.Set("v", own_array(env, out.state.v));
-        value.Set("step", double(out.state.step));
-        value.Set("losses", float_array(env, out.losses));
-        return value;
-      });
-}
-
-Napi::Value classifier_run_metric(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
-  return measure<Classified>(
-      info,
-      [shape = classifier_shape(info), weights = any_values(env, info[1], "weights"),
-       pixels = values<uint8_t, Napi::Uint8Array>(env, info[2], "pixels", napi_uint8_array)](Context& ctx) {
-        return classifier_run(ctx, shape, weights, pixels);
-      },
-      [](Napi::Env env, const Classified& out) {
-        Napi::Object value = Napi::Object::New(env);
-        value.Set("features", own_array(env, out.features));
-        value.Set("logits", own_array(env, out.logits));
-        return value;
-      });
-}
-
-Napi::Value classifier_gradient_metric(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
-  struct Outputs {
-    double loss;
-    std::vector<real> gradient;
-  };
-  return measure<Outputs>(
-      info,
-      [shape = classifier_shape(info), weights = any_values(env, info[1], "weights"),
-       pixels = values<uint8_t, Napi::Uint8Array>(env, info[2], "pixels", napi_uint8_array),
-       labels = ints(env, info[3], "labels")](Context& ctx) {
-        Outputs out;
-        out.loss = classifier_gradient(ctx, shape, weights, pixels, labels, out.gradient);
-        return out;
-      },
-      [](Napi::Env env, const Outputs& out) {
-        Napi::Object value = Napi::Object::New(env);
-        value.Set("loss", out.loss);
-        value.Set("gradient", own_array(env, out.gradient));
-        return value;
-      });
-}
-
 }  // namespace
 
 void add_metrics(Napi::Env env, Napi::Object exports) {
@@ -302,10 +210,6 @@ void add_metrics(Napi::Env env, Napi::Object exports) {
   exports.Set("createNetwork", Napi::Function::New<create_network>(env));
   exports.Set("runNetwork", Napi::Function::New<run_network_metric>(env));
   exports.Set("logisticRegression", Napi::Function::New<logistic_metric>(env));
-  exports.Set("classifierInit", Napi::Function::New<classifier_init_metric>(env));
-  exports.Set("classifierTrain", Napi::Function::New<classifier_train_metric>(env));
-  exports.Set("classifierRun", Napi::Function::New<classifier_run_metric>(env));
-  exports.Set("classifierGradient", Napi::Function::New<classifier_gradient_metric>(env));
 }
 
 }  // namespace phx

@@ -1,6 +1,6 @@
 // Classes Images, Abort and Session: training, evaluating and drawing as jobs that take an Abort.
-#include "../unet/session.h"
-
+#include "../unet/sampler.h"
+#include "models.h"
 #include "parts.h"
 #include "vector.h"
 
@@ -102,60 +102,6 @@ class AbortHandle : public Napi::ObjectWrap<AbortHandle> {
 
 // ---- Session
 
-// src/ddpm holds the limits of what a model may be. Here a size is bounded only so that products of a few fit into 64 bits.
-constexpr int kMaxSize = 1 << 20;
-
-UNetConfig unet_config(Napi::Object o) {
-  Napi::Env env = o.Env();
-  UNetConfig c;
-  c.height = whole(o, "height", 1, kMaxSize), c.width = whole(o, "width", 1, kMaxSize);
-  c.in_channels = whole(o, "inChannels", 1, kMaxSize), c.out_channels = whole(o, "outChannels", 1, kMaxSize);
-  c.layers_per_block = whole(o, "layersPerBlock", 1, kMaxSize);
-  c.attention_head_dim = whole(o, "attentionHeadDim", 0, kMaxSize);
-  c.groups = whole(o, "normGroups", 1, kMaxSize);
-  c.norm_eps = number(o, "normEps");
-  c.dropout = number(o, "dropout");
-  c.classes = whole(o, "numClasses", 0, kMaxSize);
-  c.flip_sin_to_cos = flag(o, "flipSinToCos");
-  c.freq_shift = whole(o, "freqShift", 0, 1);
-  c.downsample_padding = whole(o, "downsamplePadding", 0, 1);
-  if (!o.Get("blockOutChannels").IsArray() || !o.Get("attention").IsArray())
-    raise(env, kArgument, "unet: blockOutChannels and attention must be arrays");
-  Napi::Array widths = o.Get("blockOutChannels").As<Napi::Array>(), attention = o.Get("attention").As<Napi::Array>();
-  for (uint32_t i = 0; i < widths.Length(); i++) c.block_out_channels.push_back(whole(env, widths.Get(i), "blockOutChannels", 1, kMaxSize));
-  for (uint32_t i = 0; i < attention.Length(); i++) c.attention.push_back(attention.Get(i).ToBoolean());
-  return c;
-}
-
-void read(Napi::Object from, const char* name, int& value) { value = whole(from, name, 1); }
-void read(Napi::Object from, const char* name, double& value) { value = number(from, name); }
-void read(Napi::Object from, const char* name, bool& value) {
-  if (!from.Get(name).IsBoolean()) raise(from.Env(), kArgument, std::string(name) + ": expected true or false");
-  value = from.Get(name).ToBoolean();
-}
-
-Hyper hyper_of(Napi::Object o) {
-  Hyper h;
-  uint32_t known = 0;
-  each_hyper(h, [&](const char* name, auto& value, Reads) { read(o, name, value), known++; });
-  if (o.GetPropertyNames().Length() != known)
-    raise(o.Env(), kArgument, "hyper: expected only the " + std::to_string(known) + " hyper-parameters of the addon; do addon and package belong together?");
-  return h;
-}
-
-NoiseSchedule noise_schedule(Napi::Object o) {
-  std::string prediction = o.Get("prediction").ToString();
-  if (prediction != "eps" && prediction != "x0" && prediction != "v")
-    raise(o.Env(), kArgument, "prediction: expected eps, x0 or v, got " + prediction);
-  NoiseSchedule noise{prediction == "eps"  ? Prediction::eps
-                      : prediction == "x0" ? Prediction::x0
-                                           : Prediction::v,
-                      doubles(o.Env(), o.Get("alphaBar"), "alphaBar")};
-  for (double a : noise.alpha_bar)
-    if (!(a > 0 && a < 1)) raise(o.Env(), kArgument, "alphaBar: expected values between 0 and 1");
-  return noise;
-}
-
 class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -164,7 +110,8 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
                         InstanceAccessor<&SessionHandle::ema>("ema"), InstanceAccessor<&SessionHandle::adam_m>("adamM"),
                         InstanceAccessor<&SessionHandle::adam_v>("adamV"), InstanceMethod<&SessionHandle::init>("init"),
                         InstanceMethod<&SessionHandle::train>("train"), InstanceMethod<&SessionHandle::eval_loss>("evalLoss"),
-                        InstanceMethod<&SessionHandle::sample>("sample"), InstanceMethod<&SessionHandle::forward>("forward"),
+                        InstanceMethod<&SessionHandle::sample>("sample"), InstanceMethod<&SessionHandle::describe>("describe"),
+                        InstanceMethod<&SessionHandle::forward>("forward"),
                         InstanceMethod<&SessionHandle::gradient>("gradient"), InstanceMethod<&SessionHandle::memory>("memory"),
                         InstanceMethod<&SessionHandle::dispose>("dispose")});
   }
@@ -174,8 +121,9 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     int threads = whole(options, "threads", 1, 1024);
     Type precision = flag(options, "bf16") ? Type::bf16 : Type::real;
     guarded(env, [&] {
-      session_ =
-          std::make_shared<Session>(unet_config(object(info, 0, "unet")), noise_schedule(object(info, 1, "noise")), threads, precision);
+      Made made = make_model(object(info, 0, "model"), info[1]);
+      prediction_ = made.prediction;
+      session_ = std::make_shared<Trainer>(std::move(made.model), std::move(made.loss), threads, precision);
       params_ = std::make_shared<SharedVector>(SharedVector{session_->params()});
       return 0;
     });
@@ -185,7 +133,7 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
   void Finalize(Napi::BasicEnv env) override { let_go(env); }
 
  private:
-  Session& self(const Napi::CallbackInfo& info) {
+  Trainer& self(const Napi::CallbackInfo& info) {
     if (!session_) raise(info.Env(), kDisposed, "this Session was disposed of; create a new one");
     return *session_;
   }
@@ -230,7 +178,7 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
 
   Napi::Value parameters(const Napi::CallbackInfo& info) {
     Napi::Env env = info.Env();
-    const auto& list = self(info).net().parameters();
+    const auto& list = self(info).model().parameters();
     Napi::Array result = Napi::Array::New(env, list.size());
     for (size_t i = 0; i < list.size(); i++) {
       Napi::Object entry = Napi::Object::New(env);
@@ -244,14 +192,14 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     }
     return result;
   }
-  std::shared_ptr<SharedVector> lazily(Napi::Env env, std::shared_ptr<SharedVector>& vector, BufferPtr (Session::*make)()) {
+  std::shared_ptr<SharedVector> lazily(Napi::Env env, std::shared_ptr<SharedVector>& vector, BufferPtr (Trainer::*make)()) {
     if (vector) return vector;
     vector = std::make_shared<SharedVector>(SharedVector{((*session_).*make)()});
     vector->hold(env);
     return vector;
   }
   // The vectors of a Session share its lock where they are made, so that making one cannot race with a running job.
-  Napi::Value vector(const Napi::CallbackInfo& info, std::shared_ptr<SharedVector>& vector, BufferPtr (Session::*make)()) {
+  Napi::Value vector(const Napi::CallbackInfo& info, std::shared_ptr<SharedVector>& vector, BufferPtr (Trainer::*make)()) {
     self(info);
     if (!vector && lock_->writer) raise(info.Env(), kBusy, "the Session is in use by a running call; await that call first");
     return guarded(info.Env(), [&] { return wrap_vector(info.Env(), lazily(info.Env(), vector, make)); });
@@ -260,9 +208,9 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     self(info);
     return wrap_vector(info.Env(), params_);
   }
-  Napi::Value ema(const Napi::CallbackInfo& info) { return vector(info, ema_, &Session::ema); }
-  Napi::Value adam_m(const Napi::CallbackInfo& info) { return vector(info, m_, &Session::adam_m); }
-  Napi::Value adam_v(const Napi::CallbackInfo& info) { return vector(info, v_, &Session::adam_v); }
+  Napi::Value ema(const Napi::CallbackInfo& info) { return vector(info, ema_, &Trainer::ema); }
+  Napi::Value adam_m(const Napi::CallbackInfo& info) { return vector(info, m_, &Trainer::adam_m); }
+  Napi::Value adam_v(const Napi::CallbackInfo& info) { return vector(info, v_, &Trainer::adam_v); }
 
   Napi::Value init(const Napi::CallbackInfo& info) {
     uint64_t seed = key(info.Env(), info[0]);
@@ -285,8 +233,8 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     t.first_step = uint32_t(number(o, "firstStep", 0, 4294967295.0 - t.steps));
     t.global_step = step_count(o, "globalStep"), t.adam_step = step_count(o, "adamStep");
     guarded(env, [&] {
-      lazily(env, m_, &Session::adam_m), lazily(env, v_, &Session::adam_v);
-      if (t.hyper.ema_decay > 0) lazily(env, ema_, &Session::ema);
+      lazily(env, m_, &Trainer::adam_m), lazily(env, v_, &Trainer::adam_v);
+      if (t.hyper.ema_decay > 0) lazily(env, ema_, &Trainer::ema);
       return 0;
     });
     locks.write(env, params_->lock, "the Session's parameters");
@@ -301,7 +249,7 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
       t.anchor = anchor->buffer;
     }
     Stop stop = AbortHandle::get(env, info[2]);
-    auto result = std::make_shared<Session::TrainResult>();
+    auto result = std::make_shared<Trainer::TrainResult>();
     return job(
         info, std::move(locks), stop,
         [session = session_, pixels = images.images(), t = std::move(t), stop, result](Job&) {
@@ -340,7 +288,9 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     Locks locks = locked(info);
     Napi::Object o = object(info, 0, "options");
     auto weights = vector_of(env, o.Get("weights"), "weights");
+    if (!prediction_) raise(env, kArgument, "sample: this model predicts no noise, so nothing can be drawn from it");
     SampleOptions s;
+    s.prediction = *prediction_;
     s.count = whole(o, "count", 1), s.batch = whole(o, "batch", 1);
     s.table = doubles(env, o.Get("table"), "table");
     for (double value : s.table) number(env, Napi::Number::New(env, value), "table");
@@ -357,9 +307,35 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
         info, std::move(locks), stop,
         [session = session_, s = std::move(s), stop, images](Job& job) mutable {
           s.on_progress = [&job](double done) { job.report(done); };
-          *images = session->sample(s, stop.get());
+          *images = phx::sample(session->runner(), s, stop.get());
         },
         [images](Napi::Env env) { return adopt<Napi::Float32Array>(env, images, images->size()); }, progress);
+  }
+
+  Napi::Value describe(const Napi::CallbackInfo& info) {
+    Napi::Env env = info.Env();
+    Locks locks = locked(info);
+    ImagesHandle& images = ImagesHandle::get(env, info[0]);
+    Napi::Object o = object(info, 1, "options");
+    auto weights = vector_of(env, o.Get("weights"), "weights");
+    locks.read(env, weights->lock, "the weights");
+    locks.read(env, images.lock(), "the Images");
+    Stop stop = AbortHandle::get(env, info[2]);
+    auto found = std::make_shared<Trainer::Described>();
+    return job(
+        info, std::move(locks), stop,
+        [session = session_, pixels = images.images(), indices = ints(env, o.Get("indices"), "indices"), batch = whole(o, "batch", 1),
+         weights, stop, found](Job&) { *found = session->describe(*pixels, indices, batch, weights->buffer, stop.get()); },
+        [found](Napi::Env env) {
+          auto adopted = [env](std::vector<float>& values) {
+            auto block = std::make_shared<std::vector<float>>(std::move(values));
+            return adopt<Napi::Float32Array>(env, block, block->size());
+          };
+          Napi::Object value = Napi::Object::New(env);
+          value.Set("features", adopted(found->features));
+          value.Set("outputs", adopted(found->outputs));
+          return value;
+        });
   }
 
   Napi::Value forward(const Napi::CallbackInfo& info) {
@@ -382,7 +358,7 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     auto weights = vector_of(env, info[3], "weights");
     auto classes = ints(env, info[4], "classes");
     locks.read(env, weights->lock, "the weights");
-    auto result = std::make_shared<Session::GradientResult>();
+    auto result = std::make_shared<Trainer::GradientResult>();
     return job(
         info, std::move(locks), {}, [=, session = session_](Job&) { *result = session->gradient(x, t, target, classes, weights->buffer); },
         [result](Napi::Env env) {
@@ -408,7 +384,8 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     return info.Env().Undefined();
   }
 
-  std::shared_ptr<Session> session_;
+  std::shared_ptr<Trainer> session_;
+  std::optional<Prediction> prediction_;
   std::shared_ptr<Lock> lock_ = std::make_shared<Lock>();
   std::shared_ptr<SharedVector> params_, ema_, m_, v_;
   size_t optimizer_bytes_ = 0, activation_bytes_ = 0;

@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "../kernels/file_tensor.h"
+#include "../kernels/ops.h"
 #include "parts.h"
 
 namespace phx {
@@ -158,7 +160,7 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
         info.Env(), std::move(locks), {}, [buffer = shared_->buffer, reads, work, result](Job&) { *result = work(*buffer); },
         [result, wrap](Napi::Env env) { return wrap(env, result); });
   }
-  // Of a vector of T the bytes.
+  // A job's result, a vector of T, as a Uint8Array.
   template <class T>
   static Napi::Value as_bytes(Napi::Env env, std::shared_ptr<std::vector<T>> block) {
     return adopt<Napi::Uint8Array>(env, block, block->size() * sizeof(T));
@@ -331,13 +333,10 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     });
   }
 
-  // One tensor of a checkpoint: where it lies in the vector and in the file, and how (K,C,R·S) is permuted.
+  // One tensor of a checkpoint: where it lies in the vector and in the file.
   struct Entry {
-    size_t offset, count, byte_offset, k, c, taps;
-    size_t in_range(size_t i) const {  // file position i → position in the vector, from offset
-      size_t tap = i % taps, channel = i / taps % c, out = i / taps / c;
-      return (out * taps + tap) * c + channel;
-    }
+    size_t offset, byte_offset;
+    FileTensor tensor;
   };
   std::vector<Entry> entries(const Napi::CallbackInfo& info, Napi::Value value, size_t bytes, size_t item) {
     Napi::Env env = info.Env();
@@ -348,58 +347,34 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
       for (size_t j = 0; j < 6; j++)
         if (!(raw[i + j] >= 0 && raw[i + j] <= 9e15 && raw[i + j] == std::floor(raw[i + j])))
           raise(env, kArgument, "entries: expected whole numbers from 0");
-      Entry e{range(info, raw[i], raw[i + 1]),
-              size_t(raw[i + 1]),
-              size_t(raw[i + 2]),
-              size_t(raw[i + 3]),
-              size_t(raw[i + 4]),
-              size_t(raw[i + 5])};
+      Entry e{range(info, raw[i], raw[i + 1]), size_t(raw[i + 2]), {size_t(raw[i + 3]), size_t(raw[i + 4]), size_t(raw[i + 5])}};
       if (double(raw[i + 3]) * raw[i + 4] * raw[i + 5] != raw[i + 1]) raise(env, kShape, "entries: count is not K·C·R·S");
-      if (e.byte_offset > bytes || e.count > (bytes - e.byte_offset) / item)
+      if (e.byte_offset > bytes || e.tensor.count() > (bytes - e.byte_offset) / item)
         raise(env, kShape, "entries: a tensor lies outside of the bytes");
       result.push_back(e);
     }
     return result;
   }
 
-  static double decode(const uint8_t* at, const std::string& dtype) {
-    if (dtype == "F64") {
-      double value;
-      std::memcpy(&value, at, 8);
-      return value;
-    }
-    if (dtype == "F32") {
-      float value;
-      std::memcpy(&value, at, 4);
-      return value;
-    }
-    uint16_t half;
-    std::memcpy(&half, at, 2);
-    if (dtype == "BF16") {
-      uint32_t bits = uint32_t(half) << 16;
-      float value;
-      std::memcpy(&value, &bits, 4);
-      return value;
-    }
-    int exponent = half >> 10 & 31, fraction = half & 1023;
-    double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
-                       : exponent     ? std::ldexp(1024 + fraction, exponent - 25)
-                                      : std::ldexp(fraction, -24);
-    return half & 0x8000 ? -magnitude : magnitude;
+  FileType file_type(Napi::Env env, Napi::Value value) {
+    std::string name = value.ToString();
+    if (name == "F64") return FileType::f64;
+    if (name == "F32") return FileType::f32;
+    if (name == "F16") return FileType::f16;
+    if (name == "BF16") return FileType::bf16;
+    raise(env, kArgument, "importTensors: expected F64, F32, F16 or BF16, got " + name);
   }
 
   Napi::Value import_tensors(const Napi::CallbackInfo& info) {
     Napi::Env env = info.Env();
     auto bytes = std::make_shared<std::vector<uint8_t>>(values<uint8_t, Napi::Uint8Array>(env, info[0], "bytes", napi_uint8_array));
-    std::string dtype = info[1].ToString();
-    size_t item = dtype == "F64" ? 8 : dtype == "F32" ? 4 : dtype == "F16" || dtype == "BF16" ? 2 : 0;
-    if (!item) raise(env, kArgument, "importTensors: expected F64, F32, F16 or BF16, got " + dtype);
-    auto list = entries(info, info[2], bytes->size(), item);
-    return change(info, {}, [bytes, dtype, item, list](Buffer& y) {
+    FileType type = file_type(env, info[1]);
+    auto list = entries(info, info[2], bytes->size(), bytes_of(type));
+    return change(info, {}, [bytes, type, list](Buffer& y) {
       for (const Entry& e : list) {
-        std::vector<real> values(e.count);
-        for (size_t i = 0; i < e.count; i++) values[e.in_range(i)] = real(decode(bytes->data() + e.byte_offset + i * item, dtype));
-        device_put(y.data + e.offset, values.data(), e.count * sizeof(real));
+        std::vector<real> values(e.tensor.count());
+        read_tensor(values.data(), bytes->data() + e.byte_offset, type, e.tensor);
+        device_put(y.data + e.offset, values.data(), values.size() * sizeof(real));
       }
     });
   }
@@ -415,10 +390,8 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
         info, {},
         [list, bytes](const Buffer& a) {
           std::vector<float> block(bytes / sizeof(float));
-          for (const Entry& e : list) {
-            std::vector<real> values = on_host(a, e.offset, e.count);
-            for (size_t i = 0; i < e.count; i++) block[e.byte_offset / sizeof(float) + i] = float(values[e.in_range(i)]);
-          }
+          for (const Entry& e : list)
+            write_tensor(block.data() + e.byte_offset / sizeof(float), on_host(a, e.offset, e.tensor.count()).data(), e.tensor);
           return block;
         },
         as_bytes<float>);

@@ -1,6 +1,6 @@
 // A Vector: a block of the device's memory in JavaScript's hands.
 #pragma once
-#include "../unet/session.h"
+#include "../unet/memory.h"
 #include "call.h"
 
 namespace phx {

@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/check.h"
-#include "kernels/parallel.h"
+#include "../kernels/check.h"
+#include "../kernels/parallel.h"
 #include "metrics.h"
 
 namespace phx {

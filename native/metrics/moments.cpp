@@ -4,8 +4,8 @@
 #include <limits>
 #include <stdexcept>
 
-#include "kernels/check.h"
-#include "kernels/parallel.h"
+#include "../kernels/check.h"
+#include "../kernels/parallel.h"
 #include "metrics.h"
 
 namespace phx {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "kernels/check.h"
-#include "kernels/ops.h"
-#include "kernels/parallel.h"
+#include "../kernels/check.h"
+#include "../kernels/ops.h"
+#include "../kernels/parallel.h"
 
 namespace phx {
 namespace {

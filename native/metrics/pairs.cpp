@@ -4,8 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/check.h"
-#include "kernels/parallel.h"
+#include "../kernels/check.h"
+#include "../kernels/parallel.h"
 #include "metrics.h"
 
 namespace phx {

@@ -70,17 +70,17 @@ void Tape::run(const std::function<void()>& work) {
   work();
 }
 
-void Tape::record(std::function<void()> backward, bool lasting) {
-  if (recording()) recorded_.push_back({std::move(backward), lasting});
+void Tape::record(std::function<void()> backward, Runs runs) {
+  if (recording()) recorded_.push_back({std::move(backward), runs});
 }
 
 void Tape::backward() {
-  Recorded last{};  // a lasting one's Vars live until the next one has run
+  Recorded forked{};  // holds its Vars until the next op has run
   GradientSums sums(context_);
   while (!recorded_.empty()) {
     recorded_.back().backward();
-    if (recorded_.back().lasting && !device_is_host) last = std::move(recorded_.back());
-    recorded_.pop_back();  // lets go of the Vars it held
+    if (recorded_.back().runs == Runs::forks && !device_is_host) forked = std::move(recorded_.back());
+    recorded_.pop_back();  // frees the Vars it held
   }
   run([&] { sums.end(); });
 }
@@ -103,7 +103,7 @@ Var Tape::conv2d(Var x, Parameter w, Parameter b, Conv2d a, const Added& to) {
         if (to.shortcut0) linear_gradients(*y, to.shortcut0, to.shortcut1, to.shortcut_w, to.shortcut_b);
         if (to.residual) to.residual->add_gradient(context_, *y, !arena_.dry());
       },
-      true);
+      Runs::forks);
   return y;
 }
 
@@ -121,7 +121,7 @@ Var Tape::linear(Var x0, Var x1, Parameter w, Parameter b, Var residual) {
         linear_gradients(*y, x0, x1, w, b);
         if (residual) residual->add_gradient(context_, *y, !arena_.dry());
       },
-      true);
+      Runs::forks);
   return y;
 }
 
@@ -194,11 +194,22 @@ Var Tape::resize(Var x, int height, int width) {
   return y;
 }
 
-void Tape::mse(Var y, Tensor target, Tensor weight, Tensor loss) {
-  run([&] { mse_forward(context_, loss, y->tensor, target, weight); });
+Var Tape::own(Var x, int height, int width, int channels, std::function<void(Tensor y, Tensor x)> forward,
+              std::function<void(Grad dx, Tensor dy)> backward) {
+  Var y = output(x->tensor.n, height, width, channels);
+  run([&] { forward(y->tensor, x->tensor); });
+  record([=, this] {
+    Grad dx = x->gradient_in();
+    if (dx) run([&] { backward(dx, y->gradient()); });
+  });
+  return y;
+}
+
+void Tape::loss(Var y, const std::function<void()>& forward, const std::function<void(Tensor dy)>& gradient) {
+  run(forward);
   if (!recording()) return;
   Grad dy = y->gradient_in();
-  run([&] { mse_backward(context_, dy.t, y->tensor, target, weight); });
+  run([&] { gradient(dy.t); });
 }
 
 }  // namespace phx

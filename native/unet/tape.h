@@ -78,8 +78,13 @@ class Tape {
   // Pads with zeros, or crops, to height and width.
   Var resize(Var x, int height, int width);
 
-  // Ends a forward pass: per-image losses, and the gradient of their mean into y. Then replays everything backward.
-  void mse(Var y, Tensor target, Tensor weight, Tensor loss);
+  // An op of the model's own, from x to (N,height,width,channels).
+  Var own(Var x, int height, int width, int channels, std::function<void(Tensor y, Tensor x)> forward,
+          std::function<void(Grad dx, Tensor dy)> backward);
+
+  // Ends a forward pass: `forward` works out the loss, `gradient`, when recording, writes its gradient by y.
+  void loss(Var y, const std::function<void()>& forward, const std::function<void(Tensor dy)>& gradient);
+  // Replays everything backward.
   void backward();
 
   bool recording() const { return gradients_ != nullptr; }
@@ -95,7 +100,8 @@ class Tape {
   Tensor matrix_weight(Parameter p) const;
   Tensor gradient(Parameter p) const;
   void linear_gradients(const Value& y, const Var& x0, const Var& x1, Parameter w, Parameter b);
-  void record(std::function<void()> backward, bool lasting = false);
+  enum class Runs { in_order, forks };
+  void record(std::function<void()> backward, Runs runs = Runs::in_order);
 
   Context& context_;
   Arena& arena_;
@@ -103,10 +109,11 @@ class Tape {
   real* gradients_;
   const std::atomic<bool>* stop_;
   const Tensor rounded_;
-  // lasting: a device may still work on what the closure holds when the next one runs.
+  // forks: convolutions and linear layers put the gradients of their weights on a side stream where the device has one (GPUs do). That stream may
+  // still read the op's tensors while the next op runs, so their memory must not be given back before.
   struct Recorded {
     std::function<void()> backward;
-    bool lasting;
+    Runs runs;
   };
   std::vector<Recorded> recorded_;
 };

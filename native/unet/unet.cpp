@@ -1,22 +1,15 @@
 #include "unet.h"
 
+#include <cmath>
+
 #include "../kernels/check.h"
+#include "../kernels/philox.h"
 
 namespace phx {
 
 // ---- parameters
 // Laid out so that what one op uses lies together: q, k, v of an attention as one (3C,C) matrix, the time projections of all residual
 // blocks as one matrix at the end.
-
-Parameter UNet::add(const std::string& name, std::vector<int> shape) {
-  Parameter p{count_, shape[0], 1, 1, 1};
-  if (shape.size() == 1) p.n = 1, p.c = shape[0];
-  if (shape.size() >= 2) p.c = shape[1];
-  if (shape.size() == 4) p.h = shape[2], p.w = shape[3];
-  parameters_.push_back({name, p, std::move(shape)});
-  count_ += p.count();
-  return p;
-}
 
 UNet::Norm UNet::norm(const std::string& name, int channels) {
   check(channels % config_.groups == 0, name.c_str(),
@@ -56,10 +49,10 @@ UNet::Attention UNet::attention_block(const std::string& name, int channels) {
     check(channels % config_.attention_head_dim == 0, name.c_str(), "channels divisible by the width of a head");
   Attention a;
   a.norm = norm(name + ".group_norm", channels);
-  size_t first = count_;
+  size_t first = parameter_count();
   for (const char* part : {".to_q", ".to_k", ".to_v"}) add(name + part + ".weight", {channels, channels});
   a.qkv.w = {first, 3 * channels, 1, 1, channels};
-  first = count_;
+  first = parameter_count();
   for (const char* part : {".to_q", ".to_k", ".to_v"}) add(name + part + ".bias", {channels});
   a.qkv.b = {first, 1, 1, 1, 3 * channels};
   a.out = linear(name + ".to_out.0", channels, channels);
@@ -68,10 +61,10 @@ UNet::Attention UNet::attention_block(const std::string& name, int channels) {
 
 void UNet::add_time_projections() {
   int width = 4 * config_.block_out_channels[0];
-  size_t first = count_;
+  size_t first = parameter_count();
   for (const auto& p : projections_) add(p.name + ".weight", {p.channels, width});
   time_projection_.w = {first, temb_columns_, 1, 1, width};
-  first = count_;
+  first = parameter_count();
   for (const auto& p : projections_) add(p.name + ".bias", {p.channels});
   time_projection_.b = {first, 1, 1, 1, temb_columns_};
 }
@@ -124,6 +117,23 @@ UNet::UNet(UNetConfig config) : config_(std::move(config)) {
   conv_out_ = conv("conv_out", channels, config_.out_channels);
 }
 
+std::vector<real> UNet::init(size_t index, uint64_t key) const {
+  const NamedParameter& p = parameters_[index];
+  auto ends = [&](const char* suffix) { return p.name.ends_with(suffix); };
+  double bound = 0, fixed = 0;
+  if (p.shape.size() == 1) {
+    fixed = ends(".weight") ? 1 : 0;
+  } else {
+    double taps = double(p.at.h) * p.at.w, fan_avg = taps * (p.shape[0] + p.shape[1]) / 2;
+    bool last = ends(".conv2.weight") || ends(".to_out.0.weight") || p.name == "conv_out.weight";
+    bound = std::sqrt(3 / fan_avg) * (last ? 1e-5 : 1);
+  }
+  std::vector<real> w(p.at.count());
+  for (size_t i = 0; i < w.size(); i++)
+    w[i] = real(bound ? bound * (2 * ((philox(key, uint32_t(i), uint32_t(index + 1), 0, Purpose::init).w[0] + 0.5) / 4294967296.0) - 1) : fixed);
+  return w;
+}
+
 // ---- forward
 
 struct UNet::Pass {
@@ -154,19 +164,19 @@ struct UNet::Pass {
   }
 };
 
-Var UNet::forward(Tape& tape, Var x, Tensor t, Tensor classes, Dropout dropout) const {
+Outputs UNet::forward(Tape& tape, Inputs in) const {
   int levels = int(down_.size()), unit = 1 << (levels - 1);
   auto padded = [unit](int side) { return (side + unit - 1) / unit * unit; };
 
-  Var temb = tape.time_embedding(t, config_.block_out_channels[0], config_.flip_sin_to_cos, config_.freq_shift);
+  Var temb = tape.time_embedding(in.t, config_.block_out_channels[0], config_.flip_sin_to_cos, config_.freq_shift);
   temb = tape.linear(tape.silu(tape.linear(temb, {}, time1_.w, time1_.b)), {}, time2_.w, time2_.b);
-  if (config_.classes) temb = tape.class_embedding(temb, classes, class_table_);
+  if (config_.classes) temb = tape.class_embedding(temb, in.classes, class_table_);
   temb = tape.linear(tape.silu(temb), {}, time_projection_.w, time_projection_.b);
 
-  dropout.p = dropout.draw ? float(config_.dropout) : 0;
-  Pass pass{*this, tape, std::move(temb), dropout};
+  in.dropout.p = in.dropout.draw ? float(config_.dropout) : 0;
+  Pass pass{*this, tape, std::move(temb), in.dropout};
 
-  Var h = tape.conv2d(tape.resize(x, padded(config_.height), padded(config_.width)), conv_in_.w, conv_in_.b, {});
+  Var h = tape.conv2d(tape.resize(in.x, padded(config_.height), padded(config_.width)), conv_in_.w, conv_in_.b, {});
   std::vector<Var> skips{h};
   for (const Level& level : down_) {
     for (size_t j = 0; j < level.residuals.size(); j++) {
@@ -192,7 +202,7 @@ Var UNet::forward(Tape& tape, Var x, Tensor t, Tensor classes, Dropout dropout) 
   }
   h = tape.group_norm(h, {}, norm_out_.w, norm_out_.b, pass.norm(true));
   h = tape.conv2d(h, conv_out_.w, conv_out_.b, {});
-  return tape.resize(h, config_.height, config_.width);
+  return {tape.resize(h, config_.height, config_.width)};
 }
 
 }  // namespace phx

@@ -1,9 +1,6 @@
 // The U-Net of Ho et al. 2020 (app. B) in diffusers' parametrisation (UNet2DModel): names, shapes and the forward pass, written once.
 #pragma once
-#include <string>
-#include <vector>
-
-#include "tape.h"
+#include "model.h"
 
 namespace phx {
 
@@ -23,24 +20,17 @@ struct UNetConfig {
   int downsample_padding = 0;
 };
 
-// One entry of a checkpoint. `shape` is the file's: (K,C,3,3) for a convolution, (K,C) or (C); in the vector convolutions are (K,3,3,C).
-struct NamedParameter {
-  std::string name;
-  Parameter at;
-  std::vector<int> shape;
-};
-
-class UNet {
+class UNet : public Model {
  public:
   explicit UNet(UNetConfig config);  // throws std::invalid_argument
 
-  const UNetConfig& config() const { return config_; }
-  const std::vector<NamedParameter>& parameters() const { return parameters_; }
-  size_t parameter_count() const { return count_; }
-
-  // x (N,height,width,in_channels), t (N), classes (N) iff the model has classes → (N,height,width,out_channels).
-  // dropout: key and step of this pass (the layer is filled in); it acts only when the tape records.
-  Var forward(Tape& tape, Var x, Tensor t, Tensor classes, Dropout dropout = {}) const;
+  ImageShape input() const override { return {config_.height, config_.width, config_.in_channels}; }
+  ImageShape output() const override { return {config_.height, config_.width, config_.out_channels}; }
+  int classes() const override { return config_.classes; }
+  Outputs forward(Tape&, Inputs) const override;
+  // Weights uniform with variance 1/fan_avg, biases 0, norms 1 and 0; the last layer of each residual branch and of the network is scaled
+  // by 1e-5 (variance 1e-10), so that the model starts as the identity.  Ho et al. 2020, reference code nn.py: default_init
+  std::vector<real> init(size_t index, uint64_t key) const override;
 
  private:
   struct Norm {
@@ -64,7 +54,6 @@ class UNet {
     Layer resample;                     // down- or upsampler; w.n == 0: none
   };
 
-  Parameter add(const std::string& name, std::vector<int> shape);
   Norm norm(const std::string& name, int channels);
   Layer conv(const std::string& name, int in, int out);
   Layer linear(const std::string& name, int in, int out);
@@ -75,8 +64,6 @@ class UNet {
   struct Pass;  // one forward pass: the tape and what the blocks share
 
   UNetConfig config_;
-  std::vector<NamedParameter> parameters_;
-  size_t count_ = 0;
 
   Layer time1_, time2_, time_projection_;
   Parameter class_table_;

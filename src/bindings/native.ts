@@ -27,27 +27,11 @@ export type AddonInfo = {
   copied: number;
 };
 
-/** U-Net shape as native takes it: see ddpm/model/unet.ts for meaning and limits. */
-export type NativeUNet = {
-  height: number;
-  width: number;
-  inChannels: number;
-  outChannels: number;
-  blockOutChannels: number[];
-  layersPerBlock: number;
-  /** One entry per level: attention after each residual block there. */
-  attention: boolean[];
-  /** Channels a head; 0 = one head of full width. */
-  attentionHeadDim: number;
-  normGroups: number;
-  normEps: number;
-  dropout: number;
-  /** 0 = no class conditioning. */
-  numClasses: number;
-  flipSinToCos: boolean;
-  freqShift: number;
-  downsamplePadding: number;
-};
+/**
+ * A model as native takes it: its kind, and the configuration of that kind. Those of src/ddpm/model make it, say what it means, and are the one
+ * place of its limits.
+ */
+export type NativeModel = { readonly kind: string } & Readonly<Record<string, unknown>>;
 
 export type NativeNoise = { prediction: 'eps' | 'x0' | 'v'; alphaBar: Float64Array };
 
@@ -63,7 +47,7 @@ export type NativeHyper = Readonly<Record<string, number | boolean>>;
 export type NativeTrain = {
   /** steps·batch positions into the images. */
   indices: Int32Array;
-  /** Class of every image of the set (not of the batch); needed iff the U-Net is class-conditional. */
+  /** Class of every image of the set (not of the batch); needed iff the model is conditioned on classes or tells them apart. */
   classes?: Int32Array;
   steps: number;
   hyper: NativeHyper;
@@ -167,9 +151,7 @@ export type NativeSession = {
   readonly ema: NativeVector;
   readonly adamM: NativeVector;
   readonly adamV: NativeVector;
-  /**
-   * Fills the parameters as Ho et al. do: uniform with variance 1/fan_avg, biases 0, norms 1 and 0, the last layer of each branch near 0.
-   */
+  /** Fills the parameters with what the model begins with: see its header in native/unet. */
   init(key: bigint): Promise<void>;
   train(images: NativeImages, options: NativeTrain, abort?: NativeAbort): Promise<{ losses: Float64Array; gradNorms: Float64Array }>;
   /** Mean loss over the images at `indices` with the noise that `key` fixes, in batches of `batch`. */
@@ -180,6 +162,12 @@ export type NativeSession = {
   ): Promise<number>;
   /** Images in [-1,1], (count,H,W,C). */
   sample(options: NativeSample, abort?: NativeAbort): Promise<Float32Array>;
+  /** Of a model with features (a classifier): features and outputs of the images at `indices`, row by row. */
+  describe(
+    images: NativeImages,
+    options: { indices: Int32Array; batch: number; weights: NativeVector },
+    abort?: NativeAbort,
+  ): Promise<{ features: Float32Array; outputs: Float32Array }>;
   /** One forward pass, for tests: x (n,H,W,C) → the network's output, and, with a target, the loss and the gradient vector. */
   forward(x: Float64Array, t: Float64Array, weights: NativeVector, classes?: Int32Array): Promise<Float64Array>;
   gradient(
@@ -219,12 +207,6 @@ export type NativeNetworkPlan = {
 /** Opaque; freed by the garbage collector. */
 export type NativeNetwork = { readonly nativeNetwork: unique symbol };
 
-/** Shape of the classifier of native/metrics/classifier.h: sides 4..1024, at least two classes. */
-export type NativeClassifier = { height: number; width: number; channels: number; classes: number };
-/** Values in the addon's precision; empty moments are zeros. */
-export type NativeReals = Float32Array | Float64Array;
-export type NativeClassifierState = { weights: NativeReals; m: NativeReals; v: NativeReals; step: number };
-
 /** One tensor of a single-op call: values and (n,h,w,c). */
 export type OpTensor = { data: Float64Array; shape: [number, number, number, number] };
 
@@ -234,7 +216,8 @@ export type Addon = {
   setErrorClass(errorClass: unknown): void;
   createVector(length: number): NativeVector;
   createImages(count: number, height: number, width: number, channels: number): NativeImages;
-  createSession(unet: NativeUNet, noise: NativeNoise, options: { threads: number; bf16: boolean }): NativeSession;
+  /** `noise`: of a model that predicts it. */
+  createSession(model: NativeModel, noise: NativeNoise | undefined, options: { threads: number; bf16: boolean }): NativeSession;
   createAbort(): NativeAbort;
   /** Philox words for (key, c0..c3): the test of rng.ts against philox.h. */
   philox(key: bigint, c0: number, c1: number, c2: number, c3: number): [number, number, number, number];
@@ -293,30 +276,4 @@ export type Addon = {
     iterations: number,
     threads: number,
   ): Promise<{ weights: Float64Array; biases: Float64Array; gradient: number; iterations: number }>;
-  classifierInit(shape: NativeClassifier, key: bigint): NativeReals;
-  /** One step a rate, each on `batch` of the images, in their order. */
-  classifierTrain(
-    shape: NativeClassifier,
-    state: NativeClassifierState,
-    pixels: Uint8Array,
-    labels: Int32Array,
-    batch: number,
-    rates: Float64Array,
-    threads: number,
-  ): Promise<NativeClassifierState & { losses: Float64Array }>;
-  /** features (n, 64) and logits (n, classes) */
-  classifierRun(
-    shape: NativeClassifier,
-    weights: NativeReals,
-    pixels: Uint8Array,
-    threads: number,
-  ): Promise<{ features: NativeReals; logits: NativeReals }>;
-  /** Mean loss and its gradient, for tests. */
-  classifierGradient(
-    shape: NativeClassifier,
-    weights: NativeReals,
-    pixels: Uint8Array,
-    labels: Int32Array,
-    threads: number,
-  ): Promise<{ loss: number; gradient: NativeReals }>;
 };

@@ -1,5 +1,5 @@
 /**
- * A Session is one U-Net on one device: parameters, optimizer moments, EMA. Training, evaluation and sampling run on a native thread;
+ * A Session is one model on one device: parameters, optimizer moments, EMA. Training, evaluation and sampling run on a native thread;
  * one call at a time (a second one is ERR_PHOENIX_BUSY).
  */
 import { availableParallelism } from 'node:os';
@@ -11,18 +11,18 @@ import type {
   AddonInfo,
   NativeAbort,
   NativeImages,
+  NativeModel,
   NativeNoise,
   NativeSample,
   NativeSession,
   NativeTrain,
-  NativeUNet,
   ParameterEntry,
 } from './native.ts';
 import type { Vector } from './vector.ts';
 
 export type Images = NativeImages & Disposable;
 
-export type Session = Omit<NativeSession, 'train' | 'evalLoss' | 'sample'> &
+export type Session = Omit<NativeSession, 'train' | 'evalLoss' | 'sample' | 'describe'> &
   Disposable & {
     readonly parameterCount: number;
     readonly info: AddonInfo;
@@ -39,6 +39,12 @@ export type Session = Omit<NativeSession, 'train' | 'evalLoss' | 'sample'> &
      */
     train(images: Images, options: NativeTrain, signal?: AbortSignal): ReturnType<NativeSession['train']>;
     evalLoss(images: Images, options: Parameters<NativeSession['evalLoss']>[1], signal?: AbortSignal): Promise<number>;
+    /** Features and outputs of a model that has features (a classifier), row by row. */
+    describe(
+      images: Images,
+      options: Parameters<NativeSession['describe']>[1],
+      signal?: AbortSignal,
+    ): ReturnType<NativeSession['describe']>;
     /** Images in [-1,1], (count,H,W,C). */
     sample(options: NativeSample, signal?: AbortSignal): Promise<Float32Array>;
   };
@@ -47,10 +53,10 @@ export type Device = 'auto' | 'cpu' | 'cuda';
 export type Precision = 'fp32' | 'bf16';
 
 export type NativeSessionOptions = {
-  /** Shape of the network: `toNative` of ddpm/unet.ts makes it. */
-  unet: NativeUNet;
-  /** What the network predicts, and ᾱ of every step. */
-  noise: NativeNoise;
+  /** What is trained: `unetModel` and its like of ddpm/model make it. */
+  model: NativeModel;
+  /** Of a model that predicts noise: what it predicts, and ᾱ of every step. */
+  noise?: NativeNoise;
   /** @default 'auto' */
   device?: Device;
   /**
@@ -112,8 +118,8 @@ export const chooseBackend = (device: Device): Choice => {
 
 /**
  * A new Session with parameters 0. ddpm/session.ts is the door for users.
- * @throws PhoenixError ERR_PHOENIX_SHAPE for a U-Net that does not fit together, ERR_PHOENIX_ARGUMENT for bf16 on a CPU without
- * AVX512_BF16, ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
+ * @throws PhoenixError ERR_PHOENIX_SHAPE for a model that does not fit together, ERR_PHOENIX_ARGUMENT for bf16 on a CPU without AVX512_BF16,
+ * ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
  */
 export const createNativeSession = (options: NativeSessionOptions): Session =>
   sessionOn(addon(chooseBackend(options.device ?? 'auto').backend), options);
@@ -138,7 +144,7 @@ export const sessionOn = (native: Addon, options: NativeSessionOptions): Session
       "Training on a CPU is in fp32, but this Session has precision 'bf16', which is for sampling there. Create one with precision 'fp32'.",
     );
   };
-  const session = native.createSession(options.unet, options.noise, { threads, bf16: precision === 'bf16' });
+  const session = native.createSession(options.model, options.noise, { threads, bf16: precision === 'bf16' });
   const parameters: ParameterEntry[] = session.parameters;
   const dispose = () => session.dispose();
   return {
@@ -162,6 +168,7 @@ export const sessionOn = (native: Addon, options: NativeSessionOptions): Session
     },
     init: (key) => session.init(key),
     train: (images, train, signal) => training(() => abortable(native, signal, (abort) => session.train(images, train, abort))),
+    describe: (images, given, signal) => abortable(native, signal, (abort) => session.describe(images, given, abort)),
     evalLoss: (images, evaluation, signal) => abortable(native, signal, (abort) => session.evalLoss(images, evaluation, abort)),
     sample: (sample, signal) =>
       abortable(native, signal, async (abort) => {

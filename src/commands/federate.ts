@@ -4,6 +4,7 @@ import { chooseBackend, createImages, type Images, type Session } from '../bindi
 import { saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import { type Length, plannedSteps, warmupSteps } from '../ddpm/fit.ts';
 import { type FeatureSource, featureSource } from '../ddpm/metrics/sources.ts';
+import { unetModel } from '../ddpm/model/unet.ts';
 import { createSession } from '../ddpm/session.ts';
 import { freshFolder } from '../files.ts';
 import { initialState, runFederation } from '../fl/federation.ts';
@@ -72,7 +73,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
   const stepsPerRound = meanSteps(deal, prepared.hyper.batch, length);
   signal?.throwIfAborted();
 
-  using session = createSession({ unet, noise, device, threads });
+  using session = createSession({ model: unetModel(unet), noise, device, threads });
   const personal = parsePersonal(settings.personal);
   const split = personal && splitParameters(session.parameters, personal);
   using images = await createImages(prepared.dataset, session, deal.shared.each);

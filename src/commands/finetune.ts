@@ -7,6 +7,7 @@ import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts
 import { openSource } from '../ddpm/data/index.ts';
 import { atStart, plainHyper } from '../ddpm/fit.ts';
 import { evaluation } from '../ddpm/held-out.ts';
+import { unetModel } from '../ddpm/model/unet.ts';
 import { noise } from '../ddpm/noise.ts';
 import { createSession } from '../ddpm/session.ts';
 import type { StepProgress } from '../ddpm/train.ts';
@@ -73,7 +74,7 @@ export async function finetune(options: FinetuneOptions, { onStep, signal }: Fin
 
   const schedule = noise(checkpoint.noise);
   using session = createSession({
-    unet: checkpoint.unet,
+    model: unetModel(checkpoint.unet),
     noise: schedule,
     device: settings.device,
     threads: settings.threads,

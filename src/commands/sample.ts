@@ -4,6 +4,7 @@ import type { Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
 import { setBytes } from '../bindings/vector.ts';
 import { readCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
+import { unetModel } from '../ddpm/model/unet.ts';
 import { noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { createSession } from '../ddpm/session.ts';
@@ -57,7 +58,7 @@ export async function sample(options: SampleOptions, { onProgress, signal }: Sam
   signal?.throwIfAborted();
 
   using session = createSession({
-    unet: checkpoint.unet,
+    model: unetModel(checkpoint.unet),
     noise: schedule,
     device: settings.device,
     precision: settings.precision,

@@ -4,6 +4,7 @@ import { chooseBackend, createImages, type Images, type Session } from '../bindi
 import { saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import { type Length, plannedSteps, warmupSteps } from '../ddpm/fit.ts';
 import { evaluation, MAX_EVAL_IMAGES } from '../ddpm/held-out.ts';
+import { unetModel } from '../ddpm/model/unet.ts';
 import { createSession } from '../ddpm/session.ts';
 import { type Trained, trainLocal } from '../ddpm/train.ts';
 import { freshFolder } from '../files.ts';
@@ -61,7 +62,7 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
   const { rounds, length, stepsPerRound } = plan;
   signal?.throwIfAborted();
 
-  using session = createSession({ unet, noise, device, threads });
+  using session = createSession({ model: unetModel(unet), noise, device, threads });
   using images = await createImages(dataset, session);
   const histogram = dataset.labels && classHistogram(everyImage, dataset.labels, dataset.classNames.length);
   const clients = [{ id: CENTRAL, examples: indices.length, heldOut: heldOut.length, histogram }];

@@ -1,11 +1,12 @@
-/** The door to a Session: a checked U-Net and a noise schedule on a device. */
+/** The door to a Session: a checked model and a noise schedule on a device. */
+import type { NativeModel } from '../bindings/native.ts';
 import { createNativeSession, type Device, type Precision, type Session } from '../bindings/session.ts';
-import { toNative, type UNetConfig } from './model/unet.ts';
 import { type Noise, noise as noiseOf } from './noise.ts';
 
 export type SessionOptions = {
-  unet: UNetConfig;
-  /** @default linear schedule of 1000 steps, eps-prediction */
+  /** What is trained or drawn from: unetModel(config), or classifierModel(config). */
+  model: NativeModel;
+  /** Of a U-Net. @default linear schedule of 1000 steps, eps-prediction */
   noise?: Noise;
   /** @default 'auto' */
   device?: Device;
@@ -20,8 +21,9 @@ export type SessionOptions = {
 
 /**
  * A new Session. Its parameters are 0 until `init(key)` or a checkpoint fills them. Free it with `dispose()` or `using`.
- * @throws PhoenixError ERR_PHOENIX_CONFIG for a U-Net that does not fit together, ERR_PHOENIX_ARGUMENT for bf16 on a CPU without
- * AVX512_BF16, ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for bf16 on a CPU without AVX512_BF16,
+ * ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
  */
-export const createSession = ({ unet, noise = noiseOf(), device, precision, threads }: SessionOptions): Session =>
-  createNativeSession({ unet: toNative(unet), noise, device, precision, threads });
+export function createSession({ noise = noiseOf(), ...rest }: SessionOptions): Session {
+  return createNativeSession({ noise, ...rest });
+}

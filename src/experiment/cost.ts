@@ -3,6 +3,7 @@ import { createImages, type Device } from '../bindings/session.ts';
 import type { Prepared } from '../commands/prepare.ts';
 import type { Dataset } from '../ddpm/data/index.ts';
 import { atStart } from '../ddpm/fit.ts';
+import { unetModel } from '../ddpm/model/unet.ts';
 import { makeTable, type SchedulerName } from '../ddpm/schedulers/index.ts';
 import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
@@ -29,7 +30,7 @@ export async function measureRates(
 ): Promise<Rates> {
   const { unet, noise, hyper, classes } = prepared;
   const { device, threads, signal } = options;
-  using session = createSession({ unet, noise, device, threads });
+  using session = createSession({ model: unetModel(unet), noise, device, threads });
   using images = await createImages(dataset, session);
   await session.init(1n);
   const indices = everyPosition(dataset.count);

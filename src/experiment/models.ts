@@ -12,6 +12,7 @@ import { train } from '../commands/train.ts';
 import { readCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import type { Dataset } from '../ddpm/data/index.ts';
 import { atStart } from '../ddpm/fit.ts';
+import { unetModel } from '../ddpm/model/unet.ts';
 import { noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { createSession } from '../ddpm/session.ts';
@@ -214,7 +215,7 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
   const options = federateOptions(lab.grid, arm, training.partition!, seed);
   const prepared = await prepare({ ...parseOptions('federate', options), data: dataset });
   const schedule = noise(checkpoint.noise);
-  using session = createSession({ unet: checkpoint.unet, noise: schedule, device, threads });
+  using session = createSession({ model: unetModel(checkpoint.unet), noise: schedule, device, threads });
   using resident = await createImages(dataset, session);
   const { numClasses } = checkpoint.unet;
   const shares = sharesOf(lab, training);

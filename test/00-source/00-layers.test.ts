@@ -124,7 +124,7 @@ function circle(imports: Record<string, string[]>): string[] {
 const NATIVE_FOLDERS: Record<string, string[]> = {
   kernels: ['kernels'],
   unet: ['kernels', 'unet'],
-  metrics: ['kernels', 'metrics', 'unet'],
+  metrics: ['kernels', 'metrics'],
   simt: ['kernels', 'simt'],
 };
 

@@ -11,7 +11,7 @@ import { saveDiffusers } from '../../src/ddpm/checkpoint/diffusers.ts';
 import { openSafetensors, type TensorSource, writeSafetensors } from '../../src/ddpm/checkpoint/safetensors.ts';
 import { emaDecayAt, emaDecayOver, warmupSteps } from '../../src/ddpm/fit.ts';
 import { presets } from '../../src/ddpm/model/presets.ts';
-import { toNative, type UNetConfig, unetConfig, validateUNet } from '../../src/ddpm/model/unet.ts';
+import { type UNetConfig, unetConfig, unetModel, validateUNet } from '../../src/ddpm/model/unet.ts';
 import { countParameters, parameterTable } from '../support/diffusers-names.ts';
 import { fakeVector, fakeVectorOf } from '../support/fake-vector.ts';
 import { near } from '../support/near.ts';
@@ -101,7 +101,7 @@ test('presets fit the images they are asked for', (t) => {
       freqShift: 1,
       normEps: 1e-6,
     });
-    t.like(toNative(config), { outChannels: 1, attentionHeadDim: 0, numClasses: 10, normGroups: config.normGroups });
+    t.like(unetModel(config), { outChannels: 1, attentionHeadDim: 0, numClasses: 10, normGroups: config.normGroups });
   }
   t.is(presets.tiny.unet({ height: 8, width: 8, channels: 3 }).numClasses, 0);
 });
@@ -129,7 +129,7 @@ test('a configuration that cannot be is refused by field and value', (t) => {
   ];
   for (const [change, message] of cases) {
     t.throws(() => validateUNet({ ...unet, ...change }), { code: 'ERR_PHOENIX_CONFIG', message });
-    t.throws(() => toNative({ ...unet, ...change }), { code: 'ERR_PHOENIX_CONFIG' });
+    t.throws(() => unetModel({ ...unet, ...change }), { code: 'ERR_PHOENIX_CONFIG' });
   }
 });
 

@@ -7,7 +7,7 @@ import test from 'ava';
 import { addon } from '../../src/bindings/load.ts';
 import { sessionOn } from '../../src/bindings/session.ts';
 import { presets } from '../../src/ddpm/model/presets.ts';
-import { toNative } from '../../src/ddpm/model/unet.ts';
+import { unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { checkGolden } from '../support/golden-unet.ts';
 
@@ -16,7 +16,7 @@ test('the tiny U-Net equals the golden vectors: fast backend', (t) => checkGolde
 
 test('the CIFAR-10 model has the 328 names and shapes of the public checkpoint', async (t) => {
   using session = sessionOn(addon('cpu'), {
-    unet: toNative(presets.cifar.unet({ height: 32, width: 32, channels: 3 })),
+    model: unetModel(presets.cifar.unet({ height: 32, width: 32, channels: 3 })),
     noise: noise(),
     threads: 1,
   });

@@ -1,5 +1,4 @@
 /** The border between JavaScript and native code: what goes wrong is a typed error, never a crash; what is freed is free. */
-
 import { Worker } from 'node:worker_threads';
 import test, { type ExecutionContext } from 'ava';
 import { addon } from '../../src/bindings/load.ts';
@@ -7,7 +6,7 @@ import type { NativeTrain } from '../../src/bindings/native.ts';
 import { createImages, type Images, type Session } from '../../src/bindings/session.ts';
 import { createVector } from '../../src/bindings/vector.ts';
 import { atStart } from '../../src/ddpm/fit.ts';
-import { unetConfig } from '../../src/ddpm/model/unet.ts';
+import { unetConfig, unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { makeTable } from '../../src/ddpm/schedulers/index.ts';
 import { createSession } from '../../src/ddpm/session.ts';
@@ -44,7 +43,7 @@ const fit = (steps: number, batch = 4): NativeTrain => ({
 });
 
 const ready = async (threads = 1): Promise<Session> => {
-  const session = createSession({ unet, threads });
+  const session = createSession({ model: unetModel(unet), threads });
   await session.init(1n);
   return session;
 };
@@ -108,7 +107,7 @@ test('training lowers the loss on one batch, and equal seeds give equal bytes wh
 test('an image does not depend on how many are drawn with it', async (t) => {
   // 12 pixels per side and 32 channels: every way of the convolution, and tiles that stick out.
   const wide = { height: 12, width: 12, inChannels: 3, blockOutChannels: [32, 64], layersPerBlock: 1, attention: [false, true] };
-  using session = createSession({ unet: unetConfig(wide), threads: 2 });
+  using session = createSession({ model: unetModel(unetConfig(wide)), threads: 2 });
   await session.init(1n);
   const weights = Float32Array.from({ length: session.parameterCount }, (_, i) => 0.05 * Math.sin(13 * i) + 0.01);
   await session.params.fromBytes(new Uint8Array(weights.buffer), 0);
@@ -309,11 +308,11 @@ test('several Sessions at once, and worker threads that are ended in the middle 
     const { parentPort, workerData } = require('node:worker_threads');
     const native = require(workerData.path);
     native.setErrorClass(class extends Error { constructor(code, message) { super(message); this.code = code; } });
-    const session = native.createSession(workerData.unet, workerData.noise, { threads: 2 });
+    const session = native.createSession(workerData.model, workerData.noise, { threads: 2 });
     const images = native.createImages(${COUNT}, 8, 8, 1);
     session.init(1n).then(() => { session.train(images, workerData.fit); parentPort.postMessage('training'); });
   `;
-  const { toNative } = await import('../../src/ddpm/model/unet.ts');
+  const { unetModel } = await import('../../src/ddpm/model/unet.ts');
   const path = Object.keys((await import('node:module')).createRequire(import.meta.url).cache).find((file) =>
     file.endsWith('phoenix-cpu.node'),
   );
@@ -324,7 +323,7 @@ test('several Sessions at once, and worker threads that are ended in the middle 
       () =>
         new Worker(source, {
           eval: true,
-          workerData: { path, unet: toNative(unet), noise: { prediction: 'eps', alphaBar: noise().alphaBar }, fit: fit(100_000) },
+          workerData: { path, model: unetModel(unet), noise: { prediction: 'eps', alphaBar: noise().alphaBar }, fit: fit(100_000) },
         }),
     );
     await Promise.all(workers.map((worker) => new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))));

@@ -2,12 +2,11 @@
  * The whole U-Net in the shapes that the golden model does not have: sides that do not halve evenly, several heads, classes, both paddings,
  * two channels at the ends. The definition's gradient against differences of its loss, the fast backend against the definition.
  */
-
 import test from 'ava';
 import { addon } from '../../src/bindings/load.ts';
 import { createImages, type Session, sessionOn } from '../../src/bindings/session.ts';
 import { atStart } from '../../src/ddpm/fit.ts';
-import { toNative, type UNetConfig, unetConfig } from '../../src/ddpm/model/unet.ts';
+import { type UNetConfig, unetConfig, unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { rng } from '../../src/rng.ts';
 import { near } from '../support/near.ts';
@@ -54,7 +53,7 @@ for (const [name, unet] of Object.entries(variants)) {
   const random = rng(7, name);
   const normals = (count: number) => Float64Array.from({ length: count }, () => Math.fround(random.normal()));
   const open = async (backend: 'cpu' | 'ref', weights: Float32Array): Promise<Session> => {
-    const session = sessionOn(addon(backend), { unet: toNative(unet), noise: noise(), threads: 2 });
+    const session = sessionOn(addon(backend), { model: unetModel(unet), noise: noise(), threads: 2 });
     await session.params.fromBytes(bytes(weights), 0);
     return session;
   };
@@ -65,7 +64,7 @@ for (const [name, unet] of Object.entries(variants)) {
   const classes = unet.numClasses > 0 ? Int32Array.of(0, 4, 2) : undefined;
 
   test(`${name}: the definition's gradient is the slope of its loss; the fast backend follows the definition`, async (test) => {
-    const count = sessionOn(addon('ref'), { unet: toNative(unet), noise: noise(), threads: 1 }).parameterCount;
+    const count = sessionOn(addon('ref'), { model: unetModel(unet), noise: noise(), threads: 1 }).parameterCount;
     const weights = Float32Array.from(normals(count), (v) => 0.15 * v);
     using ref = await open('ref', weights);
     using fast = await open('cpu', weights);
@@ -96,7 +95,11 @@ test('three training steps of the fast backend follow those of the definition', 
   const unet = variants['two heads, classes, the other conventions of diffusers'] as UNetConfig;
   const set = { pixels: Uint8Array.from({ length: 16 * 64 }, (_, i) => (i * 53) % 256), count: 16, height: 8, width: 8, channels: 1 };
   const run = async (backend: 'cpu' | 'ref') => {
-    using session = sessionOn(addon(backend), { unet: toNative({ ...unet, dropout: 0.2 }), noise: noise({ prediction: 'v' }), threads: 1 });
+    using session = sessionOn(addon(backend), {
+      model: unetModel({ ...unet, dropout: 0.2 }),
+      noise: noise({ prediction: 'v' }),
+      threads: 1,
+    });
     await session.init(3n);
     using images = await createImages(set, addon(backend));
     const { losses, gradNorms } = await session.train(images, {

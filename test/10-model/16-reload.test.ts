@@ -1,5 +1,4 @@
 /** A model written to a file and read back, in each layout, trains on as if nothing had happened: ten equal losses. */
-
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,7 +6,7 @@ import test from 'ava';
 import { createImages, type Session } from '../../src/bindings/session.ts';
 import { type CheckpointContent, readCheckpoint, saveCheckpoint } from '../../src/ddpm/checkpoint/checkpoint.ts';
 import { saveDiffusers } from '../../src/ddpm/checkpoint/diffusers.ts';
-import { unetConfig } from '../../src/ddpm/model/unet.ts';
+import { unetConfig, unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { createSession } from '../../src/ddpm/session.ts';
 import { testHyper } from '../support/plain-fit.ts';
@@ -27,7 +26,7 @@ const COUNT = 24;
 const classes = Int32Array.from({ length: COUNT }, (_, i) => i % 3);
 const pixels = Uint8Array.from({ length: COUNT * 8 * 8 * 3 }, (_, i) => (i * 71) % 256);
 
-const open = () => createSession({ unet, noise: noise(schedule), threads: 2 });
+const open = () => createSession({ model: unetModel(unet), noise: noise(schedule), threads: 2 });
 
 const train = async (session: Session, steps: number, firstStep: number) => {
   using images = await createImages({ pixels, count: COUNT, height: 8, width: 8, channels: 3 });

@@ -3,7 +3,6 @@
  * bfloat16 and add up in float, all else is as in fp32. Against the definitions, on every number of threads and in every batch; what it is
  * not for is refused. Skipped aloud where the processor lacks AVX512_BF16, but for the refusals.
  */
-
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -14,7 +13,7 @@ import { createImages, type Precision, sessionOn } from '../../src/bindings/sess
 import { sample } from '../../src/commands/sample.ts';
 import { saveCheckpoint } from '../../src/ddpm/checkpoint/checkpoint.ts';
 import { atStart } from '../../src/ddpm/fit.ts';
-import { toNative, unetConfig } from '../../src/ddpm/model/unet.ts';
+import { unetConfig, unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { makeTable } from '../../src/ddpm/schedulers/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
@@ -148,7 +147,7 @@ const unet = unetConfig({
 });
 
 async function open(native: Addon, precision: Precision | undefined, threads = 1) {
-  const session = sessionOn(native, { unet: toNative(unet), noise: noise(), threads, precision });
+  const session = sessionOn(native, { model: unetModel(unet), noise: noise(), threads, precision });
   const r = rng(5, 'bf16', 'weights');
   const weights = Float32Array.from({ length: session.parameterCount }, () => 0.05 * r.normal());
   await session.params.fromBytes(new Uint8Array(weights.buffer), 0);
@@ -222,7 +221,7 @@ test('without AVX512_BF16 in use bf16 is refused, and says what it needs', (t) =
   const lesser = loadFast().addons.filter(({ isa }) => isa !== 'avx512');
   for (const { addon: native, isa } of [...lesser, { addon: reference, isa: 'none' }]) {
     t.false(native.info().bf16);
-    const refusal = t.throws(() => sessionOn(native, { unet: toNative(unet), noise: noise(), precision: 'bf16' }), {
+    const refusal = t.throws(() => sessionOn(native, { model: unetModel(unet), noise: noise(), precision: 'bf16' }), {
       instanceOf: PhoenixError,
       message: new RegExp(`needs CUDA, or a CPU with AVX512_BF16.*the set ${isa}.*Use precision 'fp32'`),
     });

@@ -5,7 +5,7 @@ import test from 'ava';
 import { createImages, createNativeSession } from '../../src/bindings/session.ts';
 import { createVector, type Vector } from '../../src/bindings/vector.ts';
 import { atStart } from '../../src/ddpm/fit.ts';
-import { toNative, unetConfig } from '../../src/ddpm/model/unet.ts';
+import { unetConfig, unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { drawSamples } from '../../src/ddpm/sample.ts';
 import { trainLocal } from '../../src/ddpm/train.ts';
@@ -41,7 +41,7 @@ const images = await createImages({ pixels, count, height: 8, width: 8, channels
 const fit = testFit({ epochs: 1 }, { flip: true });
 
 const range = (from: number, n: number) => Int32Array.from({ length: n }, (_, i) => from + i);
-const newSession = (threads = 2) => createNativeSession({ unet: toNative(unet), noise: schedule, threads });
+const newSession = (threads = 2) => createNativeSession({ model: unetModel(unet), noise: schedule, threads });
 const numbers = async (vector: Vector) => new Float32Array((await vector.toBytes(0, vector.length)).slice().buffer);
 
 type World = { dataOf: Int32Array[]; rounds?: number; threads?: number; stream?(id: string, round: number): bigint };

@@ -2,7 +2,7 @@
 import test from 'ava';
 import { createImages, createNativeSession } from '../../src/bindings/session.ts';
 import { createVector, setBytes, type Vector } from '../../src/bindings/vector.ts';
-import { toNative, unetConfig } from '../../src/ddpm/model/unet.ts';
+import { unetConfig, unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { initialState, runFederation } from '../../src/fl/federation.ts';
 import type { Codec, RoundRecord, VectorHead } from '../../src/fl/protocol.ts';
@@ -189,7 +189,7 @@ const fit = testFit({ epochs: 1 });
 type World = { strategy?: Strategy; store?: Store; carriesVectors?: boolean; taskCodec?: 'bf16'; personal?: string[] };
 
 async function world(compress: string, { strategy = fedavg(), store = memoryStore(), carriesVectors, taskCodec, personal }: World = {}) {
-  const session = createNativeSession({ unet: toNative(unet), noise: schedule, threads: 1 });
+  const session = createNativeSession({ model: unetModel(unet), noise: schedule, threads: 1 });
   const clients = [0, 1].map((i) =>
     createClient({
       id: `c${i}`,

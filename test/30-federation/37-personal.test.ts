@@ -10,6 +10,7 @@ import type { FederateOptions } from '../../src/commands/options/index.ts';
 import { sample } from '../../src/commands/sample.ts';
 import { readCheckpoint } from '../../src/ddpm/checkpoint/checkpoint.ts';
 import { openDataset } from '../../src/ddpm/data/index.ts';
+import { unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { createSession } from '../../src/ddpm/session.ts';
 import { parsePersonal, personalPresets, splitParameters } from '../../src/fl/site/personal.ts';
@@ -66,7 +67,7 @@ async function temporary(t: ExecutionContext): Promise<string> {
 async function parts(dir: string) {
   const { checkpoint, stored } = await openRun(dir);
   const file = await readCheckpoint(checkpoint!);
-  using session = createSession({ unet: file.unet, noise: noise(file.noise), threads: 1 });
+  using session = createSession({ model: unetModel(file.unet), noise: noise(file.noise), threads: 1 });
   await file.load(session.params, session.ema, session.parameters);
   const split = splitParameters(session.parameters, parsePersonal('head')!);
   const [personal, initial, shared] = [
@@ -160,7 +161,7 @@ test('a site that took no part trains the personal layers alone, the rest stays 
 
   const before = await readCheckpoint((await openRun(dir)).checkpoint!);
   const after = await readCheckpoint(file);
-  using session = createSession({ unet: after.unet, noise: noise(after.noise), threads: 1 });
+  using session = createSession({ model: unetModel(after.unet), noise: noise(after.noise), threads: 1 });
   const split = splitParameters(session.parameters, parsePersonal('head')!);
   t.is(done.trained, split.personalCount);
   const partsOf = async () =>

@@ -1,5 +1,4 @@
 /** Options: a table per command, for the API and the command line. */
-
 import { readFile } from 'node:fs/promises';
 import test from 'ava';
 import {

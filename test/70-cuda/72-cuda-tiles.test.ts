@@ -6,7 +6,7 @@
 import test from 'ava';
 import type { Addon } from '../../src/bindings/native.ts';
 import { sessionOn } from '../../src/bindings/session.ts';
-import { toNative, unetConfig } from '../../src/ddpm/model/unet.ts';
+import { unetConfig, unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { rng } from '../../src/rng.ts';
 import { attend, cases, conv, linearOf, norm, type OpArguments } from '../cases.ts';
@@ -77,7 +77,7 @@ check('scores far below zero, fewer tokens than a tile', 'attention_forward', (r
 check('two inputs on Hopper', 'linear_forward', (r) => linearOf(150, 40, 24, 72, { b: true, residual: true }, r));
 
 withDevice('a network in bf16, its output and gradient', async (t) => {
-  const unet = toNative(
+  const model = unetModel(
     unetConfig({
       height: 8,
       width: 8,
@@ -94,7 +94,7 @@ withDevice('a network in bf16, its output and gradient', async (t) => {
   const [x, target, times] = [normals(192), normals(192), Float64Array.of(400)];
   let weights: Float32Array | undefined;
   const run = async (native: Addon) => {
-    using session = sessionOn(native, { unet, noise: noise(), threads: 1 });
+    using session = sessionOn(native, { model, noise: noise(), threads: 1 });
     weights ??= Float32Array.from(normals(session.parameterCount), (v) => 0.1 * v);
     await session.params.fromBytes(new Uint8Array(weights.buffer), 0);
     const { output, gradient } = await session.gradient(x, times, target, session.params);

@@ -8,7 +8,7 @@ import { addon } from '../../src/bindings/load.ts';
 import type { Addon, NativeTrain, NativeVector } from '../../src/bindings/native.ts';
 import { createImages, type Precision, type Session, sessionOn } from '../../src/bindings/session.ts';
 import { type Hyper, hyperSchema } from '../../src/ddpm/fit.ts';
-import { toNative, unetConfig } from '../../src/ddpm/model/unet.ts';
+import { unetConfig, unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { makeTable } from '../../src/ddpm/schedulers/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
@@ -57,7 +57,7 @@ const set = {
 };
 const classes = Int32Array.from({ length: COUNT }, (_, i) => i % 5);
 const open = (native: Addon, precision: Precision = 'fp32') =>
-  sessionOn(native, { unet: toNative(unet), noise: noise({ prediction: 'v' }), threads: 1, precision });
+  sessionOn(native, { model: unetModel(unet), noise: noise({ prediction: 'v' }), threads: 1, precision });
 
 const hyper = testHyper({
   batch: BATCH,

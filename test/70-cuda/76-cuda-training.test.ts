@@ -2,13 +2,12 @@
  * Training on a real GPU (PHOENIX_TEST_GPU=1, as `npm run gpu:verify` sets it; the emulator would take days): bf16 follows fp32, and equal
  * seeds give equal bits. The CIFAR-10 U-Net on synthetic images, batch 16. Skipped aloud elsewhere.
  */
-
 import test from 'ava';
 import { createImages, type Precision, sessionOn } from '../../src/bindings/session.ts';
 import { openDataset } from '../../src/ddpm/data/index.ts';
 import { atStart } from '../../src/ddpm/fit.ts';
 import { presets } from '../../src/ddpm/model/presets.ts';
-import { toNative } from '../../src/ddpm/model/unet.ts';
+import { unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { rng } from '../../src/rng.ts';
 import { cuda, device, emulated, usable } from '../support/cuda.ts';
@@ -27,7 +26,7 @@ test('whether training is checked on a GPU', (t) => {
 /** Losses of a training from a fixed start, and the parameters after it. */
 async function train(precision: Precision, steps: number) {
   const dataset = await openDataset('synthetic:1024', { size: 32, channels: 3 });
-  using session = sessionOn(cuda!, { unet: toNative(presets.cifar.unet(dataset)), noise: noise(), precision });
+  using session = sessionOn(cuda!, { model: unetModel(presets.cifar.unet(dataset)), noise: noise(), precision });
   using images = await createImages(dataset, cuda!);
   await session.init(1n);
   const r = rng(1, 'training');

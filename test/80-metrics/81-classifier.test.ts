@@ -1,4 +1,4 @@
-/** Feature networks of one's own data and of files: the classifier's gradient and training, logistic regression, MobileNet's layers. */
+/** Feature networks of one's own data and of files: the classifier's training, logistic regression, MobileNet's layers. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
@@ -22,47 +22,6 @@ const bytes = (count: number, seed: number) => {
   const draw = rng(seed, 'pixels');
   return Uint8Array.from({ length: count }, () => draw.int(256));
 };
-
-test('classifier: the gradient agrees with finite differences of the reference build, and with the fast build', async (t) => {
-  const ref = addon('ref');
-  for (const shape of [
-    { height: 6, width: 9, channels: 3, classes: 3 }, // sides that do not halve evenly
-    { height: 40, width: 40, channels: 1, classes: 2 }, // the first convolution halves as well
-  ]) {
-    const count = 3;
-    const pixels = bytes(count * shape.height * shape.width * shape.channels, 5);
-    const labels = Int32Array.from({ length: count }, (_, i) => i % shape.classes);
-    const weights = Float64Array.from(ref.classifierInit(shape, 7n));
-    const draw = rng(3, 'weights');
-    for (let i = 0; i < weights.length; i++) weights[i]! += 0.02 * draw.normal();
-    const { loss, gradient } = await ref.classifierGradient(shape, weights, pixels, labels, 1);
-    const lossAt = async (change: (w: Float64Array) => void) => {
-      const moved = weights.slice();
-      change(moved);
-      return (await ref.classifierGradient(shape, moved, pixels, labels, 1)).loss;
-    };
-    // Single weights from every part of the vector, and one direction through all of them.
-    for (let n = 0; n < 24; n++) {
-      const at = n === 0 ? weights.length - 1 : draw.int(weights.length);
-      const up = await lossAt((w) => (w[at]! += 1e-5));
-      const down = await lossAt((w) => (w[at]! -= 1e-5));
-      const slope = (up - down) / 2e-5;
-      near(t, gradient[at], slope, 1e-7 + 1e-5 * Math.abs(slope), `weight ${at}`);
-    }
-    const direction = Float64Array.from(weights, () => draw.normal());
-    const along = direction.reduce((sum, d, i) => sum + d * gradient[i]!, 0);
-    const step = (by: number) =>
-      lossAt((w) => {
-        for (let i = 0; i < w.length; i++) w[i]! += by * direction[i]!;
-      });
-    const slope = ((await step(1e-6)) - (await step(-1e-6))) / 2e-6;
-    near(t, along, slope, { relative: 1e-5 }, 'along a direction');
-
-    const fast = await addon().classifierGradient(shape, weights, pixels, labels, 2);
-    near(t, fast.loss, loss, { relative: 1e-5 }, 'loss');
-    near(t, fast.gradient, gradient, { norm: 1e-4 }, 'gradient');
-  }
-});
 
 test('classifier: learns the built-in shapes, equal seeds give equal weights on any number of threads', async (t) => {
   const train = await openDataset('synthetic:300');

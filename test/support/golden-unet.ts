@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import type { ExecutionContext } from 'ava';
 import type { Addon } from '../../src/bindings/native.ts';
 import { type Session, sessionOn } from '../../src/bindings/session.ts';
-import { toNative, unetConfig } from '../../src/ddpm/model/unet.ts';
+import { unetConfig, unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { near } from './near.ts';
 
@@ -72,7 +72,7 @@ const norm = (x: ArrayLike<number>): number => Math.sqrt(Array.from(x).reduce((s
 
 /** Output, loss and gradient norms of the golden model on an addon. */
 export const checkGolden = async (t: ExecutionContext, native: Addon): Promise<void> => {
-  using session = sessionOn(native, { unet: toNative(tiny), noise: noise(), threads: 2, precision: 'fp32' });
+  using session = sessionOn(native, { model: unetModel(tiny), noise: noise(), threads: 2, precision: 'fp32' });
   t.is(session.parameters.length, 144);
   t.is(session.parameterCount, golden.n_params);
   await fillByFormula(session);

@@ -2,13 +2,12 @@
  * A program for chapter 78: starts two training steps, of which the second is recorded, and two rows of the sampler of a preset at its real
  * size, on a device that runs nothing (PHOENIX_SIMT_LAUNCHES). Arguments: the preset, side, channels and batch.
  */
-
 import { createRequire } from 'node:module';
 import type { Addon } from '../../src/bindings/native.ts';
 import { createImages, sessionOn } from '../../src/bindings/session.ts';
 import { atStart } from '../../src/ddpm/fit.ts';
 import { presets } from '../../src/ddpm/model/presets.ts';
-import { toNative } from '../../src/ddpm/model/unet.ts';
+import { unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise as noiseOf } from '../../src/ddpm/noise.ts';
 import { makeTable } from '../../src/ddpm/schedulers/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
@@ -21,7 +20,7 @@ addon.setErrorClass(PhoenixError);
 
 const noise = noiseOf();
 const size = { height: side, width: side, channels };
-using session = sessionOn(addon, { unet: toNative(presets[preset].unet(size)), noise, precision: 'bf16' });
+using session = sessionOn(addon, { model: unetModel(presets[preset].unet(size)), noise, precision: 'bf16' });
 using images = await createImages({ pixels: new Uint8Array(batch * side * side * channels), count: batch, ...size }, addon);
 await session.init(1n);
 const indices = new Int32Array(2 * batch);

@@ -2,7 +2,7 @@
  * A program for chapter 43: four training steps of a small network on the emulator, of which three are recorded ones played again, in both
  * precisions. Prints losses, gradient norms and the hashes of all vectors as JSON.
  */
-import { createImages, createSession, noise, unetConfig, type Vector } from '../../src/index.ts';
+import { createImages, createSession, noise, unetConfig, unetModel, type Vector } from '../../src/index.ts';
 import { cuda, device, emulated } from './cuda.ts';
 import { hashOf } from './golden-runs.ts';
 
@@ -36,7 +36,7 @@ const projection: Record<string, unknown> = {};
 const tensors: Record<string, string> = {};
 for (const precision of ['fp32', 'bf16'] as const) {
   const before = cuda.info().replays;
-  using session = createSession({ unet, noise: noise({ prediction: 'v' }), device: 'cuda', precision, threads: 1 });
+  using session = createSession({ model: unetModel(unet), noise: noise({ prediction: 'v' }), device: 'cuda', precision, threads: 1 });
   await session.init(3n);
   await session.ema.copy(session.params, 0, session.parameterCount);
   const anchor = session.createVector(session.parameterCount);

@@ -1,21 +1,24 @@
 /**
- * A small classifier of one's own images (native/metrics/classifier.h), for metrics where no feature network is at hand. Its 64 features
+ * A small classifier of one's own images (native/unet/classifier.h), for metrics where no feature network is at hand. Its 64 features
  * know what its classes needed and nothing else: distances in them are named after it (`fd_own_2k`), and compare within one data set only.
  */
 import { createHash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
-import { addon } from '../../bindings/load.ts';
-import type { NativeClassifier, NativeClassifierState } from '../../bindings/native.ts';
+import { createImages, createNativeSession } from '../../bindings/session.ts';
 import { PhoenixError } from '../../errors.ts';
-import type { ImageSet } from '../../images.ts';
+import { everyPosition, type ImageSet, slice } from '../../images.ts';
 import { rng, streamKey } from '../../rng.ts';
+import { plainHyper } from '../fit.ts';
+import { type ClassifierConfig, classifierModel } from '../model/classifier.ts';
 import type { FeatureNetwork, RunNetworkOptions } from './feature-network.ts';
 import { checkInteger, featureMatrix } from './features.ts';
 
 const FEATURES = 64;
-/** Steps per native call, and images per native call of a trained classifier: well below a second. */
-const STEPS_A_CALL = 10;
-const BATCH = 256;
+/** Steps between two reports of progress. */
+const STEPS_PER_REPORT = 10;
+/** Images that a trained classifier is given at once, well below a second of work, and images of a pass. */
+const WINDOW = 256;
+const BATCH = 64;
 
 export type ClassifierOptions = {
   /** Steps of the optimizer, 1..1e6. @default ten passes over the images, from 200 to 4000 */
@@ -58,13 +61,9 @@ export const trainClassifier = async (
       'ERR_PHOENIX_SHAPE',
       `trainClassifier: ${count} images need ${count * bytes} bytes and ${count} labels, not ${pixels.length} and ${labels.length}.`,
     );
-  const shape: NativeClassifier = { height, width, channels, classes };
-  let state: NativeClassifierState = {
-    weights: addon().classifierInit(shape, streamKey(seed, 'classifier')),
-    m: new Float32Array(),
-    v: new Float32Array(),
-    step: 0,
-  };
+  using session = createNativeSession({ model: classifierModel({ height, width, channels, classes }), device: 'cpu', threads });
+  using resident = await createImages(images, session);
+  await session.init(streamKey(seed, 'classifier'));
   let order: Int32Array = new Int32Array();
   let used = 0;
   let pass = 0;
@@ -75,32 +74,37 @@ export const trainClassifier = async (
     }
     return order[used++]!;
   };
-  while (state.step < steps) {
-    signal?.throwIfAborted();
-    const now = Math.min(STEPS_A_CALL, steps - state.step);
-    const chosen = new Uint8Array(now * batch * bytes);
-    const classesOf = new Int32Array(now * batch);
-    for (let i = 0; i < now * batch; i++) {
-      const image = next();
-      chosen.set(pixels.subarray(image * bytes, (image + 1) * bytes), i * bytes);
-      classesOf[i] = labels[image]!;
-    }
-    const rates = Float64Array.from({ length: now }, (_, i) => (lr * (1 + Math.cos((Math.PI * (state.step + i)) / steps))) / 2);
-    const { losses, ...after } = await addon().classifierTrain(shape, state, chosen, classesOf, batch, rates, threads);
-    state = after;
-    const loss = losses.reduce((a, b) => a + b) / now;
-    if (!Number.isFinite(loss))
-      throw new PhoenixError('ERR_PHOENIX_NOT_FINITE', `The classifier's loss is ${loss} at step ${state.step}: lower its learning rate.`);
-    onProgress?.(state.step / steps, loss);
+  let sum = 0;
+  for (let step = 0; step < steps; step++) {
+    const rate = (lr * (1 + Math.cos((Math.PI * step) / steps))) / 2;
+    const { losses } = await session.train(
+      resident,
+      {
+        indices: Int32Array.from({ length: batch }, next),
+        classes: labels,
+        steps: 1,
+        hyper: { ...plainHyper, batch, lr: rate, clip: 0 },
+        key: 0n,
+        firstStep: step,
+        globalStep: step,
+        adamStep: step,
+      },
+      signal,
+    );
+    sum += losses[0]!;
+    const done = step + 1;
+    if (done % STEPS_PER_REPORT !== 0 && done !== steps) continue;
+    onProgress?.(done / steps, sum / (done % STEPS_PER_REPORT || STEPS_PER_REPORT));
+    sum = 0;
   }
-  return Float32Array.from(state.weights);
+  return new Float32Array(Uint8Array.from(await session.params.toBytes(0, session.parameterCount)).buffer);
 };
 
 /**
  * A trained classifier as a feature network, named `own`, for images of exactly its size.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for weights that do not fit the shape, when it runs
  */
-export const classifierNetwork = (shape: NativeClassifier, weights: Float32Array): FeatureNetwork => {
+export const classifierNetwork = (shape: ClassifierConfig, weights: Float32Array): FeatureNetwork => {
   const { height, width, channels, classes } = shape;
   const bytes = height * width * channels;
   const run = async (images: ImageSet, { threads = availableParallelism(), signal, onProgress }: RunNetworkOptions = {}) => {
@@ -110,14 +114,23 @@ export const classifierNetwork = (shape: NativeClassifier, weights: Float32Array
         'ERR_PHOENIX_SHAPE',
         `The own classifier needs images of ${height}x${width}x${channels}, but ${images.height}x${images.width}x${images.channels} and ${pixels.length} bytes for ${count} images came.`,
       );
+    using session = createNativeSession({ model: classifierModel(shape), device: 'cpu', threads });
+    if (weights.length !== session.parameterCount)
+      throw new PhoenixError(
+        'ERR_PHOENIX_ARGUMENT',
+        `A classifier of ${height}x${width}x${channels} and ${classes} classes has ${session.parameterCount} weights, but ${weights.length} came.`,
+      );
+    await session.params.fromBytes(new Uint8Array(weights.buffer, weights.byteOffset, weights.byteLength), 0);
     const features = new Float32Array(count * FEATURES);
     const logits = new Float32Array(count * classes);
-    for (let done = 0; done < count; done += BATCH) {
+    for (let done = 0; done < count; done += WINDOW) {
       signal?.throwIfAborted();
-      const end = Math.min(count, done + BATCH);
-      const out = await addon().classifierRun(shape, weights, pixels.subarray(done * bytes, end * bytes), threads);
+      const end = Math.min(count, done + WINDOW);
+      using part = await createImages(slice(images, done, end - done), session);
+      const indices = everyPosition(end - done);
+      const out = await session.describe(part, { indices, batch: BATCH, weights: session.params }, signal);
       features.set(out.features, done * FEATURES);
-      logits.set(out.logits, done * classes);
+      logits.set(out.outputs, done * classes);
       onProgress?.(end);
     }
     return { features: featureMatrix(features, FEATURES), logits: featureMatrix(logits, classes) };

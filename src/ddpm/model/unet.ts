@@ -2,7 +2,7 @@
  * The U-Net of Ho et al. 2020 ("Denoising Diffusion Probabilistic Models", appendix B) as a configuration: what it means, and
  * what is valid. The network itself is native (native/unet).
  */
-import type { NativeUNet } from '../../bindings/native.ts';
+import type { NativeModel } from '../../bindings/native.ts';
 import { PhoenixError } from '../../errors.ts';
 
 /** A U-Net's shape. Level 0 has the images' size; each further level halves both sides. */
@@ -107,8 +107,8 @@ export const validateUNet = (config: UNetConfig): void => {
   check('downsamplePadding', config.downsamplePadding === 0 || config.downsamplePadding === 1, '0 or 1');
 };
 
-/** The configuration as the addon takes it. @throws PhoenixError ERR_PHOENIX_CONFIG as validateUNet */
-export const toNative = (config: UNetConfig): NativeUNet => {
+/** The U-Net as a model for createSession. @throws PhoenixError ERR_PHOENIX_CONFIG as validateUNet */
+export function unetModel(config: UNetConfig): NativeModel {
   validateUNet(config);
-  return { ...config, outChannels: config.inChannels, attentionHeadDim: config.attentionHeadDim ?? 0 };
-};
+  return { kind: 'unet', ...config, outChannels: config.inChannels, attentionHeadDim: config.attentionHeadDim ?? 0 };
+}

@@ -28,8 +28,8 @@ export type AddonInfo = {
 };
 
 /**
- * A model as native takes it: its kind, and the configuration of that kind. Those of src/ddpm/model make it, say what it means, and are the one
- * place of its limits.
+ * A model as native takes it: its kind, and the configuration of that kind. Those of src/ddpm/model make it, say what it means, and are the
+ * one place of its limits.
  */
 export type NativeModel = { readonly kind: string } & Readonly<Record<string, unknown>>;
 

@@ -118,8 +118,8 @@ export const chooseBackend = (device: Device): Choice => {
 
 /**
  * A new Session with parameters 0. ddpm/session.ts is the door for users.
- * @throws PhoenixError ERR_PHOENIX_SHAPE for a model that does not fit together, ERR_PHOENIX_ARGUMENT for bf16 on a CPU without AVX512_BF16,
- * ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
+ * @throws PhoenixError ERR_PHOENIX_SHAPE for a model that does not fit together, ERR_PHOENIX_ARGUMENT for bf16 on a CPU without
+ * AVX512_BF16, ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
  */
 export const createNativeSession = (options: NativeSessionOptions): Session =>
   sessionOn(addon(chooseBackend(options.device ?? 'auto').backend), options);

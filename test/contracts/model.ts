@@ -1,6 +1,6 @@
 /**
- * What holds for every model that a Session trains: a table of parameters that covers the vector, a gradient that is the slope of the loss, the
- * same bits on any number of threads, a loss that falls, and memory that is planned before it is used.
+ * What holds for every model that a Session trains: a table of parameters that covers the vector, a gradient that is the slope of the loss,
+ * the same bits on any number of threads, a loss that falls, and memory that is planned before it is used.
  */
 import test from 'ava';
 import { addon } from '../../src/bindings/load.ts';

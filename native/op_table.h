@@ -9,13 +9,14 @@
 
 namespace phx {
 
-// A call's tensors by argument name, on the device, each between guard words. `collect` brings them back to the host and inspects the guards.
+// A call's tensors by argument name, on the device, each between guard words. `collect` brings them back to the host and inspects the
+// guards.
 class OpCall {
  public:
   std::map<std::string, double> attributes;
 
-  // Takes values (or none: then the buffer is filled with NaN, to show what the op leaves unwritten). With `repeated`, there may be fewer than
-  // the shape has: they are taken again from the start.
+  // Takes values (or none: then the buffer is filled with NaN, to show what the op leaves unwritten). With `repeated`, there may be fewer
+  // than the shape has: they are taken again from the start.
   void add(const std::string& name, const double* values, size_t count, const int shape[4], bool repeated = false);
   ~OpCall();
   Tensor tensor(const std::string& name) const;  // empty if the call has no such argument
@@ -52,8 +53,8 @@ class OpCall {
 // Runs the op; a scalar result becomes the tensor "result". Throws std::invalid_argument for an unknown name.
 void run_op(const std::string& name, OpCall& call, Context& context);
 
-// Times an op on its own: nanoseconds a call of each of `runs` runs of `launches` calls. On a GPU a run is a Program, replayed and waited for, so
-// the host's work is left out; an op that brings a number to the host cannot be recorded, and throws there.
+// Times an op on its own: nanoseconds a call of each of `runs` runs of `launches` calls. On a GPU a run is a Program, replayed and waited
+// for, so the host's work is left out; an op that brings a number to the host cannot be recorded, and throws there.
 std::vector<double> time_op(const std::string& name, OpCall& call, Context& context, int launches, int runs);
 
 }  // namespace phx

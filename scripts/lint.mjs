@@ -49,7 +49,7 @@ function wideComments(text) {
 }
 
 const pages = await glob(['*.md', 'docs/**/*.md', 'test/**/*.md']);
-const code = await glob(['{src,test,bench,scripts,examples}/**/*.{ts,mjs}']);
+const code = await glob(['{src,test,bench,scripts,examples}/**/*.{ts,mjs}', 'native/**/*.{h,cpp,cu,cuh}', '!native/**/lab/**']);
 const checks = [
   ...pages.map((file) => ({ file, columns: PROSE, check: wideProse })),
   ...code.map((file) => ({ file, columns: COMMENT, check: wideComments })),

@@ -1,4 +1,5 @@
-// Rows of scores: the exponentials of softmax with their log-sum-exp, probabilities out of a saved log-sum-exp, and the gradient of the scores.
+// Rows of scores: the exponentials of softmax with their log-sum-exp, probabilities out of a saved log-sum-exp, and the gradient of the
+// scores.
 #include "attention_leaves.h"
 #include "vec.h"
 

@@ -1,6 +1,7 @@
-// Attention over bf16 tensors on Ampere's tensor cores, without scores in global memory: a block keeps some tokens and goes over the others in tiles,
-// softmax in fp32 as it goes.  Dao et al. 2022 (FlashAttention), alg. 1 and 4; the formulas are attention.ref.cpp's
-// A block is four warps of 16 rows each. Heads are padded with zeros to kWidth channels. Sums have a fixed order: dq by queries, dk and dv by keys.
+// Attention over bf16 tensors on Ampere's tensor cores, without scores in global memory: a block keeps some tokens and goes over the others
+// in tiles, softmax in fp32 as it goes.  Dao et al. 2022 (FlashAttention), alg. 1 and 4; the formulas are attention.ref.cpp's
+// A block is four warps of 16 rows each. Heads are padded with zeros to kWidth channels. Sums have a fixed order: dq by queries, dk and dv
+// by keys.
 #include "attention.cuh"
 #include "sm80.cuh"
 

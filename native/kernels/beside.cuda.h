@@ -3,8 +3,9 @@
 
 namespace phx {
 
-// Work beside the stream's own, which goes on without it: what is started between `start` and the end of this goes to a second stream of the thread, and
-// depends on all that was started before this was made. It reads and writes nothing that the stream's work after that point writes, until join_beside.
+// Work beside the stream's own, which goes on without it: what is started between `start` and the end of this goes to a second stream of
+// the thread, and depends on all that was started before this was made. It reads and writes nothing that the stream's work after that point
+// writes, until join_beside.
 // Not wanted, or PHOENIX_CUDA_BESIDE=0: it goes to the stream as all else.
 class Beside {
  public:

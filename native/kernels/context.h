@@ -1,4 +1,5 @@
-// What every op gets: how many threads it may use, in which type it multiplies, and scratch memory that lives until the next call of `scratch`.
+// What every op gets: how many threads it may use, in which type it multiplies, and scratch memory that lives until the next call of
+// `scratch`.
 #pragma once
 #include <cstddef>
 #include <memory>
@@ -17,8 +18,8 @@ class Context {
   Context& operator=(const Context&) = delete;
 
   int threads() const { return threads_; }
-  // bf16: linear layers, convolutions of stride 2 and attention round the factors of their products, forward alone, on tensors of reals. Only on a
-  // device of Bf16::products (device.h).
+  // bf16: in the forward pass, linear layers, convolutions of stride 2 and attention round the factors of their products to bf16. Tensors
+  // and sums stay reals. For inference only, on a device of Bf16::products (device.h).
   Type products() const { return products_; }
 
   // At least `count` reals of device memory, 64-byte aligned, contents undefined, shared by all threads of the op; grows, never shrinks: a

@@ -320,9 +320,9 @@ void narrow_weight_gradient(Context& ctx, Tensor dw, Tensor dy, Tensor x) {
       for (int c = 0; c < x.c; c++) dw.data[(size_t(k) * 9 + tap) * x.c + c] = transposed[size_t(c) * s.columns() + tap * dy.c + k];
 }
 
-// Which way a shape goes, as measured on one Zen 4 core (GFLOP/s of the plain sum, forward, direct → Winograd). 16 to 16 channels: 45 → 107,
-// 8 to 16: 30 → 22. 512 to 256 channels on 1 tile: 52 → 31, on 4 tiles: 79 → 149 (transforming the filters costs as much as a few tiles);
-// the batch does not count all the same: an image must not depend on how many are computed with it.
+// Which way a shape goes, as measured on one Zen 4 core (GFLOP/s of the plain sum, forward, direct → Winograd). 16 to 16 channels: 45 →
+// 107, 8 to 16: 30 → 22. 512 to 256 channels on 1 tile: 52 → 31, on 4 tiles: 79 → 149 (transforming the filters costs as much as a few
+// tiles); the batch does not count all the same: an image must not depend on how many are computed with it.
 bool is_plain(Conv2d a) { return a.stride == 1 && a.pad == 1; }
 bool use_winograd(const Tensor& y, const Tensor& x, Conv2d a) { return is_plain(a) && x.c >= 16 && y.c >= 16; }
 bool use_narrow(const Tensor& y, const Tensor& x, Conv2d a) { return is_plain(a) && a.upsample == 1 && y.c <= kNarrow && x.c >= 4 * y.c; }

@@ -25,7 +25,8 @@ struct Neighbourhoods {
     return tap(x, p, rs / 3, rs % 3, k % x.c, a);
   }
 };
-// Transposed im2col: a row per tap and input channel, a column per output pixel. The row of ones behind them gives the gradient of the bias.
+// Transposed im2col: a row per tap and input channel, a column per output pixel. The row of ones behind them gives the gradient of the
+// bias.
 struct NeighbourhoodsAcross {
   View y, x;
   Conv2d a;

@@ -24,7 +24,8 @@ const Kernel<ConvFewWeights> conv2d_few_weights_kernel("conv2d_few_weights_kerne
 const Kernel<ConvFold> conv2d_fold_kernel("conv2d_fold_kernel");
 const Kernel<ConvUnfold> conv2d_unfold_kernel("conv2d_unfold_kernel");
 
-// Whether the products of an enlarged image go over its own pixels, by folded weights: a product's 9 taps are then 4, and the 36 of its gradients 16.
+// Whether the products of an enlarged image go over its own pixels, by folded weights: a product's 9 taps are then 4, and the 36 of its
+// gradients 16.
 bool folds(Family family, Conv2d a) { return a.upsample == 2 && (family == Family::wgmma || family == Family::mma); }
 // In scratch memory, which the kernels that read it are started with before it is asked for again.
 Tensor fold(Context& ctx, const Tensor& w) {
@@ -34,7 +35,8 @@ Tensor fold(Context& ctx, const Tensor& w) {
   return folded;
 }
 
-// out from in, one of which has few channels. `b` may be empty; gradient: w is read the other way round, from its out-channels to its in-channels.
+// out from in, one of which has few channels. `b` may be empty; gradient: w is read the other way round, from its out-channels to its
+// in-channels.
 void few(Grad out, const Tensor& in, const Tensor& w, const Tensor& b, bool gradient) {
   bool to_many = in.c < out.t.c;
   const Tensor &few = to_many ? in : out.t, &many = to_many ? out.t : in;

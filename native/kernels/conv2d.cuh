@@ -23,13 +23,18 @@ struct ConvWeightGradient {
   Conv2d attributes;
 };
 
-// An enlargement twofold, taken into the weights: an output reads two pixels a side, or an input is read by four outputs a side, through sums of taps.
-// Sum p of a side, 0 to 3, is of the taps 0 | 1 and 2 | 0 and 1 | 2: outputs of phase f read pixels f - 1 and f further on through the sums 2f and
-// 2f + 1, and an input is read by outputs -1 … 2 away from twice its place through the sums 3, 1, 2 and 0.
-constexpr int kFolded = 4;  // sums of a side
-// The pixel that sum p reads, from the output's own place among the pixels on.
+// Upsampling by two, folded into the weights. Per side, an output pixel reads two input pixels, and an input pixel is read by four output
+// pixels, each through a sum of taps:
+//
+//   sum p   taps    outputs of phase   read the pixel at offset   the output's offset from twice the input's place
+//   0       0       0                  -1                          2
+//   1       1, 2    0                   0                          0
+//   2       0, 1    1                   0                          1
+//   3       2       1                   1                         -1
+constexpr int kFolded = 4;  // sums per side
+// The offset of the pixel that sum p reads, from the output's own place.
 constexpr int folded_pixel(int p) { return p / 2 - 1 + p % 2; }
-// The sum that output i - 1 away from twice an input's place reads it through.
+// The sum through which the output at offset i - 1 from twice an input's place reads that input.
 constexpr int folded_reader(int i) { return i == 0 ? 3 : i == 3 ? 0 : i; }
 struct ConvFold {
   View w, folded;  // (K,3,3,C) and (K,4,4,C)
@@ -40,11 +45,13 @@ struct ConvUnfold {
   View dw;             // (K,3,3,C), fp32: the sum over ranges and over the sums that a tap is in
 };
 
-// Between few channels and many (conv2d_few.cu), 3x3, stride 1, padding 1. One of the two tensors is the output, which has the other's sides.
+// Between few channels and many (conv2d_few.cu), 3x3, stride 1, padding 1. One of the two tensors is the output, which has the other's
+// sides.
 constexpr int kFewMost = 4;
 constexpr unsigned kFewShared = 48 << 10;
 constexpr int kFewRange = 256;  // pixels of a block
-// Shared memory: a block's pixels with those around them, kFewMost channels each, and the weights, or in their gradient eight sums a thread.
+// Shared memory: a block's pixels with those around them, kFewMost channels each, and the weights, or in their gradient eight sums a
+// thread.
 constexpr size_t few_tile_bytes(int w) { return (kFewRange + 2 * (size_t(w) + 1)) * kFewMost * sizeof(float); }
 constexpr size_t few_bytes(int few, int many, int w) {
   size_t weights = size_t(9) * few * many * sizeof(float), sums = 256 * 8 * sizeof(float);

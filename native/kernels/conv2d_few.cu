@@ -1,5 +1,6 @@
-// 3x3 convolutions between up to kFewMost channels (an image's) and many in bf16, stride 1 and padding 1, without tiles that would be mostly empty: to many
-// channels, from many, and the weights' gradient of either. The inputs' gradient of the one is the other with its taps turned round.
+// 3x3 convolutions between up to kFewMost channels (an image's) and many in bf16, stride 1 and padding 1, without tiles that would be
+// mostly empty: to many channels, from many, and the weights' gradient of either. The inputs' gradient of the one is the other with its
+// taps turned round.
 #include "conv2d.cuh"
 
 namespace phx {
@@ -47,8 +48,8 @@ __device__ inline float few_weight(const ConvFew& a, int t, int few, int many) {
   return a.w_by_many ? value(a.w, (size_t(many) * 9 + tap) * a.few.c + few) : value(a.w, (size_t(few) * 9 + tap) * a.many.c + many);
 }
 
-// many(p, ·) = Σ few(p at t, c) w(t, c, ·) + b: a thread has 8 channels of 4 pixels at a time. The weights' first four of each 8 channels lie before all
-// second fours, so that neighbouring threads read neighbouring words.
+// many(p, ·) = Σ few(p at t, c) w(t, c, ·) + b: a thread has 8 channels of 4 pixels at a time. The weights' first four of each 8 channels
+// lie before all second fours, so that neighbouring threads read neighbouring words.
 extern "C" __global__ void __launch_bounds__(kThreads) conv2d_to_many_kernel(const __grid_constant__ ConvFew a) {
   begin_kernel();
   constexpr int kPixels = 4;
@@ -157,8 +158,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_from_many_kernel(c
   }
 }
 
-// Σ over a range of pixels of many(p, ·) few(p at t, ·), and of dy, which is one of the two: a thread has two channels of the many and all of the rest, for
-// every `lines`-th pixel.
+// Σ over a range of pixels of many(p, ·) few(p at t, ·), and of dy, which is one of the two: a thread has two channels of the many and all
+// of the rest, for every `lines`-th pixel.
 extern "C" __global__ void __launch_bounds__(kThreads) conv2d_few_weights_kernel(const __grid_constant__ ConvFewWeights a) {
   begin_kernel();
   FewTile tile(a.few, few_memory);

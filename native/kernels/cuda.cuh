@@ -1,5 +1,6 @@
 // What device and host code of the CUDA backend share: views of tensors, and the helpers that kernels use.
-// Kernels take one plain parameter struct each, declared beside the kernel's name in `<op>.cuh`; tensors are views with pointers to device memory.
+// Kernels take one plain parameter struct each, declared beside the kernel's name in `<op>.cuh`; tensors are views with pointers to device
+// memory.
 #pragma once
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
@@ -30,8 +31,9 @@ inline GradView view(const Grad& g) { return {view(g.t), g.accumulate ? 1 : 0}; 
 // Threads of a block of the kernels that go over elements; the block's sums rely on it.
 constexpr int kThreads = 256;
 
-// What a kernel does before it touches device memory. On Hopper it may have been started before the one in front of it has ended (programmatic dependent
-// launch, launch.cuda.h), to spare the time between the two: so it waits here, and lets the next one be started. By every thread.
+// What a kernel does before it touches device memory. On Hopper it may have been started before the one in front of it has ended
+// (programmatic dependent launch, launch.cuda.h), to spare the time between the two: so it waits here, and lets the next one be started. By
+// every thread.
 __device__ inline void begin_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");

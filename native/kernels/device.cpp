@@ -29,8 +29,8 @@ void prefer_large_pages([[maybe_unused]] char* block, [[maybe_unused]] size_t by
 }
 }  // namespace
 
-// From calloc, whose large blocks are the system's fresh pages: made at once, where filling 143 MB takes 80 ms. The address that calloc gave
-// lies just before the boundary that the values begin at.
+// From calloc, whose large blocks are the system's fresh pages: made at once, where filling 143 MB takes 80 ms. The address that calloc
+// gave lies just before the boundary that the values begin at.
 void* device_allocate_zeros(size_t bytes) {
   char* block = static_cast<char*>(std::calloc(1, bytes + 2 * kBoundary));
   if (!block) throw OutOfMemory("not enough memory: " + std::to_string(bytes) + " bytes wanted");

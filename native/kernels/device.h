@@ -1,5 +1,5 @@
-// What a Session needs of the device that its ops run on: memory, copies to, from and within it, and programs. `device.cpp` is the CPU, where the
-// device's memory is the host's; `device.cuda.cpp` a GPU. Host code reaches a device's memory through these functions only.
+// What a Session needs of the device that its ops run on: memory, copies to, from and within it, and programs. `device.cpp` is the CPU,
+// where the device's memory is the host's; `device.cuda.cpp` a GPU. Host code reaches a device's memory through these functions only.
 // Calls return when the host's side of them is done (its memory may be reused); the device does its work in the order of the calls.
 // A failed call throws: OutOfMemory, or std::runtime_error with the driver's reason.
 #pragma once
@@ -40,7 +40,8 @@ size_t device_copied();
 // True where the device's memory is the host's, and its work is done when a call returns.
 extern const bool device_is_host;
 
-// A range of the device's memory as the host sees it: on the CPU that memory itself, on a GPU a copy, which `put_back` writes to the device.
+// A range of the device's memory as the host sees it: on the CPU that memory itself, on a GPU a copy, which `put_back` writes to the
+// device.
 class OnHost {
  public:
   // fetch: with the values that the device has there; otherwise they are undefined.
@@ -56,8 +57,9 @@ class OnHost {
   real* data_;
 };
 
-// Device work that is the same each time but for what it reads in the device's memory. On a GPU the first run is an ordinary one, the second
-// records it (a CUDA graph) and later ones replay the record: what the work does on the host is not done again, and all addresses stay.
+// Device work that is the same each time but for what it reads in the device's memory. On a GPU the first run is an ordinary one, the
+// second records it (a CUDA graph) and later ones replay the record: what the work does on the host is not done again, and all addresses
+// stay.
 // Between the first run and the last the work must not allocate device memory. On the CPU every run is an ordinary one.
 class Program {
  public:
@@ -74,8 +76,8 @@ class Program {
   void* graph_ = nullptr;
 };
 
-// What computing in bf16 is on this device: ops take tensors of Type::bf16; or tensors are reals, and factors are rounded as they are multiplied
-// (Context::products), without gradients; or there is no such thing.
+// What computing in bf16 is on this device: ops take tensors of Type::bf16; or tensors are reals, and factors are rounded as they are
+// multiplied (Context::products), without gradients; or there is no such thing.
 enum class Bf16 { none, products, tensors };
 Bf16 device_bf16();
 

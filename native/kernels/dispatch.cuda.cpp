@@ -15,8 +15,8 @@ bool all_in_pieces(const Product& p) {
   return std::ranges::all_of(tensors, [](const Tensor& t) { return !t || in_pieces(t); });
 }
 
-// Strided or enlarged (with padding, as weights are folded for it), not both; and with a stride, dx in whole phases: as many pixels of it as of dy
-// for each.
+// Strided or enlarged (with padding, as weights are folded for it), not both; and with a stride, dx in whole phases: as many pixels of it
+// as of dy for each.
 bool whole_phases(const Product& p) {
   auto [stride, pad, upsample] = *p.window;
   return (upsample == 1 || (stride == 1 && pad == 1)) && (p.pass != Pass::input_gradient || (p.x0.h % stride == 0 && p.x0.w % stride == 0));

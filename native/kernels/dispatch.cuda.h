@@ -1,6 +1,8 @@
-// Which kernels compute a convolution or a linear layer, forward and backward: the one table (dispatch.cuda.cpp), for the launchers of conv2d and linear.
-// It looks at the architecture, types and shapes alone, never at a measurement, so that equal seeds give equal bits. test/golden/dispatch.txt lists
-// what it says of two networks. How a family cuts its work into tiles follows from the shapes too, and stands with its kernels.
+// Which kernels compute a convolution or a linear layer, forward and backward: the one table (dispatch.cuda.cpp), for the launchers of
+// conv2d and linear.
+// It looks at the architecture, types and shapes alone, never at a measurement, so that equal seeds give equal bits.
+// test/golden/dispatch.txt lists what it says of two networks. How a family cuts its work into tiles follows from the shapes too, and
+// stands with its kernels.
 #pragma once
 #include <optional>
 
@@ -12,7 +14,8 @@ namespace phx {
 
 enum class Pass { forward, input_gradient, weight_gradient };
 
-// The product behind an op, by the tensors that it reads and writes: in the gradients y is dy, in the inputs' gradient x0 and x1 are dx0 and dx1.
+// The product behind an op, by the tensors that it reads and writes: in the gradients y is dy, in the inputs' gradient x0 and x1 are dx0
+// and dx1.
 struct Product {
   Pass pass;
   Tensor y, x0, x1;

@@ -1,6 +1,6 @@
 // The CUDA driver API, opened at run time, and the one device: for the files that talk to it. All work of the process goes, in the order of
-// the calls, to one stream; a thread that records a Program sends its own to a stream of its own meanwhile. What need not be waited for goes beside
-// it (Beside in beside.cuda.h).
+// the calls, to one stream; a thread that records a Program sends its own to a stream of its own meanwhile. What need not be waited for
+// goes beside it (Beside in beside.cuda.h).
 #pragma once
 #include <cuda.h>
 

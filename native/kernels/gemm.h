@@ -11,8 +11,8 @@ struct MatrixView {
   MatrixView transposed() const { return {data, cs, rs}; }
 };
 
-// Where a packed b lies. Of Type::bf16 both factors are rounded to that type, b when it is packed and a (whose cs must be 1) when it is multiplied;
-// sums are formed in float, and c, row and matrix stay reals.
+// Where a packed b lies. Of Type::bf16 both factors are rounded to that type, b when it is packed and a (whose cs must be 1) when it is
+// multiplied; sums are formed in float, and c, row and matrix stay reals.
 struct Packed {
   Packed(real* at, Type type = Type::real) : at(at), type(type) {}
   real* at;

@@ -1,6 +1,7 @@
-// The register tile of gemm.simd.cpp over factors rounded to bfloat16: vdpbf16ps (AVX512_BF16) multiplies a pair of neighbours in k and adds
-// both products to a float, so a step over k does twice the work. Factors are rounded to nearest, ties to even, subnormal ones to 0; products of
-// two bfloat16 are exact in float. 14 rows × 2 vectors as there, the right edge by masks: an element is one chain over the pairs of k.
+// The register tile of gemm.simd.cpp over factors rounded to bfloat16: vdpbf16ps (AVX512_BF16) multiplies a pair of neighbours in k and
+// adds both products to a float, so a step over k does twice the work. Factors are rounded to nearest, ties to even, subnormal ones to 0;
+// products of two bfloat16 are exact in float. 14 rows × 2 vectors as there, the right edge by masks: an element is one chain over the
+// pairs of k.
 #include "gemm_leaves.h"
 
 #if defined(__AVX512F__)

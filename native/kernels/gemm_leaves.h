@@ -6,7 +6,8 @@
 
 namespace phx {
 
-// c (m,n) = row + matrix + a·b: a (m,k) of strides rs and cs, b a packed panel, n <= nr; row (n) and matrix (m,n), which may be c, may be null.
+// c (m,n) = row + matrix + a·b: a (m,k) of strides rs and cs, b a packed panel, n <= nr; row (n) and matrix (m,n), which may be c, may be
+// null.
 struct GemmPanel {
   int m, n, k;
   const float* a;
@@ -34,8 +35,8 @@ struct GemmLeaves {
 };
 PHOENIX_DECLARE_SIMD(GemmLeaves, gemm_leaves)
 
-// The same with factors in bfloat16 (gemm_bf16.simd.cpp), two neighbours in k in the place of one float. For AVX-512 alone, and to be called only
-// where bf16_products() (simd.h); null in the other sets.
+// The same with factors in bfloat16 (gemm_bf16.simd.cpp), two neighbours in k in the place of one float. For AVX-512 alone, and to be
+// called only where bf16_products() (simd.h); null in the other sets.
 struct Bf16Leaves {
   // A panel of GemmLeaves::pack becomes one of (k + 1)/2 rows of pairs, in place.
   void (*round_panel)(int k, float* panel);

@@ -17,8 +17,10 @@ namespace {
 
 constexpr int kStrip = 64;
 
-// Shapes, shared by both directions. `padded` is the channels rounded up to whole vectors; `array` is the room for an array of one value a
-// channel: a leaf that starts in it at an x1 of any first channel reads whole vectors.
+// Shapes, shared by both directions. `padded`: the channels, rounded up to whole vectors. `array`: the length of an array with one value
+// per channel.
+// It is longer than the channels, because the inner loops (group_norm.simd.cpp) read whole vectors, and may start at any channel: at the
+// first of x1.
 struct Shape {
   int images, pixels, channels, groups, width, padded, array;
   Tensor x[2];

@@ -1,4 +1,5 @@
-// y = dropout(silu((x - mean)·rstd·w + b)) over one or two inputs, and its gradients; the formulas are group_norm.ref.cpp's.  Wu & He 2018, eq. 1
+// y = dropout(silu((x - mean)·rstd·w + b)) over one or two inputs, and its gradients; the formulas are group_norm.ref.cpp's.  Wu & He 2018,
+// eq. 1
 // Forward and the input's gradient take a block for an image and group, the parameters' gradients a block for an image and 32 channels.
 #include "group_norm.cuh"
 

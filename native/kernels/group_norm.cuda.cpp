@@ -20,8 +20,8 @@ constexpr unsigned kMostShared = 227 << 10;  // of any architecture
 const Kernel<GroupNormSlabForward> slab_forward_kernel("group_norm_slab_forward_kernel", {.shared_bytes = kMostShared});
 const Kernel<GroupNormSlabBackward> slab_backward_kernel("group_norm_slab_backward_kernel", {.shared_bytes = kMostShared});
 
-// Channels of a slab, 0 where there is none: whole groups, a multiple of 8, so that every row is read in whole pieces of 16 bytes, and if it can be of 16,
-// for memory comes in 32 bytes. About 32 of them, fewer if two blocks then do not fit side by side.
+// Channels of a slab, 0 where there is none: whole groups, a multiple of 8, so that every row is read in whole pieces of 16 bytes, and if
+// it can be of 16, for memory comes in 32 bytes. About 32 of them, fewer if two blocks then do not fit side by side.
 int slab_width(const Tensor& like, int groups, std::initializer_list<Tensor> tensors) {
   for (const Tensor& t : tensors)
     if (t && !in_pieces(t)) return 0;

@@ -1,6 +1,7 @@
-// group_norm in one pass over bf16 tensors: a block holds an image's slab of whole groups, all its pixels, in shared memory, so that forward reads x
-// and writes y once. Backward holds the gradient behind silu and dropout, and reads x a second time, which the second-level cache still has: three blocks
-// of a 32x32 map are then at work on a multiprocessor. The formulas are group_norm.ref.cpp's.  Wu & He 2018, eq. 1
+// group_norm in one pass over bf16 tensors: a block holds an image's slab of whole groups, all its pixels, in shared memory, so that
+// forward reads x and writes y once. Backward holds the gradient behind silu and dropout, and reads x a second time, which the second-level
+// cache still has: three blocks of a 32x32 map are then at work on a multiprocessor. The formulas are group_norm.ref.cpp's.  Wu & He 2018,
+// eq. 1
 // A thread owns 8 channels of every `stride`-th pixel from first to last, so the slab needs no barriers; only sums over threads do.
 #include "group_norm.cuh"
 

@@ -1,6 +1,7 @@
-// How the CUDA backend's host code starts kernels. A Kernel is a name, its parameter struct and what it needs: declared once in a launcher's file,
-// resolved with all others when the device is opened, so a missing kernel is an error there and not in the middle of a training. On Hopper a kernel
-// may be started while the one in front of it still runs (PHOENIX_CUDA_OVERLAP=0 forbids it); begin_kernel (cuda.cuh) waits for it.
+// How the CUDA backend's host code starts kernels. A Kernel is a name, its parameter struct and what it needs: declared once in a
+// launcher's file, resolved with all others when the device is opened, so a missing kernel is an error there and not in the middle of a
+// training. On Hopper a kernel may be started while the one in front of it still runs (PHOENIX_CUDA_OVERLAP=0 forbids it); begin_kernel
+// (cuda.cuh) waits for it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -52,8 +53,8 @@ class Kernel : public AnyKernel {
   }
 };
 
-// What kernels are chosen by: 90 where the device is of compute capability 9.0 and the build has kernels for it (sm_90a), else 80. Throws where there is
-// no device.
+// What kernels are chosen by: 90 where the device is of compute capability 9.0 and the build has kernels for it (sm_90a), else 80. Throws
+// where there is no device.
 int kernel_architecture();
 // Whether something that is there to be fast may be: not if the environment sets its variable to 0.
 inline bool allowed(const char* variable) {
@@ -69,8 +70,8 @@ int most_shared_bytes();
 struct alignas(64) TensorMap {
   unsigned char bytes[128];
 };
-// What it describes, dimensions from the innermost on: sizes in elements, the distance in bytes from one to the next of every dimension but the
-// innermost (multiples of 16), the box that one copy takes and its steps in elements. What lies outside is read as 0.
+// What it describes, dimensions from the innermost on: sizes in elements, the distance in bytes from one to the next of every dimension but
+// the innermost (multiples of 16), the box that one copy takes and its steps in elements. What lies outside is read as 0.
 struct TensorMapShape {
   enum class Element { bf16, float32 } element = Element::bf16;
   int rank = 1;  // 1 to 5

@@ -1,4 +1,5 @@
-// y = [x0 | x1] wᵀ + b + residual: the two inputs are two products into the same rows, whose sums start from bias and residual. dx = dy w, dw = dyᵀ x by the same product; db by partial sums of 256 rows, added in order.
+// y = [x0 | x1] wᵀ + b + residual: the two inputs are two products into the same rows, whose sums start from bias and residual. dx = dy w,
+// dw = dyᵀ x by the same product; db by partial sums of 256 rows, added in order.
 #include <algorithm>
 
 #include "check.h"

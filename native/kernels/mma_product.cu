@@ -1,8 +1,10 @@
-// Matrix products of bf16 with fp32 sums on mma.sync, the operands gathered by cp.async through a ring of kMmaStages steps in shared memory:
-// convolutions (implicit GEMM), linear layers, the gradients of their inputs, and, with the sum over pixels cut into ranges, of their weights.
+// Matrix products of bf16 with fp32 sums on mma.sync, the operands gathered by cp.async through a ring of kMmaStages steps in shared
+// memory: convolutions (implicit GEMM), linear layers, the gradients of their inputs, and, with the sum over pixels cut into ranges, of
+// their weights.
 //
-// A tile in shared memory is "along" (a row of results, 32 k: 64 bytes) or "across" (a k, all rows of results), as its values lie in global memory;
-// the latter are transposed by ldmatrix. 16-byte pieces are permuted within a row so that neither copies nor ldmatrix conflict over banks.
+// A tile in shared memory is "along" (a row of results, 32 k: 64 bytes) or "across" (a k, all rows of results), as its values lie in global
+// memory; the latter are transposed by ldmatrix. 16-byte pieces are permuted within a row so that neither copies nor ldmatrix conflict over
+// banks.
 #include "mma_product.cuh"
 #include "sm80.cuh"
 

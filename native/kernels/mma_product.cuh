@@ -16,7 +16,8 @@ struct MmaOperands {
   const uint16_t* weights;
   int weights_row;  // values from one out-channel to the next (one in-channel to the next, when read across)
 };
-// One of the neighbours that are summed over: its place relative to the row's pixel, its operands, and where its weights begin in a row of them.
+// One of the neighbours that are summed over: its place relative to the row's pixel, its operands, and where its weights begin in a row of
+// them.
 struct MmaTap {
   short h, w;
   int operands, weights;
@@ -24,8 +25,8 @@ struct MmaTap {
 constexpr int kMmaTaps = 16;  // of folded weights (conv2d.cuh)
 
 // out(row, j) = Σ_tap Σ_c in(pixel(row)·step + tap, c) · weights(tap, c, j) + b(j) + shortcut_b(j) + temb(image, j) + residual(row, j)
-// In the inputs' gradient, `in` is dy and out is dx: weights are read across. With stride 2 each of the four phases of dx's pixels, a z of the grid, has
-// taps of its own, and so have those of y where x is enlarged.
+// In the inputs' gradient, `in` is dy and out is dx: weights are read across. With stride 2 each of the four phases of dx's pixels, a z of
+// the grid, has taps of its own, and so have those of y where x is enlarged.
 struct MmaProduct {
   int rows, columns;        // of one phase; of out
   int h, w;                 // pixels of an image that are rows of a phase

@@ -1,4 +1,5 @@
-// The weighted mean squared error of a batch and its gradient: loss[n] = weight[n] · mean (y - target)². Summed in double, a block an image.
+// The weighted mean squared error of a batch and its gradient: loss[n] = weight[n] · mean (y - target)². Summed in double, a block an
+// image.
 #include "mse.cuh"
 
 namespace phx {

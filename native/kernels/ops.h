@@ -3,7 +3,8 @@
 // Implementations lie beside it and are chosen by the linker: `<op>.cpp` (fast, float), `<op>.ref.cpp` (plain loops: the definition).
 // Arguments: context, outputs, saved (kept for backward), inputs, parameters, attributes. Sizes: N batch, H W side, C in-channels,
 // K out-channels, T = H·W tokens, G groups. Activations (N,H,W,C), weights (K,R,S,C).
-// Forward writes `=`. Backward writes parameter gradients `=` and input gradients as their Grad says. An empty Tensor is an argument left out.
+// Forward writes `=`. Backward writes parameter gradients `=` and input gradients as their Grad says. An empty Tensor is an argument left
+// out.
 // Ops neither allocate (but for Context::scratch) nor keep state; results do not depend on the number of threads.
 #pragma once
 #include <cstdint>
@@ -14,8 +15,8 @@
 
 namespace phx {
 
-// Attributes that change from step to step are read in the device's memory (`const Draw*`, `const Adam*`, `const SamplerStep*`), so that a step
-// can be recorded once and replayed with others (device.h, Program). On the CPU that is ordinary memory.
+// Attributes that change from step to step are read in the device's memory (`const Draw*`, `const Adam*`, `const SamplerStep*`), so that a
+// step can be recorded once and replayed with others (device.h, Program). On the CPU that is ordinary memory.
 
 // The random words that an op draws: Philox's key, and the step that its counters name.
 struct Draw {
@@ -32,15 +33,17 @@ struct Conv2d {
   int pad = 1;       // 1; 0 with stride 2 = pad right and bottom by one (Ho et al. 2020; diffusers' downsample_padding 0)
   int upsample = 1;  // 1 or 2
 };
-// A residual block's way around its convolutions where widths differ, a 1x1 convolution: [x0 | x1] wᵀ + b. Arguments as of linear_forward, rows are
-// the pixels of y; without x0 there is none.
+// A residual block's way around its convolutions where widths differ, a 1x1 convolution: [x0 | x1] wᵀ + b. Arguments as of linear_forward,
+// rows are the pixels of y; without x0 there is none.
 struct Shortcut {
   Tensor x0, x1, w, b;
 };
-// y[n,i,j,k] = b[k] + temb[n,k] + residual[n,i,j,k] + shortcut[n,i,j,k] + Σ_rsc w[k,r,s,c] · x[n, (i·stride+r-pad)/upsample, (j·stride+s-pad)/upsample, c]
+// y[n,i,j,k] = b[k] + temb[n,k] + residual[n,i,j,k] + shortcut[n,i,j,k]
+//              + Σ_rsc w[k,r,s,c] · x[n, (i·stride+r-pad)/upsample, (j·stride+s-pad)/upsample, c]
 // x (N,H,W,C)  w (K,3,3,C)  b (K)  temb (N,K) or empty  residual like y or empty  y (N,P,Q,K), P = H·upsample/stride
 void conv2d_forward(Context&, Tensor y, Tensor x, Tensor temb, Tensor residual, Shortcut, Tensor w, Tensor b, Conv2d);
-// dtemb[n,k] = Σ_ij dy (or empty)   db = Σ_n Σ_ij dy   dw, db `=`; the residual's gradient is dy itself, the shortcut's come by linear_backward
+// dtemb[n,k] = Σ_ij dy (or empty)   db = Σ_n Σ_ij dy   dw, db `=`
+// The residual's gradient is dy itself; the shortcut's come by linear_backward.
 void conv2d_backward(Context&, Grad dx, Tensor dtemb, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w, Conv2d);
 
 // y = [x0 | x1] wᵀ + b + residual, row by row (a 1x1 convolution when rows are pixels)
@@ -70,7 +73,8 @@ void group_norm_backward(Context&, Grad dx0, Grad dx1, Tensor dw, Tensor db, Ten
                          Tensor w, Tensor b, GroupNorm);
 
 // o = softmax(q kᵀ / √D) v for each image and head, D = C/heads.  Vaswani et al. 2017, eq. 1
-// qkv (N,H,W,3C): q, k, v side by side, head h at channels [h·D, h·D+D) of each  o (N,H,W,C)  lse (N,heads·T) saved: log Σ exp of each row of scores
+// qkv (N,H,W,3C): q, k, v side by side, head h at channels [h·D, h·D+D) of each  o (N,H,W,C)
+// lse (N,heads·T) saved: log Σ exp of each row of scores
 void attention_forward(Context&, Tensor o, Tensor lse, Tensor qkv, int heads);
 void attention_backward(Context&, Tensor dqkv, Tensor d_o, Tensor lse, Tensor qkv, Tensor o, int heads);
 
@@ -137,7 +141,8 @@ void normal_fill(Context&, Tensor x, uint64_t key, uint32_t first_image);
 void convert(Context&, Tensor y, Tensor x);
 void add(Context&, Tensor y, Tensor x);
 
-// While one lives, backward ops may put off the last sums of parameters' gradients (dw, db), so that many are made at once: they are there after `end`.
+// While one lives, backward ops may put off the last sums of parameters' gradients (dw, db), so that many are made at once: they are there
+// after `end`.
 // Without one they are there when an op returns. At most one for a Context at a time.
 class GradientSums {
  public:
@@ -201,7 +206,8 @@ struct ServerStep {
 };
 void server_step(Context&, real* p, const real* delta, real* m, real* v, size_t count, ServerStep);
 
-// ---- updates as bytes, little-endian; these ops work in host memory, vectors included (device.h, OnHost). What comes in is not trusted: std::invalid_argument names what does not fit
+// ---- updates as bytes, little-endian; these ops work in host memory, vectors included (device.h, OnHost). What comes in is not trusted:
+// std::invalid_argument names what does not fit
 
 // bfloat16, 2 bytes a value, rounded to nearest even
 void encode_bf16(Context&, uint8_t* bytes, const real* x, size_t count);

@@ -1,8 +1,8 @@
 // The pool behind parallel_for: one per process, grown to the largest number of threads ever asked for, never taken down (the addon stays
 // loaded, see CMakeLists.txt). A caller puts its job on a list, works on it itself, and waits only for the workers that joined it: it makes
-// progress whatever the others do, so any number of callers may share the pool. Threads that run out of work look around for about a tenth of a
-// millisecond (longer than the distance between two ops of a step) and then sleep: on two cores 3 % of a denoising step ahead of a quarter of that,
-// and the same where eight Sessions share them.
+// progress whatever the others do, so any number of callers may share the pool. Threads that run out of work look around for about a tenth
+// of a millisecond (longer than the distance between two ops of a step) and then sleep: on two cores 3 % of a denoising step ahead of a
+// quarter of that, and the same where eight Sessions share them.
 #include "parallel.h"
 
 #include <algorithm>

@@ -1,6 +1,6 @@
-// The tiled matrix product that linear and conv2d are made of: out(m,n) = Σ_k a(m,k)·b(n,k), a block for a tile of 64x64, a thread for 4x4 of it, 16 k
-// at a time through shared memory. Operands are functors: `a.row(m)` is what can be known of a row ahead, `a.at(row, k)` its value at k.
-// blockIdx.z cuts k into ranges of `k_step`; the store functor gets the range's number and puts partial results side by side.
+// The tiled matrix product that linear and conv2d are made of: out(m,n) = Σ_k a(m,k)·b(n,k), a block for a tile of 64x64, a thread for 4x4
+// of it, 16 k at a time through shared memory. Operands are functors: `a.row(m)` is what can be known of a row ahead, `a.at(row, k)` its
+// value at k. blockIdx.z cuts k into ranges of `k_step`; the store functor gets the range's number and puts partial results side by side.
 #pragma once
 #include "cuda.cuh"
 
@@ -12,8 +12,8 @@ struct ProductSize {
   int m, n, k, k_step;
 };
 
-// Where a weights' gradient goes, in parts that are sums over a range of pixels each: (ranges, K, columns), and (ranges, K) for the biases, which is as
-// if there were one more column, of ones. Null: no biases.
+// Where a weights' gradient goes, in parts that are sums over a range of pixels each: (ranges, K, columns), and (ranges, K) for the biases,
+// which is as if there were one more column, of ones. Null: no biases.
 struct GradientParts {
   float *weights, *biases;
 };

@@ -3,8 +3,8 @@
 
 namespace phx {
 
-// Of the warps that share 32 columns each adds up every `warps`-th of `rows` rows, then the first adds the others' sums in order. For all threads of a
-// block; `from(row)` is column c's value, and only where `inside`. The result is the first warp's.
+// Of the warps that share 32 columns each adds up every `warps`-th of `rows` rows, then the first adds the others' sums in order. For all
+// threads of a block; `from(row)` is column c's value, and only where `inside`. The result is the first warp's.
 template <class From>
 __device__ float sum_rows(size_t rows, int warps, bool inside, From from) {
   __shared__ float parts[8][32];

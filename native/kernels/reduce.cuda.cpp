@@ -24,8 +24,8 @@ void row_sums(Tensor out, Tensor x, size_t rows) {
     row_sums_kernel({segments, unsigned(x.c + 31) / 32}, kElementThreads, {view(out), view(x), rows, all});
 }
 
-// Sums that wait, and the memory of their parts: blocks that are used one after the other and kept, so that what a recorded program reads stays where it
-// is. At most kMostWaiting reals wait, which is less than the second-level cache of the large cards holds.
+// Sums that wait, and the memory of their parts: blocks that are used one after the other and kept, so that what a recorded program reads
+// stays where it is. At most kMostWaiting reals wait, which is less than the second-level cache of the large cards holds.
 class WaitingSums {
  public:
   real* room(size_t count) {

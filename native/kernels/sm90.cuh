@@ -48,8 +48,8 @@ __device__ inline void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.release;" ::: "memory");
   asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
-// The barrier at the same place in the block of that rank. It tells that wgmma has read a stage, which the caller has waited for, and nothing else: a
-// release to the whole cluster would be a fence of the whole GPU in front of each.
+// The barrier at the same place in the block of that rank. It tells that wgmma has read a stage, which the caller has waited for, and
+// nothing else: a release to the whole cluster would be a fence of the whole GPU in front of each.
 __device__ inline void mbarrier_arrive_at(uint32_t barrier, uint32_t rank) {
   asm volatile(
       "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
@@ -121,8 +121,8 @@ __device__ inline void wait_stores() { asm volatile("cp.async.bulk.wait_group 0;
 // ---- warpgroup products: D (64 x N, fp32, registers) (+)= A (64 x 16) B (16 x N), bf16, by 4 warps whose first is a multiple of 4.
 // Thread t of the warpgroup holds, for i < N/2, D[t/32*16 + t%32/4 + i/2%2*8][i/4*8 + t%4*2 + i%2].
 
-// An operand in 128-byte swizzle that starts on a multiple of 1024 bytes. K-major: rows of 64 k, 8 rows in 1024 bytes. MN-major: rows of 64 m (or
-// n), a row a k; `block` bytes from one 64 m to the next. 16 k further are 32 bytes further in the first case and 2048 in the second.
+// An operand in 128-byte swizzle that starts on a multiple of 1024 bytes. K-major: rows of 64 k, 8 rows in 1024 bytes. MN-major: rows of 64
+// m (or n), a row a k; `block` bytes from one 64 m to the next. 16 k further are 32 bytes further in the first case and 2048 in the second.
 __device__ inline uint64_t operand(uint32_t shared, uint32_t block) {
   constexpr uint64_t kSwizzle128 = 1ull << 62, kEightRows = uint64_t(1024 >> 4) << 32;
   return kSwizzle128 | kEightRows | uint64_t((block & 0x3FFFF) >> 4) << 16 | (shared & 0x3FFFF) >> 4;
@@ -192,8 +192,8 @@ __device__ inline void multiply(float (&d)[128], uint64_t a, uint64_t b, int acc
                : "l"(a), "l"(b), "r"(accumulate), "n"(int(MnMajorA)), "n"(int(MnMajorB)));
 }
 
-// A from registers: what lane l of warp w holds is its part of the 16 x 16 block of rows from 16·w on, as load_blocks (sm80.cuh) gives it. They must be
-// left alone until the products have been waited for.
+// A from registers: what lane l of warp w holds is its part of the 16 x 16 block of rows from 16·w on, as load_blocks (sm80.cuh) gives it.
+// They must be left alone until the products have been waited for.
 template <bool MnMajorB>
 __device__ inline void multiply(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int accumulate) {
   asm volatile(PHOENIX_WGMMA("m64n64k16", PHOENIX_D0, "{%32,%33,%34,%35}", "%36", "%37", "%38")

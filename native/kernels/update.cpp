@@ -1,5 +1,6 @@
-// Updates as bytes, and rules over several updates, all in host memory, for every precision (binding/vector.cpp brings them there). Work is cut into blocks whose values do not depend
-// on each other, or sums are formed in one fixed order: results do not depend on the number of threads.
+// Updates as bytes, and rules over several updates, all in host memory, for every precision (binding/vector.cpp brings them there). Work is
+// cut into blocks whose values do not depend on each other, or sums are formed in one fixed order: results do not depend on the number of
+// threads.
 #include <algorithm>
 #include <bit>
 #include <cmath>

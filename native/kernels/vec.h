@@ -69,8 +69,8 @@ PHX_INLINE float sum(Vec v) {  // pairwise, always in the same order
 }
 // eˣ to about 1 unit in the last place; x is kept within [-87, 88].
 #if defined(__AVX512F__)
-// x = n·ln2/16 + r, |r| <= ln2/32: sixteen powers 2^(k/16) fit one register, and degree 3 is enough for eʳ: two thirds of the multiplications
-// of what follows below. n·ln2/16 is not rounded (FMA); the constant's own error grows with x, to 3 units at the ends.
+// x = n·ln2/16 + r, |r| <= ln2/32: sixteen powers 2^(k/16) fit one register, and degree 3 is enough for eʳ: two thirds of the
+// multiplications of what follows below. n·ln2/16 is not rounded (FMA); the constant's own error grows with x, to 3 units at the ends.
 PHX_INLINE Vec vexp(Vec x) {
   constexpr Vec powers = {1.0f,        1.04427378f, 1.09050773f, 1.13878863f, 1.18920712f, 1.24185781f, 1.29683955f, 1.35425555f,
                           1.41421356f, 1.47682615f, 1.54221083f, 1.61049033f, 1.68179283f, 1.75625216f, 1.83400809f, 1.91520656f};

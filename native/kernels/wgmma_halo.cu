@@ -1,7 +1,7 @@
-// 3x3 convolutions of stride 1 and their inputs' gradient on Hopper's tensor cores, on maps that patches of 8x8 pixels cover. A tile of 128 x N is two
-// patches. Their pixels with those around them (the halo) are copied once for 64 channels and read by all nine taps, where wgmma_product.cu copies
-// them nine times: a tap is the same memory, some pixels on. An operand in shared memory may not start at any pixel, so pixels go through registers
-// (ldmatrix); the weights come through a ring of their own.
+// 3x3 convolutions of stride 1 and their inputs' gradient on Hopper's tensor cores, on maps that patches of 8x8 pixels cover. A tile of 128
+// x N is two patches. Their pixels with those around them (the halo) are copied once for 64 channels and read by all nine taps, where
+// wgmma_product.cu copies them nine times: a tap is the same memory, some pixels on. An operand in shared memory may not start at any
+// pixel, so pixels go through registers (ldmatrix); the weights come through a ring of their own.
 #include "conv2d.cuh"
 #include "wgmma_tiles.cuh"
 
@@ -51,7 +51,8 @@ struct Halo {
     }
   }
 
-  // A step of 64 channels in halves, each with registers of its own: one half's products are under way while the pixels of the next are loaded.
+  // A step of 64 channels in halves, each with registers of its own: one half's products are under way while the pixels of the next are
+  // loaded.
   template <class Meanwhile>
   __device__ void accumulate(const WgmmaForward& f, int, int consumer, int thread, float (&sums)[Columns / 2], Meanwhile meanwhile) {
     constexpr uint32_t kStepB = (InputGradient ? 2048 : 32) >> 4;

@@ -1,5 +1,5 @@
-// How products on Hopper's tensor cores are cut into tiles, and their tensor maps. Everything follows from the shapes alone, never from the card or
-// from a measurement, so that equal seeds give equal bits. Which products run there: dispatch.cuda.cpp.
+// How products on Hopper's tensor cores are cut into tiles, and their tensor maps. Everything follows from the shapes alone, never from the
+// card or from a measurement, so that equal seeds give equal bits. Which products run there: dispatch.cuda.cpp.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -26,8 +26,8 @@ void set(T (&to)[Size], Values... values) {
   std::copy(std::begin(given), std::end(given), to);
 }
 
-// Tiles of `pixels` pixels that are boxes of (N,H,W); none if rows of the image do not fit into one evenly. A tile may hang over at the end of a
-// row of more than `pixels`, and over the last image.
+// Tiles of `pixels` pixels that are boxes of (N,H,W); none if rows of the image do not fit into one evenly. A tile may hang over at the end
+// of a row of more than `pixels`, and over the last image.
 inline std::optional<PixelTiles> cover_pixels(int n, int h, int w, int pixels) {
   if (w >= pixels) return PixelTiles{{1, 1, pixels}, tiles_of(w, pixels), h, tiles_of(w, pixels) * h * n};
   if (pixels % w) return {};
@@ -94,8 +94,9 @@ inline TensorMap map_of_patch(const Tensor& t) {
   return tensor_map(t.data, s);
 }
 
-// Columns of a tile, 64, 128 or 256: the fewest waves of tiles, each at its price. A wide tile reads less for the same sums. columns: of one or two
-// tensors of results, 0 where there is no second.
+// Columns of a tile, 64, 128 or 256: the choice with the lowest waves · cost per tile. The costs are relative to a tile of 128 columns;
+// they are estimates, not measured on a GPU. A wide tile reads less for the same sums. columns: of one or two tensors of results, 0 if
+// there is no second.
 inline int wgmma_columns(int pixel_tiles, int columns0, int columns1) {
   struct Price {
     int columns;
@@ -131,8 +132,8 @@ struct Tiling {
   bool halo = true;  // where it can be had
 };
 
-// out = in0|in1 · weights (taps as given) + the same of the shortcut, one tap + biases + temb + residual. In the inputs' gradient in0 is dy and out are dx0
-// and dx1.
+// out = in0|in1 · weights (taps as given) + the same of the shortcut, one tap + biases + temb + residual. In the inputs' gradient in0 is dy
+// and out are dx0 and dx1.
 struct WgmmaForwardArguments {
   struct Operands {
     Tensor in0, in1;
@@ -203,7 +204,8 @@ inline WgmmaPlan<WgmmaForward> plan_wgmma(const WgmmaForwardArguments& a) {
 inline Tap tap_at(int h, int w, int index) {
   return {static_cast<signed char>(h), static_cast<signed char>(w), static_cast<unsigned char>(index)};
 }
-// Output pixel i reads input i·stride + r - pad. Enlarged twice, outputs 2u + phase read inputs u + phase - 1 and u + phase, through folded weights.
+// Output pixel i reads input i·stride + r - pad. Enlarged twice, outputs 2u + phase read inputs u + phase - 1 and u + phase, through folded
+// weights.
 inline void add_forward_taps(WgmmaForwardArguments& a, Conv2d x, int phase_h, int phase_w) {
   int side = x.upsample == 2 ? 2 : 3;
   for (int r = 0; r < side; r++)
@@ -213,7 +215,8 @@ inline void add_forward_taps(WgmmaForwardArguments& a, Conv2d x, int phase_h, in
           x.upsample == 2 ? tap_at(folded_pixel(p), folded_pixel(q), kFolded * p + q) : tap_at(r - x.pad, s - x.pad, 3 * r + s);
     }
 }
-// Input u·stride + phase is read by outputs u + (phase + pad - r)/stride, where that is whole. Enlarged twice, u is read by outputs 2u - 1 … 2u + 2.
+// Input u·stride + phase is read by outputs u + (phase + pad - r)/stride, where that is whole. Enlarged twice, u is read by outputs 2u - 1
+// … 2u + 2.
 inline void add_input_gradient_taps(WgmmaForwardArguments& a, Conv2d x, int phase_h, int phase_w) {
   int side = x.upsample == 2 ? kFolded : 3;
   for (int r = 0; r < side; r++)
@@ -256,8 +259,8 @@ inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArgume
   set(g.blocks, tiles_of(a.x0.c, 64), tiles_of(a.x1.c, 64));
   g.rows = a.dy.c;
   g.row_tiles = tiles_of(a.dy.c, kWgmmaRows);
-  // Columns of a tile, and whether blocks work in pairs: the fewest cycles of a step of all columns. A multiprocessor multiplies 128 rows with four columns
-  // in 16 cycles for 64 pixels, and gets some 30 bytes a cycle. Pairs of columns may leave one of two tiles empty.
+  // Columns of a tile, and whether blocks work in pairs: the fewest cycles of a step of all columns. A multiprocessor multiplies 128 rows
+  // with four columns in 16 cycles for 64 pixels, and gets some 30 bytes a cycle. Pairs of columns may leave one of two tiles empty.
   g.pair_rows = g.row_tiles % 2 == 0;
   int blocks = g.taps * (g.blocks[0] + g.blocks[1]);
   double least = 1e30;

@@ -1,6 +1,7 @@
-// Convolutions and linear layers on Hopper's tensor cores: bf16 in, fp32 sums. A block takes tiles of 128 x N in a fixed order; one warpgroup copies
-// operands ahead into a ring of stages (TMA), two multiply 64 rows each (wgmma). Neighbourhoods are never formed: a tile of pixels is a box
-// of the image, and a tap is the same box started elsewhere; what lies outside of the image is read as 0, which is the padding.
+// Convolutions and linear layers on Hopper's tensor cores: bf16 in, fp32 sums. A block takes tiles of 128 x N in a fixed order; one
+// warpgroup copies operands ahead into a ring of stages (TMA), two multiply 64 rows each (wgmma). Neighbourhoods are never formed: a tile
+// of pixels is a box of the image, and a tap is the same box started elsewhere; what lies outside of the image is read as 0, which is the
+// padding.
 // Both gradients read the operands as they lie: dx takes the weights, and dw both operands, MN-major.
 #include "conv2d.cuh"
 #include "wgmma_tiles.cuh"
@@ -13,8 +14,8 @@ namespace {
 constexpr uint32_t kA = kWgmmaRows * 128;
 constexpr uint32_t stage_bytes(int columns) { return kA + uint32_t(columns) * 128; }
 
-// Sums `steps` stages. A K-major: rows of pixels; MN-major: rows of channels. One group of products stays under way while the next is issued.
-// also(a, accumulate): more products with A. meanwhile(): called once, while the first products are under way.
+// Sums `steps` stages. A K-major: rows of pixels; MN-major: rows of channels. One group of products stays under way while the next is
+// issued. also(a, accumulate): more products with A. meanwhile(): called once, while the first products are under way.
 template <bool MnMajorA, bool MnMajorB, int Cluster, class Ring, int Size, class Also, class Meanwhile>
 __device__ void add_products(Ring& ring, int steps, int consumer, int thread, float (&sums)[Size], Also also, Meanwhile meanwhile) {
   constexpr uint32_t kStepA = (MnMajorA ? 2048 : 32) >> 4, kStepB = (MnMajorB ? 2048 : 32) >> 4;
@@ -70,8 +71,8 @@ struct Boxes {
     add_products<false, InputGradient, Cluster>(
         ring, steps, consumer, thread, sums, [](uint64_t, int) {}, meanwhile);
   }
-  // Results are seen as (N·H', phases of h, W', phases of w, J): a convolution of stride 1 has one phase each way; the inputs' gradient of a stride of 2
-  // writes every other pixel of every other row.
+  // Results are seen as (N·H', phases of h, W', phases of w, J): a convolution of stride 1 has one phase each way; the inputs' gradient of
+  // a stride of 2 writes every other pixel of every other row.
   static __device__ ResultPlace result_place(const WgmmaForward& f, Pixel p, int phase, int half) {
     int row = p.n * f.rows_per_image + p.h, w = p.w;
     if (f.pixels.box.w > kHalfRows)
@@ -82,8 +83,9 @@ struct Boxes {
   }
 };
 
-// Tiles of one range of pixels follow each other, for they read the same. Columns go by the phases of dy, and in a phase by blocks of 64 channels of
-// x, those of a tap after those of the former. Cluster 2: two blocks take two tiles of rows and copy half of x to both, or two of columns and half of dy.
+// Tiles of one range of pixels follow each other, for they read the same. Columns go by the phases of dy, and in a phase by blocks of 64
+// channels of x, those of a tap after those of the former. Cluster 2: two blocks take two tiles of rows and copy half of x to both, or two
+// of columns and half of dy.
 struct GradientTile {
   int range, row, phase, block;  // the first row; the first block of the phase's
 };

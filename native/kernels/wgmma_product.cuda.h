@@ -1,4 +1,5 @@
-// Products on Hopper's tensor cores, for the launchers of conv2d and linear; the tensors are such as the table (dispatch.cuda.h) gives to this family.
+// Products on Hopper's tensor cores, for the launchers of conv2d and linear; the tensors are such as the table (dispatch.cuda.h) gives to
+// this family.
 #pragma once
 #include "wgmma_plan.h"
 

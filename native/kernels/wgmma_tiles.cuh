@@ -1,5 +1,5 @@
-// What products on Hopper's tensor cores share (wgmma_product.cu, wgmma_halo.cu): the ring of stages through which operands come, and all of out(p,j) but how
-// its operands lie in shared memory. A block takes tiles of 128 x N in a fixed order.
+// What products on Hopper's tensor cores share (wgmma_product.cu, wgmma_halo.cu): the ring of stages through which operands come, and all
+// of out(p,j) but how its operands lie in shared memory. A block takes tiles of 128 x N in a fixed order.
 #pragma once
 #include "sm90.cuh"
 #include "wgmma_product.cuh"
@@ -86,8 +86,8 @@ __device__ void end_cluster() {
   if constexpr (Cluster > 1) cluster_barrier();
 }
 
-// Tiles in their order: those of a phase, in it those of the same pixels, in these by columns, those of the first tensor of results before those of the
-// second. Cluster 2: two blocks take two tiles of pixels that lie side by side, of the same columns.
+// Tiles in their order: those of a phase, in it those of the same pixels, in these by columns, those of the first tensor of results before
+// those of the second. Cluster 2: two blocks take two tiles of pixels that lie side by side, of the same columns.
 struct ForwardTile {
   Pixel pixel;
   int phase, second, column;  // columns of which tensor, from which on
@@ -117,8 +117,8 @@ __device__ Channels channels_of(const WgmmaOperands& from, int s) {
   return {second, first, first + (second ? from.channels0 : 0)};
 }
 
-// The weights of a tap and 64 channels of what is read, to a stage of 64 columns x 64 a block; in the inputs' gradient MN-major. In a cluster each block
-// copies its part to all.
+// The weights of a tap and 64 channels of what is read, to a stage of 64 columns x 64 a block; in the inputs' gradient MN-major. In a
+// cluster each block copies its part to all.
 template <int Columns, bool InputGradient, int Cluster>
 __device__ void load_weights(uint32_t stage, const TensorMap* weights, uint32_t full, int channel, int tap, int column, int rank) {
   constexpr uint16_t kAll = (1 << Cluster) - 1;
@@ -243,9 +243,14 @@ struct Results {
   }
 };
 
-// All tiles of out(p,j): one warpgroup copies operands ahead, two multiply 64 rows each. How operands lie in shared memory is a matter of `Operands`:
-// kBytes and kBarrierBytes of it, init() by one thread, load() of a tile by the thread that copies, accumulate() by a consumer, which calls what it is given
-// while its first products are under way, and the place of its rows.
+// All tiles of out(p,j): one warpgroup copies operands ahead, two multiply 64 rows each. `Operands` decides the layout of operands in
+// shared memory:
+//
+//   kBytes, kBarrierBytes  bytes of shared memory for operands, and for barriers
+//   init()                 initialises the barriers; called by one thread
+//   load()                 copies the operands of a tile; called by the copying thread
+//   accumulate()           multiplies; called by a consumer. It calls its last argument while its first products run
+//   result_place()         which rows of the result a consumer's tile has
 template <int Columns, bool InputGradient, int Cluster, template <int, bool, int> class AnyOperands>
 __device__ void forward(const WgmmaForward& f) {
   using Operands = AnyOperands<Columns, InputGradient, Cluster>;

@@ -3,13 +3,10 @@
 // exchanged; the weight gradient is dU = Mᵀ V with M = A dy Aᵀ, dw = Gᵀ dU G.
 // Of a map enlarged twofold the 6x6 pixels of a tile are only 4x4 different ones, and 25 products do (winograd.simd.cpp; larger tiles lose,
 // lab/upsampled_tiles.cpp). What follows is the same for each WinogradTransforms.
-// Tiles go through in blocks: V and M of a block, 36·(C+K)·4 bytes a tile at most, are to stay in L2, while U streams past once a block. Measured
-// on Zen 4 (1 MB L2): blocks of 28 tiles, which up to 256 channels in all are 1 to 3 % of a step ahead of 56 and about equal to 14; 14 for 512
-// channels; beyond, U itself (19 MB at 512 → 256) is the larger stream and 28 wins again. A block's height is a multiple of the register tile's. In the weight gradient
-// dU is read and written once a block, so blocks are longer, by both gradients together: 64 tiles to 128 channels in all (14x14 64 → 64: 265 GFLOP/s with
-// 64, 257 with 112, 250 with 196), 96 to 256 (32x32 128 → 128: 346 with 96, 318 with 128, 328 with 64), 128 beyond (16x16 256 → 256: 351 with
-// 128, 336 with 96, 320 with 64). With two threads twice as long, each having half of the frequencies in its cache: fewer meetings, 1 to 3 % of a step.
-// Products fetch ahead (Ahead): the maps that the transforms read and write come into L2 while sums are formed.
+// Tiles are processed in blocks, so that V and M of a block, at most 36·(C+K)·4 bytes per tile, stay in L2 while U is streamed once per
+// block. A block's height is a multiple of the register tile's. The weight gradient reads and writes dU once per block, so its blocks are
+// longer. The sizes are measured: docs/performance.md, "Blocks of Winograd tiles". Products prefetch (Ahead): the maps that the transforms
+// read and write come into L2 while sums are formed.
 #include "winograd.h"
 
 #include <algorithm>

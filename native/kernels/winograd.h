@@ -1,5 +1,5 @@
-// Winograd's F(4x4,3x3) for 3x3 convolutions of stride 1 and padding 1: a quarter of the multiplications; of maps enlarged twofold (`zoom` 2
-// instead of 1), which are not formed, about a sixth. Shapes as in conv2d; any sides, any channel counts.
+// Winograd's F(4x4,3x3) for 3x3 convolutions of stride 1 and padding 1: a quarter of the multiplications; of maps enlarged twofold (`zoom`
+// 2 instead of 1), which are not formed, about a sixth. Shapes as in conv2d; any sides, any channel counts.
 #pragma once
 #include "context.h"
 #include "tensor.h"

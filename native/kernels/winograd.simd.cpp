@@ -1,5 +1,5 @@
-// The transforms of Winograd's convolution, vector by vector of channels. Each algorithm below is one for lines; in two dimensions its lines run
-// over the rows, then over the columns.
+// The transforms of Winograd's convolution, vector by vector of channels. Each algorithm below is one for lines; in two dimensions its
+// lines run over the rows, then over the columns.
 #include "vec.h"
 #include "winograd_leaves.h"
 
@@ -86,8 +86,8 @@ struct Upsampled {
   }
 };
 
-// The data gradient of that: a pixel is seen by both its copies, so with the sums s of neighbours of dy, s0 = dy0 + dy1 … s4 = dy4 + dy5, and g
-// the mirrored filter
+// The data gradient of that: a pixel is seen by both its copies, so with the sums s of neighbours of dy, s0 = dy0 + dy1 … s4 = dy4 + dy5,
+// and g the mirrored filter
 //   dx0 = g0 s0 + g1 s1 + g2 s2        dx1 = g0 s2 + g1 s3 + g2 s4
 // and five products:
 //   m = (g0·(s0 - s2), g1·s1, (g0 + g2)·s2, g1·s3, g2·(s4 - s2))        dx = (m0 + m1 + m2, m2 + m3 + m4)

@@ -7,8 +7,8 @@
 
 namespace phx {
 
-// Along a line a tile makes `outputs` pixels out of `window`, through products m[i] = v[v_of[i]]·u[u_of[i]] of frequencies of pixels and of the
-// filter. In two dimensions all these numbers are squared, and a product's two frequencies are those of its row and of its column.
+// Along a line a tile makes `outputs` pixels out of `window`, through products m[i] = v[v_of[i]]·u[u_of[i]] of frequencies of pixels and of
+// the filter. In two dimensions all these numbers are squared, and a product's two frequencies are those of its row and of its column.
 struct WinogradTransforms {
   int window, outputs, v_side, u_side, m_side;
   const int *v_of, *u_of;

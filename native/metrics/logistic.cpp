@@ -1,4 +1,5 @@
-// Multinomial logistic regression by Nesterov's accelerated gradient with restarts (O'Donoghue & Candès 2015, §3.2), on standardised features.
+// Multinomial logistic regression by Nesterov's accelerated gradient with restarts (O'Donoghue & Candès 2015, §3.2), on standardised
+// features.
 #include <algorithm>
 #include <cmath>
 

@@ -23,7 +23,8 @@ struct Moments {
 };
 Moments moments(Context&, const Features& x);
 
-// A symmetric a (n,n) = Σ values[i]·vectors[i]·vectors[i]ᵀ, vectors (n,n) one a row, or left out: Householder's tridiagonal form, then implicit
+// A symmetric a (n,n) = Σ values[i]·vectors[i]·vectors[i]ᵀ, vectors (n,n) one a row, or left out: Householder's tridiagonal form, then
+// implicit
 // QR steps with Wilkinson's shift.  Golub & Van Loan, Matrix Computations, 4th ed., alg. 8.3.1 to 8.3.3. The values are in no order.
 void symmetric_eigen(Context&, std::vector<double> a, size_t n, std::vector<double>& values, std::vector<double>* vectors);
 
@@ -32,7 +33,8 @@ double frechet_distance(Context&, const Moments& a, const Moments& b);
 
 // ---- pairs of rows
 
-// For every row of x its k-th nearest row of y: squared Euclidean distance and which one. `self`: x is y, and a row is not its own neighbour.
+// For every row of x its k-th nearest row of y: squared Euclidean distance and which one. `self`: x is y, and a row is not its own
+// neighbour.
 // Of equal distances the lower index is nearer. k from 1 to what y has to offer.
 struct Neighbours {
   std::vector<double> squared;
@@ -61,8 +63,8 @@ Clusters kmeans(Context&, const Features& x, const std::vector<double>& uniforms
 
 // ---- a classifier on features
 
-// Multinomial logistic regression: the minimum of mean cross-entropy + l2/2·|weights of the standardised columns|², biases free. Columns are
-// standardised inside; what comes out is for the features as they are: logits = weights·x + biases.
+// Multinomial logistic regression: the minimum of mean cross-entropy + l2/2·|weights of the standardised columns|², biases free. Columns
+// are standardised inside; what comes out is for the features as they are: logits = weights·x + biases.
 struct LogisticFit {
   std::vector<double> weights, biases;  // (classes, columns), (classes)
   double gradient = 0;                  // largest entry of the gradient where it ended, below 1e-7 unless the iterations ran out

@@ -26,7 +26,8 @@ struct Network {
   float most;                        // of an activation: infinity for ReLU, 6 for ReLU6
   int pad;                           // of a stride of 2, before the image: 1, or 0 = all of it after (TensorFlow's SAME of even sides)
   int classes;                       // 0 = no classifier
-  // a layer's w and b (K) after the other's, w: conv (K,3,3,C), depthwise (3,3,C), pointwise (K,C); then the classifier's w (classes,C) and b
+  // a layer's w and b (K) after the other's, w: conv (K,3,3,C), depthwise (3,3,C), pointwise (K,C); then the classifier's w (classes,C) and
+  // b
   std::vector<real> weights;
   int features() const { return layers.back().channels; }
 };

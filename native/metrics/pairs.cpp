@@ -1,5 +1,5 @@
-// Metrics over all pairs of rows: neighbours, balls, kernel sums, clusters. Rows of y are laid out sixteen side by side, so that one row of x
-// meets sixteen at once and every distance is one sum in the order of the columns: d(x,y) and d(y,x) are the same bits.
+// Metrics over all pairs of rows: neighbours, balls, kernel sums, clusters. Rows of y are laid out sixteen side by side, so that one row of
+// x meets sixteen at once and every distance is one sum in the order of the columns: d(x,y) and d(y,x) are the same bits.
 #include <algorithm>
 #include <cmath>
 #include <limits>

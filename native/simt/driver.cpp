@@ -1,6 +1,6 @@
 // libcuda_sim: the part of the CUDA driver API (13.0) that a compute library needs, on the emulator. Load it in place of libcuda.so.1.
-// Everything runs at once, in the order of the calls: a stream only records while it is captured. A kernel that the checker finds fault with
-// makes the call that launched it fail with CUDA_ERROR_LAUNCH_FAILED; cuGetErrorString then says what was found.
+// Everything runs at once, in the order of the calls: a stream only records while it is captured. A kernel that the checker finds fault
+// with makes the call that launched it fail with CUDA_ERROR_LAUNCH_FAILED; cuGetErrorString then says what was found.
 #include <cuda.h>
 #include <dlfcn.h>
 #include <algorithm>
@@ -127,7 +127,8 @@ static void count_capture(CUstreamCaptureMode mode, int change) {
   if (mode == CU_STREAM_CAPTURE_MODE_GLOBAL) global_captures += change;
   if (mode != CU_STREAM_CAPTURE_MODE_RELAXED) captures_of_this_thread += change;
 }
-// Calls that a real driver forbids while a capture is open: in the global mode to all threads, in the thread-local mode to the one that began it.
+// Calls that a real driver forbids while a capture is open: in the global mode to all threads, in the thread-local mode to the one that
+// began it.
 static CUresult unsafe_call(const char* name) {
   return global_captures || captures_of_this_thread
              ? failed(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, std::string(name) + " while a stream is captured")

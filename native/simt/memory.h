@@ -1,9 +1,9 @@
 // Device and shared memory, and the checker that watches every access to them: bounds, initialisation, races, asynchronous copies.
 //
-// Races are found as FastTrack does (Flanagan & Freund, PLDI 2009): a shadow cell per byte holds the last write and the reads since; threads
-// carry vector clocks that __syncwarp, named barriers and mbarriers join. A full __syncthreads opens a new epoch, before which accesses of this
-// block are ordered. Any two blocks of one launch are unordered. The asynchronous engines (TMA, wgmma) are further agents whose accesses stay
-// unordered, across __syncthreads too, until their mbarrier or wait_group has been waited for.
+// Races are found as FastTrack does (Flanagan & Freund, PLDI 2009): a shadow cell per byte holds the last write and the reads since;
+// threads carry vector clocks that __syncwarp, named barriers and mbarriers join. A full __syncthreads opens a new epoch, before which
+// accesses of this block are ordered. Any two blocks of one launch are unordered. The asynchronous engines (TMA, wgmma) are further agents
+// whose accesses stay unordered, across __syncthreads too, until their mbarrier or wait_group has been waited for.
 #pragma once
 #include <cstddef>
 #include "engine.h"

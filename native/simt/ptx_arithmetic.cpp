@@ -1,5 +1,5 @@
-// Arithmetic, logic, comparison and conversion (PTX ISA 9.0, 9.7.1 to 9.7.9). Compiled with wrapping signed arithmetic. `.approx` is computed
-// exactly, `.ftz` keeps denormals; half precision is rounded once, from double.
+// Arithmetic, logic, comparison and conversion (PTX ISA 9.0, 9.7.1 to 9.7.9). Compiled with wrapping signed arithmetic. `.approx` is
+// computed exactly, `.ftz` keeps denormals; half precision is rounded once, from double.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <algorithm>

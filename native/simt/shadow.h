@@ -4,7 +4,8 @@
 
 namespace phoenix::simt {
 
-// One per byte of shared and device memory. A serial is an epoch: it advances at every block and every __syncthreads. All zero: never touched.
+// One per byte of shared and device memory. A serial is an epoch: it advances at every block and every __syncthreads. All zero: never
+// touched.
 struct Cell {
   uint32_t write_serial, read_serial, async_serial;
   uint32_t write_clock, read_clock[2], async_clock;

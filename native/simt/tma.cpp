@@ -1,4 +1,5 @@
-// TMA: tensor maps, tile and im2col loads, tile stores (PTX ISA 9.0, 5.5 and 9.7.9.27; limits of a map: CUDA driver API, "Tensor Map Object").
+// TMA: tensor maps, tile and im2col loads, tile stores (PTX ISA 9.0, 5.5 and 9.7.9.27; limits of a map: CUDA driver API, "Tensor Map
+// Object").
 #include <algorithm>
 #include <cstring>
 #include <deque>

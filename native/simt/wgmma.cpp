@@ -1,6 +1,6 @@
 // wgmma m64nNk16 (PTX ISA 9.0, 9.7.15). The product is computed when it is issued: between issue and wait nvcc's PTX copies accumulators
-// from register to register, which only ptxas folds away. What is checked all the same: fences, groups, and that nobody overwrites an operand
-// in shared memory, or registers of A, before its group has been waited for.
+// from register to register, which only ptxas folds away. What is checked all the same: fences, groups, and that nobody overwrites an
+// operand in shared memory, or registers of A, before its group has been waited for.
 #include <algorithm>
 #include <cstring>
 #include <deque>

@@ -1,5 +1,6 @@
-// One block of device memory out of which the tape's tensors are cut. Used twice: a dry run on an arena without memory finds the most that is ever
-// in use, then `commit` allocates exactly that and the real run repeats the same calls, so every tensor gets the same address each step.
+// One block of device memory out of which the tape's tensors are cut. Used twice: a dry run on an arena without memory finds the most that
+// is ever in use, then `commit` allocates exactly that and the real run repeats the same calls, so every tensor gets the same address each
+// step.
 #pragma once
 #include <cstddef>
 #include <map>

@@ -1,5 +1,5 @@
-// A small classifier of one's own images, for metrics where no feature network is at hand: four 3x3 convolutions, each with GroupNorm and SiLU,
-// a global average (the features) and a linear layer, one score per class. The average runs in host memory, so this model does too.
+// A small classifier of one's own images, for metrics where no feature network is at hand: four 3x3 convolutions, each with GroupNorm and
+// SiLU, a global average (the features) and a linear layer, one score per class. The average runs in host memory, so this model does too.
 #pragma once
 #include "model.h"
 
@@ -30,8 +30,8 @@ class Classifier : public Model {
 
   ClassifierConfig config_;
   std::vector<Layer> layers_;
-  Parameter w_, b_;           // the linear layer
-  int height_, width_;        // padded so that every stride halves evenly
+  Parameter w_, b_;     // the linear layer
+  int height_, width_;  // padded so that every stride halves evenly
 };
 
 }  // namespace phx

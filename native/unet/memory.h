@@ -21,8 +21,8 @@ class Buffer {
 };
 using BufferPtr = std::shared_ptr<Buffer>;
 
-// Bytes in the device's memory, zeros at first; throws std::bad_alloc. `reserve` makes room for at least so many. If it has to move them, their
-// contents are lost.
+// Bytes in the device's memory, zeros at first; throws std::bad_alloc. `reserve` makes room for at least so many. If it has to move them,
+// their contents are lost.
 class Block {
  public:
   explicit Block(size_t bytes = 0) { reserve(bytes); }

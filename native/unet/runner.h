@@ -57,12 +57,13 @@ class Runner {
   struct Pass {
     int batch;
     const real* weights;
-    real* gradients = nullptr;  // null: forward only
+    real* gradients = nullptr;   // null: forward only
     const Loss* loss = nullptr;  // null: none
     Dropout dropout = {};
     const std::atomic<bool>* stop = nullptr;
   };
-  // `fill` writes the batch, `use` sees batch and outputs before their memory is given back. What `use` is told of stays until the next pass.
+  // `fill` writes the batch, `use` sees batch and outputs before their memory is given back. What `use` is told of stays until the next
+  // pass.
   using Fill = std::function<void(const Batch&)>;
   using Use = std::function<void(const Batch&, const Outputs&)>;
   void pass(const Pass&, const Fill& fill, const Use& use);

@@ -109,8 +109,8 @@ class Tape {
   real* gradients_;
   const std::atomic<bool>* stop_;
   const Tensor rounded_;
-  // forks: convolutions and linear layers put the gradients of their weights on a side stream where the device has one (GPUs do). That stream may
-  // still read the op's tensors while the next op runs, so their memory must not be given back before.
+  // forks: convolutions and linear layers put the gradients of their weights on a side stream where the device has one (GPUs do). That
+  // stream may still read the op's tensors while the next op runs, so their memory must not be given back before.
   struct Recorded {
     std::function<void()> backward;
     Runs runs;

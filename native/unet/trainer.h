@@ -1,5 +1,5 @@
-// A Trainer: one model on one device with what its training needs (optimizer moments, EMA, gradient). It trains, evaluates the loss, and runs
-// the network forward. One thread uses a Trainer at a time.
+// A Trainer: one model on one device with what its training needs (optimizer moments, EMA, gradient). It trains, evaluates the loss, and
+// runs the network forward. One thread uses a Trainer at a time.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -47,8 +47,8 @@ class Trainer {
   struct TrainResult {
     std::vector<double> losses, grad_norms;
   };
-  // Throws Aborted between two steps, where steps are not replayed between two ops, if stop is set; NotFinite if a step was not finite: neither it nor
-  // those after it are applied. The steps before it stay applied.
+  // Throws Aborted between two steps, where steps are not replayed between two ops, if stop is set; NotFinite if a step was not finite:
+  // neither it nor those after it are applied. The steps before it stay applied.
   TrainResult train(const Images&, const TrainOptions&, const std::atomic<bool>* stop);
   double eval_loss(const Images&, const EvalOptions&, const std::atomic<bool>* stop);
 

@@ -1,5 +1,5 @@
-// Each instruction of kernels/sm80.cuh on whole numbers, against plain loops written from the documentation: PTX ISA 9.0, "Matrix Fragments for
-// mma.m16n8k16 with floating point type", "ldmatrix", "cp.async". What a lane holds: group = lane / 4, place = lane % 4.
+// Each instruction of kernels/sm80.cuh on whole numbers, against plain loops written from the documentation: PTX ISA 9.0, "Matrix Fragments
+// for mma.m16n8k16 with floating point type", "ldmatrix", "cp.async". What a lane holds: group = lane / 4, place = lane % 4.
 #include "ampere_vectors.h"
 
 #include <cstring>

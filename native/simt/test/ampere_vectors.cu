@@ -1,4 +1,5 @@
-// One instruction a kernel, its operands and results as they lie in memory: what ampere_vectors.cpp holds against layouts written as plain loops.
+// One instruction a kernel, its operands and results as they lie in memory: what ampere_vectors.cpp holds against layouts written as plain
+// loops.
 #include "ampere_vectors.h"
 
 #include "../../kernels/sm80.cuh"

@@ -149,7 +149,8 @@ __device__ void pipeline(const phx::TensorMap* a, const phx::TensorMap* b, float
   }
   for (int i = 0; i < 32; ++i) d[threadIdx.x * 32 + i] = sums[i];
 }
-// Two blocks of a cluster copy half of a 32x32 float tile each, to both, twice through one stage; thread t of each block adds up what it reads.
+// Two blocks of a cluster copy half of a 32x32 float tile each, to both, twice through one stage; thread t of each block adds up what it
+// reads.
 template <int Defect>
 __device__ void multicast(const phx::TensorMap* in, float* sums) {
   using namespace phx::sm90;

@@ -1,6 +1,6 @@
-// hopper_test FOLDER: the instructions of Ampere and Hopper that kernels are made of, and Hopper's convolutions, against plain loops; their PTX lies in FOLDER. Prints JSON:
-// the device, and for each vector the hash of what the loops say and of what the device did. Runs on the emulator, to which it is linked, and on a GPU
-// by LD_PRELOAD=libcuda.so.1.
+// hopper_test FOLDER: the instructions of Ampere and Hopper that kernels are made of, and Hopper's convolutions, against plain loops; their
+// PTX lies in FOLDER. Prints JSON: the device, and for each vector the hash of what the loops say and of what the device did. Runs on the
+// emulator, to which it is linked, and on a GPU by LD_PRELOAD=libcuda.so.1.
 #include <cstdio>
 #include <cstring>
 #include <fstream>

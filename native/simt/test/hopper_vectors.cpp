@@ -1,5 +1,7 @@
-// Tensor copies at the edges and warpgroup products in every layout, against plain loops written from the documentation: PTX ISA 9.0, "Tensor
-// Swizzling Modes", "Shared Memory Matrix Layout", "Matrix Descriptor Format"; CUDA driver API, cuTensorMapEncodeTiled. All values are whole numbers.
+// Tensor copies at the edges and warpgroup products in every layout, against plain loops written from the documentation: PTX ISA 9.0,
+// "Tensor
+// Swizzling Modes", "Shared Memory Matrix Layout", "Matrix Descriptor Format"; CUDA driver API, cuTensorMapEncodeTiled. All values are
+// whole numbers.
 #include "hopper_vectors.h"
 
 #include <cstring>
@@ -8,8 +10,8 @@
 
 namespace {
 
-// 16-byte chunk `chunk` of row `row` in a swizzle of `span` bytes, rows of `span` bytes: the pattern repeats after 8 rows of 128 bytes, 8 of 64 or
-// 8 of 32, and moves chunks by the number of 128-byte lines above.
+// 16-byte chunk `chunk` of row `row` in a swizzle of `span` bytes, rows of `span` bytes: the pattern repeats after 8 rows of 128 bytes, 8
+// of 64 or 8 of 32, and moves chunks by the number of 128-byte lines above.
 uint32_t swizzled_chunk(uint32_t row, uint32_t chunk, uint32_t span) { return span ? chunk ^ (row * span / 128 % (span / 16)) : chunk; }
 
 CUresult start(CUmodule module, const std::string& name, unsigned shared, const auto& parameters) {
@@ -165,8 +167,9 @@ uint16_t small_bf16(int value) {
 }
 int element(int which, int row, int k) { return (row * (5 + 2 * which) + k * (3 + 8 * which) + row * k % 7) % 9 - 4; }
 
-// Element (row, k) of 64 x 64; a row is m or n. Swizzled K-major: atoms of 8 rows of `span` bytes of k, one above the other, then the next `span` bytes
-// of k. Swizzled MN-major: atoms of 8 k of `span` bytes of rows, one above the other, then the next rows. No swizzle: cores of 8 x 16 bytes.
+// Element (row, k) of 64 x 64; a row is m or n. Swizzled K-major: atoms of 8 rows of `span` bytes of k, one above the other, then the next
+// `span` bytes of k. Swizzled MN-major: atoms of 8 k of `span` bytes of rows, one above the other, then the next rows. No swizzle: cores of
+// 8 x 16 bytes.
 Operand operand(int which, bool mn_major, uint32_t span) {
   Operand o{std::vector<uint16_t>(4096), 0, {}};
   const uint32_t wide = span / 2;  // values in a line of an atom

@@ -1,4 +1,5 @@
-// One instruction a kernel, its operands and results as they lie in memory: what hopper_vectors.cpp holds against layouts written as plain loops.
+// One instruction a kernel, its operands and results as they lie in memory: what hopper_vectors.cpp holds against layouts written as plain
+// loops.
 #include "../../kernels/sm90.cuh"
 #include "hopper_vectors.h"
 

@@ -1,4 +1,5 @@
-// The products of native/kernels/wgmma_product.cu and wgmma_halo.cu against plain loops, on whole numbers: sums are exact, so bits must be equal.
+// The products of native/kernels/wgmma_product.cu and wgmma_halo.cu against plain loops, on whole numbers: sums are exact, so bits must be
+// equal.
 #include "../../kernels/wgmma_plan.h"
 
 #include <algorithm>

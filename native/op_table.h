@@ -53,7 +53,7 @@ class OpCall {
 // Runs the op; a scalar result becomes the tensor "result". Throws std::invalid_argument for an unknown name.
 void run_op(const std::string& name, OpCall& call, Context& context);
 
-// Times an op on its own: nanoseconds a call of each of `runs` runs of `launches` calls. On a GPU a run is a Program, replayed and waited
+// Times an op on its own: nanoseconds per call of each of `runs` runs of `launches` calls. On a GPU a run is a Program, replayed and waited
 // for, so the host's work is left out; an op that brings a number to the host cannot be recorded, and throws there.
 std::vector<double> time_op(const std::string& name, OpCall& call, Context& context, int launches, int runs);
 

@@ -1,6 +1,6 @@
 // One optimizer step over the parameter vector in one pass, for every precision.
 // Kingma & Ba 2015, alg. 1; Loshchilov & Hutter 2019, alg. 2
-// Bound by memory (five streams in, four out: 36 bytes a parameter), so the compiler's own vector code is enough; blocks of 4096 values
+// Bound by memory (five streams in, four out: 36 bytes per parameter), so the compiler's own vector code is enough; blocks of 4096 values
 // keep a block of all five streams within the first- and second-level caches.
 #include <algorithm>
 #include <cmath>

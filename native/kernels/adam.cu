@@ -1,4 +1,4 @@
-// One optimizer step over the parameter vector, a thread a parameter.  Kingma & Ba 2015, alg. 1; Loshchilov & Hutter 2019, alg. 2
+// One optimizer step over the parameter vector, a thread per parameter.  Kingma & Ba 2015, alg. 1; Loshchilov & Hutter 2019, alg. 2
 #include "adam.cuh"
 
 namespace phx {

@@ -21,7 +21,7 @@ constexpr int kPixelsAtOnce = 256, kColumnsAtOnce = 128;  // of the weight gradi
 constexpr int kRowsOfSum = 256;
 constexpr int kNarrow = 4;  // output channels
 
-// What a grid of h × w pixels an image sees of a source map: pixel (i,j) through tap t sees source pixel (i·step + dh[t], j·step + dw[t])
+// What a grid of h × w pixels per image sees of a source map: pixel (i,j) through tap t sees source pixel (i·step + dh[t], j·step + dw[t])
 // / zoom, or zeros outside.
 struct Stencil {
   Tensor source;

@@ -15,7 +15,7 @@ __device__ inline float tap(const View& x, Pixel p, int r, int s, int c, Conv2d 
   return at(x, (size_t(p.n) * x.h + h / a.upsample) * x.w + w / a.upsample, c);
 }
 
-// A row an output pixel, a column (r,s,c) of its neighbourhood.
+// A row per output pixel, a column (r,s,c) of its neighbourhood.
 struct Neighbourhoods {
   View y, x;
   Conv2d a;
@@ -36,7 +36,7 @@ struct NeighbourhoodsAcross {
   __device__ Column row(int m) const { return {m / x.c / 3, m / x.c % 3, m % x.c}; }
   __device__ float at(Column t, int k) const { return t.r == 3 ? 1 : tap(x, pixel_of(y, k), t.r, t.s, t.c, a); }
 };
-// A row an input pixel; the columns (u,v,r,s,k) are all ways in which an output's tap (r,s) may read one of its upsampled copies (u,v).
+// A row per input pixel; the columns (u,v,r,s,k) are all ways in which an output's tap (r,s) may read one of its upsampled copies (u,v).
 struct Readers {
   View x, dy;
   Conv2d a;
@@ -48,7 +48,7 @@ struct Readers {
     return phx::at(dy, (size_t(p.n) * dy.h + i / a.stride) * dy.w + j / a.stride, k % dy.c);
   }
 };
-// A row an input channel, the columns those of Readers.
+// A row per input channel, the columns those of Readers.
 struct ReadersWeights {
   View w;
   __device__ int row(int c) const { return c; }
@@ -104,7 +104,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_fold_kernel(ConvFo
   put(f.folded, row, c, sum);
 }
 
-// A thread a weight.
+// A thread per weight.
 extern "C" __global__ void __launch_bounds__(kThreads) conv2d_unfold_kernel(ConvUnfold u) {
   begin_kernel();
   size_t i = thread_index(), row = i / u.dw.c;

@@ -1,4 +1,4 @@
-// The register tile of the matrix product: MR rows × 2 vectors, one broadcast of A and two FMAs a row and step. Its accumulators fill the
+// The register tile of the matrix product: MR rows × 2 vectors, one broadcast of A and two FMAs per row and step. Its accumulators fill the
 // registers (AVX-512: 14×2 of 32, AVX2: 6×2 of 16, NEON: 12×2 of 32, SSE2: 4×2 of 16), so 97 % of the FMA peak is within reach of a panel
 // that stays in cache (Goto & van de Geijn 2008). Every element is one FMA chain over k, also where k is done in pieces (the chain goes on
 // from what c holds): results depend neither on the tile's height nor on the cut.

@@ -1,5 +1,5 @@
 // group_norm for floats: y = dropout(silu((x - mean)·rstd·w + b)), x = [x0 | x1], mean and rstd over (C/G, H, W).  Wu & He 2018, eq. 1
-// One task an image, in strips of 64 pixels. Statistics in one sweep: each strip's sums are taken about its first pixel and merged per
+// One task per image, in strips of 64 pixels. Statistics in one sweep: each strip's sums are taken about its first pixel and merged per
 // channel in double, Σ(x-mean)² = Σ_strips [squares - sum²/n] + n·(middle - mean)² (Chan et al. 1983), so nothing cancels however large
 // the mean is; the second sweep applies, while the image is still in the second-level cache (1024 pixels of 128 channels: 512 KB).
 // Backward: the first sweep leaves dz where dx will be (or in scratch, if dx accumulates), the second turns it into dx.

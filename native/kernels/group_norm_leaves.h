@@ -1,4 +1,4 @@
-// The inner loops of group_norm, over one strip of pixels of one image. Arrays of one value a channel (mean, scale, …) are padded to a
+// The inner loops of group_norm, over one strip of pixels of one image. Arrays of one value per channel (mean, scale, …) are padded to a
 // multiple of 16 with finite values and may be read to that length; activations are read and written exactly.
 #pragma once
 #include <cstddef>

@@ -97,7 +97,7 @@ extern const bool kernel_images_hold_sm90a;
 inline bool in_pieces(const Tensor& t) { return t.type == Type::bf16 && t.c % 8 == 0 && t.ld % 8 == 0 && uintptr_t(t.data) % 16 == 0; }
 
 constexpr unsigned kElementThreads = 256;
-// Blocks for a thread an element.
+// Blocks for a thread per element.
 inline Blocks cover(size_t elements) { return {(elements + kElementThreads - 1) / kElementThreads}; }
 
 }  // namespace phx

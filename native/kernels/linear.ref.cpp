@@ -1,4 +1,4 @@
-// The definition of linear: y = [x0 | x1] wᵀ + b + residual, one sum an element.
+// The definition of linear: y = [x0 | x1] wᵀ + b + residual, one sum per element.
 #include "check.h"
 #include "ops.h"
 

@@ -1,4 +1,4 @@
-// Copies and fills within device memory, a thread an element.
+// Copies and fills within device memory, a thread per element.
 #include "memory.cuh"
 
 namespace phx {

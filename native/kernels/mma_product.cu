@@ -259,7 +259,7 @@ __device__ void mma_weight_gradient(const MmaWeightGradient& p) {
     });
 }
 
-// ---- kernels: of 128 and 64 rows and columns a tile
+// ---- kernels: of 128 and 64 rows and columns per tile
 
 #define PHOENIX_MMA_KERNELS(tile)                                                                                                        \
   extern "C" __global__ void __launch_bounds__(mma_threads(tile), 2) mma_forward_##tile##_kernel(const __grid_constant__ MmaProduct p) { \

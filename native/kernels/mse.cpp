@@ -1,5 +1,5 @@
 // The weighted mean squared error of a batch and its gradient, for every precision: loss[n] = weight[n] · mean (y - target)².
-// Summed in double, one task an image.
+// Summed in double, one task per image.
 #include "check.h"
 #include "ops.h"
 #include "parallel.h"

@@ -1,5 +1,5 @@
 // A noised batch and the prior's noise, for every precision.  Ho et al. 2020, eq. 4 and 14; Hang et al. 2023, eq. 9
-// xt = √ᾱ_t x + √(1-ᾱ_t) z, one task an image; words and normals as ops.h and normal.h say.
+// xt = √ᾱ_t x + √(1-ᾱ_t) z, one task per image; words and normals as ops.h and normal.h say.
 #include <algorithm>
 #include <cmath>
 

@@ -1,4 +1,4 @@
-// A noised batch and the prior's noise, a thread an element: xt = √ᾱ_t x + √(1-ᾱ_t) z.  Ho et al. 2020, eq. 4 and 14
+// A noised batch and the prior's noise, a thread per element: xt = √ᾱ_t x + √(1-ᾱ_t) z.  Ho et al. 2020, eq. 4 and 14
 #include "noise_batch.cuh"
 #include "normal.cuh"
 

@@ -12,7 +12,7 @@ struct NoisedImage {
 };
 struct NoisingTimes {
   View t, weight;
-  NoisedImage* images;  // one an image of the batch
+  NoisedImage* images;  // one per image of the batch
   const double* alpha_bar;
   NoiseBatch attributes;
 };

@@ -209,10 +209,10 @@ void server_step(Context&, real* p, const real* delta, real* m, real* v, size_t 
 // ---- updates as bytes, little-endian; these ops work in host memory, vectors included (device.h, OnHost). What comes in is not trusted:
 // std::invalid_argument names what does not fit
 
-// bfloat16, 2 bytes a value, rounded to nearest even
+// bfloat16, 2 bytes per value, rounded to nearest even
 void encode_bf16(Context&, uint8_t* bytes, const real* x, size_t count);
 void decode_bf16(Context&, real* x, const uint8_t* bytes, size_t count);
-// Blocks of 1024 values (the last one shorter): float32 scale = max|x|/127, then a signed byte a value, x/scale rounded to nearest even.
+// Blocks of 1024 values (the last one shorter): float32 scale = max|x|/127, then a signed byte per value, x/scale rounded to nearest even.
 constexpr size_t kInt8Block = 1024;
 constexpr size_t int8_bytes(size_t count) { return count + 4 * ((count + kInt8Block - 1) / kInt8Block); }
 void encode_int8(Context&, uint8_t* bytes, const real* x, size_t count);

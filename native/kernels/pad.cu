@@ -1,4 +1,4 @@
-// Padding and cropping at the right and the bottom, a thread an element of what is written.
+// Padding and cropping at the right and the bottom, a thread per element of what is written.
 #include "pad.cuh"
 
 namespace phx {

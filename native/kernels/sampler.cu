@@ -1,4 +1,4 @@
-// One row of a sampler's table, a thread an element: x ← cx·x + c0·x̂0 + c1·x̂0_prev + cz·z, x̂0_prev ← x̂0.
+// One row of a sampler's table, a thread per element: x ← cx·x + c0·x̂0 + c1·x̂0_prev + cz·z, x̂0_prev ← x̂0.
 #include "normal.cuh"
 #include "sampler.cuh"
 

@@ -1,5 +1,5 @@
 // y = x · sigmoid(x) = x/(1 + e⁻ˣ), for every precision.  Elfwing et al. 2018
-// Used alone only on the time embedding (a few thousand values a batch); everywhere else it is part of group_norm.
+// Used alone only on the time embedding (a few thousand values per batch); everywhere else it is part of group_norm.
 #include <cmath>
 
 #include "check.h"

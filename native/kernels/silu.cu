@@ -1,4 +1,4 @@
-// y = x · sigmoid(x), a thread an element.  Elfwing et al. 2018
+// y = x · sigmoid(x), a thread per element.  Elfwing et al. 2018
 #include "silu.cuh"
 
 namespace phx {

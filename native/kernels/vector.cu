@@ -1,5 +1,5 @@
-// The parameter vector's arithmetic, a thread an element; sums in double, a block of threads for kSumBlock values, added up in order on the
-// host.
+// The parameter vector's arithmetic, a thread per element; sums in double, a block of threads for kSumBlock values, added up in order on
+// the host.
 #include "vector.cuh"
 
 namespace phx {

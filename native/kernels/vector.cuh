@@ -5,7 +5,7 @@
 
 namespace phx {
 
-constexpr size_t kSumBlock = 16384;  // values a block of threads sums
+constexpr size_t kSumBlock = 16384;  // values per block of threads sums
 
 // y ← f(y, x, z, a); what an op does not have is null.
 struct VectorUpdate {
@@ -18,7 +18,7 @@ struct ElementUpdate {
   View y, x;
 };
 struct VectorSum {
-  double* partial;  // one a block
+  double* partial;  // one per block
   const float *a, *b;
   size_t count;
 };

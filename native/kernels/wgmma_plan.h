@@ -260,7 +260,7 @@ inline WgmmaPlan<WgmmaWeightGradient> plan_wgmma(const WgmmaWeightGradientArgume
   g.rows = a.dy.c;
   g.row_tiles = tiles_of(a.dy.c, kWgmmaRows);
   // Columns of a tile, and whether blocks work in pairs: the fewest cycles of a step of all columns. A multiprocessor multiplies 128 rows
-  // with four columns in 16 cycles for 64 pixels, and gets some 30 bytes a cycle. Pairs of columns may leave one of two tiles empty.
+  // with four columns in 16 cycles for 64 pixels, and gets some 30 bytes per cycle. Pairs of columns may leave one of two tiles empty.
   g.pair_rows = g.row_tiles % 2 == 0;
   int blocks = g.taps * (g.blocks[0] + g.blocks[1]);
   double least = 1e30;

@@ -117,7 +117,7 @@ __device__ Channels channels_of(const WgmmaOperands& from, int s) {
   return {second, first, first + (second ? from.channels0 : 0)};
 }
 
-// The weights of a tap and 64 channels of what is read, to a stage of 64 columns x 64 a block; in the inputs' gradient MN-major. In a
+// The weights of a tap and 64 channels of what is read, to a stage of 64 columns x 64 per block; in the inputs' gradient MN-major. In a
 // cluster each block copies its part to all.
 template <int Columns, bool InputGradient, int Cluster>
 __device__ void load_weights(uint32_t stage, const TensorMap* weights, uint32_t full, int channel, int tap, int column, int rank) {

@@ -1,5 +1,5 @@
 // Metrics of generative models on matrices of features, in double precision: what is too large for JavaScript.
-// A matrix is row-major, one sample a row. Results do not depend on the number of threads. src/ddpm/metrics says what each metric means.
+// A matrix is row-major, one sample per row. Results do not depend on the number of threads. src/ddpm/metrics says what each metric means.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +23,7 @@ struct Moments {
 };
 Moments moments(Context&, const Features& x);
 
-// A symmetric a (n,n) = Σ values[i]·vectors[i]·vectors[i]ᵀ, vectors (n,n) one a row, or left out: Householder's tridiagonal form, then
+// A symmetric a (n,n) = Σ values[i]·vectors[i]·vectors[i]ᵀ, vectors (n,n) one per row, or left out: Householder's tridiagonal form, then
 // implicit
 // QR steps with Wilkinson's shift.  Golub & Van Loan, Matrix Computations, 4th ed., alg. 8.3.1 to 8.3.3. The values are in no order.
 void symmetric_eigen(Context&, std::vector<double> a, size_t n, std::vector<double>& values, std::vector<double>* vectors);

@@ -535,7 +535,7 @@ static CUresult parameter_bytes(const Function& f, void** parameters, void** ext
   memcpy(bytes.data(), buffer, size);
   return CUDA_SUCCESS;
 }
-// A line a launch: whether it is run or captured, the kernel, the grid.
+// A line per launch: whether it is run or captured, the kernel, the grid.
 static void list_launch(const Function& f, Dim g, bool captured) {
   static FILE* file = fopen(config().launches.c_str(), "a");
   if (!file) throw Error("cannot write " + config().launches);

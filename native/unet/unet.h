@@ -10,7 +10,7 @@ struct UNetConfig {
   std::vector<int> block_out_channels;
   int layers_per_block = 2;
   std::vector<bool> attention;  // a level has attention after each residual block
-  int attention_head_dim = 0;   // channels a head; 0 = one head of full width
+  int attention_head_dim = 0;   // channels per head; 0 = one head of full width
   int groups = 32;
   double norm_eps = 1e-6;
   double dropout = 0;

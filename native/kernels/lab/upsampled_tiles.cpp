@@ -15,7 +15,7 @@
 //
 // One Zen 4 core, forward, GFLOP/s of the direct formula with the best length of blocks, in brackets the relative L2 error:
 //                                          F(4x4,3x3)       m = 2          m = 3          m = 4
-//   multiplications an output                2.25           1.56           1.36           1.27
+//   multiplications per output                2.25           1.56           1.36           1.27
 //   frequencies of pixels, of products       36, 36         16, 25         25, 49         36, 81
 //   7 -> 14, 64 channels, batch 32           254 (7.7e-7)   383 (2.1e-7)   333 (6.4e-7)   390 (7.6e-7)
 //   14 -> 28, 64 channels, batch 32          304 (7.4e-7)   465 (2.0e-7)   416 (6.2e-7)   371 (7.4e-7)

@@ -199,7 +199,7 @@ Operand operand(int which, bool mn_major, uint32_t span) {
   }
   return o;
 }
-// Of D: the accumulators of the 128 threads. Of A: 4 registers of two values a thread and step.
+// Of D: the accumulators of the 128 threads. Of A: 4 registers of two values per thread and step.
 std::vector<float> product_of_loops() {
   std::vector<float> d(128 * 32);
   for (int t = 0; t < 128; ++t)

@@ -5,7 +5,7 @@
 
 namespace phx {
 
-constexpr size_t kSumBlock = 16384;  // values per block of threads sums
+constexpr size_t kSumBlock = 16384;  // values that a block of threads sums
 
 // y ← f(y, x, z, a); what an op does not have is null.
 struct VectorUpdate {

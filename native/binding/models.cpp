@@ -75,7 +75,8 @@ Hyper hyper_of(Napi::Object o) {
   uint32_t known = 0;
   each_hyper(h, [&](const char* name, auto& value, Reads) { read(o, name, value), known++; });
   if (o.GetPropertyNames().Length() != known)
-    raise(o.Env(), kArgument, "hyper: expected only the " + std::to_string(known) + " hyper-parameters of the addon; do addon and package belong together?");
+    raise(o.Env(), kArgument,
+          "hyper: expected only the " + std::to_string(known) + " hyper-parameters of the addon; do addon and package belong together?");
   return h;
 }
 

@@ -111,9 +111,8 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
                         InstanceAccessor<&SessionHandle::adam_v>("adamV"), InstanceMethod<&SessionHandle::init>("init"),
                         InstanceMethod<&SessionHandle::train>("train"), InstanceMethod<&SessionHandle::eval_loss>("evalLoss"),
                         InstanceMethod<&SessionHandle::sample>("sample"), InstanceMethod<&SessionHandle::describe>("describe"),
-                        InstanceMethod<&SessionHandle::forward>("forward"),
-                        InstanceMethod<&SessionHandle::gradient>("gradient"), InstanceMethod<&SessionHandle::memory>("memory"),
-                        InstanceMethod<&SessionHandle::dispose>("dispose")});
+                        InstanceMethod<&SessionHandle::forward>("forward"), InstanceMethod<&SessionHandle::gradient>("gradient"),
+                        InstanceMethod<&SessionHandle::memory>("memory"), InstanceMethod<&SessionHandle::dispose>("dispose")});
   }
   explicit SessionHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SessionHandle>(info) {
     Napi::Env env = info.Env();

@@ -13,18 +13,18 @@ enum class Reads { captured, record };
 
 // X(type, member, name, how a step reads it). batch sizes every tensor. Of ema_decay a step also captures whether an EMA is kept: the
 // pointer to the EMA is null without one.
-#define PHX_HYPER(X)                                      \
-  X(int, batch, "batch", Reads::captured)                 \
-  X(double, lr, "lr", Reads::record)                      \
-  X(double, warmup_steps, "warmupSteps", Reads::record)   \
-  X(double, beta1, "beta1", Reads::record)                \
-  X(double, beta2, "beta2", Reads::record)                \
-  X(double, adam_eps, "adamEps", Reads::record)           \
-  X(double, weight_decay, "weightDecay", Reads::record)   \
-  X(double, clip, "clip", Reads::captured)                \
-  X(bool, flip, "flip", Reads::captured)                  \
+#define PHX_HYPER(X)                                       \
+  X(int, batch, "batch", Reads::captured)                  \
+  X(double, lr, "lr", Reads::record)                       \
+  X(double, warmup_steps, "warmupSteps", Reads::record)    \
+  X(double, beta1, "beta1", Reads::record)                 \
+  X(double, beta2, "beta2", Reads::record)                 \
+  X(double, adam_eps, "adamEps", Reads::record)            \
+  X(double, weight_decay, "weightDecay", Reads::record)    \
+  X(double, clip, "clip", Reads::captured)                 \
+  X(bool, flip, "flip", Reads::captured)                   \
   X(double, min_snr_gamma, "minSnrGamma", Reads::captured) \
-  X(double, mu, "mu", Reads::captured)                    \
+  X(double, mu, "mu", Reads::captured)                     \
   X(double, ema_decay, "emaDecay", Reads::record)
 
 struct Hyper {

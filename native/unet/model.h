@@ -21,9 +21,9 @@ struct NamedParameter {
 
 // What a forward pass reads besides the parameters.
 struct Inputs {
-  Var x;           // (N,H,W,C)
-  Tensor t;        // (N), the step of the noise schedule
-  Tensor classes;  // (N)
+  Var x;            // (N,H,W,C)
+  Tensor t;         // (N), the step of the noise schedule
+  Tensor classes;   // (N)
   Dropout dropout;  // key and step of this pass; it acts only when the tape records
 };
 // `features`: of a model that has them, (N,1,1,features()).

@@ -24,9 +24,7 @@ struct Runner::BatchMemory {
   Arena& arena;
   Batch batch;
   BatchMemory(Arena& arena, const Model& model, int n) : arena(arena) {
-    auto take = [&](ImageShape of) {
-      return tensor(arena.take(size_t(n) * of.size()), n, of.height, of.width, of.channels);
-    };
+    auto take = [&](ImageShape of) { return tensor(arena.take(size_t(n) * of.size()), n, of.height, of.width, of.channels); };
     batch = {take(model.input()), take(model.output()), take({}), take({}), take({}), take({})};
   }
   ~BatchMemory() {

@@ -64,8 +64,7 @@ void Trainer::check_images(const Images& images, const std::vector<int32_t>& ind
   if (!classes || !model().classes()) return;
   check(classes->size() == images.count, "classes", "one class for each of the " + std::to_string(images.count) + " images");
   for (int32_t k : *classes)
-    check(k >= 0 && k < model().classes(), "classes",
-          "classes below " + std::to_string(model().classes()) + ", got " + std::to_string(k));
+    check(k >= 0 && k < model().classes(), "classes", "classes below " + std::to_string(model().classes()) + ", got " + std::to_string(k));
 }
 
 // ---- training
@@ -130,7 +129,9 @@ Trainer::TrainResult Trainer::train(const Images& images, const TrainOptions& o,
     runner_.next(bytes);
     runner_.pass(
         pass,
-        [&](const Batch& b) { loss_->fill(context, b, {images.pixels(), now.indices(), now.classes()}, pass.dropout.draw, h); },
+        [&](const Batch& b) {
+          loss_->fill(context, b, {images.pixels(), now.indices(), now.classes()}, pass.dropout.draw, h);
+        },
         [&](const Batch& b, const Outputs&) { losses = b.loss; });
     if (anchor) proximal(context, gradient_->data, params_->data, anchor, h.mu, count);
     finish_gradient(context, results, runner_.progress(), adam, losses, gradient_->data, count, h.clip);
@@ -176,7 +177,9 @@ double Trainer::eval_loss(const Images& images, const EvalOptions& o, const std:
     Record<Draw> now(runner_.put_now(staged), n);
     runner_.pass(
         pass,
-        [&](const Batch& b) { loss_->fill(runner_.context(), b, {images.pixels(), now.indices(), now.classes()}, now.header(), {}); },
+        [&](const Batch& b) {
+          loss_->fill(runner_.context(), b, {images.pixels(), now.indices(), now.classes()}, now.header(), {});
+        },
         [&](const Batch& b, const Outputs&) { sum += mean_of(b.loss) * n; });
   }
   return sum / double(o.indices.size());
@@ -199,7 +202,9 @@ Trainer::Described Trainer::describe(const Images& images, const std::vector<int
     Record<Draw> now(runner_.put_now(staged), n);
     runner_.pass(
         pass,
-        [&](const Batch& b) { loss_->fill(runner_.context(), b, {images.pixels(), now.indices(), now.classes()}, now.header(), {}); },
+        [&](const Batch& b) {
+          loss_->fill(runner_.context(), b, {images.pixels(), now.indices(), now.classes()}, now.header(), {});
+        },
         [&](const Batch&, const Outputs& out) {
           for (real value : values_of(out.features->tensor)) found.features.push_back(float(value));
           for (real value : values_of(out.y->tensor)) found.outputs.push_back(float(value));
@@ -210,8 +215,8 @@ Trainer::Described Trainer::describe(const Images& images, const std::vector<int
 
 // ---- for tests
 
-void Trainer::check_given(const char* call, const std::vector<double>& x, const std::vector<double>& t,
-                          const std::vector<int32_t>& classes, const BufferPtr& weights) const {
+void Trainer::check_given(const char* call, const std::vector<double>& x, const std::vector<double>& t, const std::vector<int32_t>& classes,
+                          const BufferPtr& weights) const {
   check(!t.empty() && x.size() == t.size() * model().input().size(), call, "x of as many images as t has times");
   check_weights(call, weights);
   check(!model().classes() || classes.size() == t.size(), call, "one class an image");

@@ -130,7 +130,8 @@ std::vector<real> UNet::init(size_t index, uint64_t key) const {
   }
   std::vector<real> w(p.at.count());
   for (size_t i = 0; i < w.size(); i++)
-    w[i] = real(bound ? bound * (2 * ((philox(key, uint32_t(i), uint32_t(index + 1), 0, Purpose::init).w[0] + 0.5) / 4294967296.0) - 1) : fixed);
+    w[i] = real(bound ? bound * (2 * ((philox(key, uint32_t(i), uint32_t(index + 1), 0, Purpose::init).w[0] + 0.5) / 4294967296.0) - 1)
+                      : fixed);
   return w;
 }
 

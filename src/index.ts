@@ -25,19 +25,44 @@ export { openRun, type RunView } from './run/folder.ts';
 
 export { type FederationOptions, initialState, runFederation } from './fl/federation.ts';
 export { type Partitioner, partitioner, partitions } from './fl/partition/index.ts';
-export type * from './fl/protocol.ts';
+export type {
+  ClientId,
+  Codec,
+  Decision,
+  Failure,
+  Fit,
+  Hello,
+  ParcelHead,
+  Probe,
+  Report,
+  RoundRecord,
+  Statistic,
+  Task,
+  TaskCodec,
+  Upload,
+  VectorHead,
+} from './fl/protocol.ts';
 export { serverSteps } from './fl/server/server-step.ts';
 export type { Probing, Sharing } from './fl/server/supplies.ts';
 export { type Client, type ClientOptions, createClient } from './fl/site/client.ts';
 export { personalPresets } from './fl/site/personal.ts';
 export type { ProbeTools } from './fl/site/probe.ts';
-export type * from './fl/state.ts';
+export type { FederationState, PlainState, Profile, Profiles, Sent } from './fl/state.ts';
 export { memoryStore, type Store } from './fl/store.ts';
 export { checkStrategy } from './fl/strategies/contract.ts';
 export { type FilterOptions, filtered } from './fl/strategies/filter.ts';
 export { strategies } from './fl/strategies/index.ts';
-export type * from './fl/strategy.ts';
-export type * from './fl/transport.ts';
+export type { Combined, Needs, Strategy, Updates, Weights } from './fl/strategy.ts';
+export {
+  type AskOptions,
+  type Blob,
+  type ClientStep,
+  isFailure,
+  type Message,
+  type Reply,
+  type Request,
+  type Transport,
+} from './fl/transport.ts';
 export { memoryTransport } from './fl/transports/memory.ts';
 export { compressions } from './fl/wire/codec.ts';
 

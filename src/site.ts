@@ -5,12 +5,35 @@
 
 // The client: it trains on its own images, and keeps what belongs to it in a Store.
 
-export type * from './fl/protocol.ts';
+export type {
+  ClientId,
+  Codec,
+  Failure,
+  Fit,
+  Hello,
+  ParcelHead,
+  Probe,
+  Report,
+  Statistic,
+  Task,
+  TaskCodec,
+  Upload,
+  VectorHead,
+} from './fl/protocol.ts';
 export { type Client, type ClientOptions, createClient } from './fl/site/client.ts';
 export { personalPresets } from './fl/site/personal.ts';
 export type { ProbeTools } from './fl/site/probe.ts';
 export { memoryStore, type Store } from './fl/store.ts';
-export type * from './fl/transport.ts';
+export {
+  type AskOptions,
+  type Blob,
+  type ClientStep,
+  isFailure,
+  type Message,
+  type Reply,
+  type Request,
+  type Transport,
+} from './fl/transport.ts';
 
 // What a client works with: its images, the engine, and the features that images are compared by.
 

@@ -57,7 +57,9 @@ export async function finetune(options: FinetuneOptions, { onStep, signal }: Fin
   const checkpoint = await readCheckpoint(path);
   const patterns = personalOf(checkpoint);
   const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
-  const size = { size: { height, width }, channels: channels as 1 | 3 };
+  if (channels !== 1 && channels !== 3)
+    throw new PhoenixError('ERR_PHOENIX_CONFIG', `The model is for ${channels} channels, but images have 1 (gray) or 3 (RGB).`);
+  const size = { size: { height, width }, channels } as const;
   const dataset = typeof data === 'string' ? await openSource(data, size) : sourceOfSet(data);
   if (dataset.height !== height || dataset.width !== width || dataset.channels !== channels) {
     const [given, expected] = [dataset, { height, width, channels }].map((it) => `${it.height}x${it.width} in ${it.channels} channels`);

@@ -1,8 +1,9 @@
 /** Options that several commands have. */
 import { hyperSchema } from '../../ddpm/fit.ts';
 import { presets } from '../../ddpm/model/presets.ts';
+import { dropoutSchema } from '../../ddpm/model/unet.ts';
 import { schedulers } from '../../ddpm/schedulers/index.ts';
-import { below1, choice, dataKind, flag, integer, names, numeric, text, threadsKind } from './kinds.ts';
+import { choice, dataKind, flag, integer, names, numeric, text, threadsKind } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
 const asPreset = { default: undefined, defaultText: 'as the preset' } as const;
@@ -44,7 +45,12 @@ export const model = headed('Model', {
       .map(([name, { summary }]) => `${name}: ${summary}`)
       .join('. ')}`,
   }),
-  dropout: option({ kind: below1, ...asPreset, where: 'coordinator', help: 'probability of dropout inside residual blocks' }),
+  dropout: option({
+    kind: numeric(dropoutSchema),
+    ...asPreset,
+    where: 'coordinator',
+    help: 'probability of dropout inside residual blocks',
+  }),
   classConditional: option({ kind: flag, default: false, where: 'coordinator', help: 'condition the model on the class' }),
   prediction: option({
     kind: choice(['eps', 'x0', 'v']),

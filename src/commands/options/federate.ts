@@ -1,7 +1,7 @@
 /** The options of `phoenix federate`: coordinator, clients and their simulation in one process. */
 import { hyperSchema } from '../../ddpm/fit.ts';
 import { histogramSources, statistics } from '../../fl/protocol.ts';
-import { serverSteps } from '../../fl/server/server-step.ts';
+import { serverStepSchema, serverSteps } from '../../fl/server/server-step.ts';
 import { shareSources } from '../../fl/server/sharing.ts';
 import { personalPresets } from '../../fl/site/personal.ts';
 import { diversityTargets } from '../../fl/strategies/diversity.ts';
@@ -10,7 +10,6 @@ import { compressions } from '../../fl/wire/codec.ts';
 import { data, hyper, machine, model, runFolder, samples, samplesEvery, seed } from './common.ts';
 import {
   above0,
-  below1,
   choice,
   compressionKind,
   featuresKind,
@@ -171,6 +170,7 @@ const aggregation = headed('Aggregation', {
   }),
 });
 
+const stepLimits = serverStepSchema.shape;
 const asPublished = { default: undefined, defaultText: 'as published for the server step', where: 'coordinator' } as const;
 const serverStep = headed('Server step', {
   serverStep: {
@@ -181,10 +181,20 @@ const serverStep = headed('Server step', {
       where: 'coordinator',
       help: 'how the server applies the mean update',
     }),
-    lr: option({ flag: '--server-lr', kind: above0(1000), ...asPublished, help: 'learning rate of the server step' }),
-    beta1: option({ flag: '--server-beta1', kind: below1, ...asPublished, help: 'momentum of the server step' }),
-    beta2: option({ flag: '--server-beta2', kind: below1, ...asPublished, help: 'decay of squares of the server step (adam, yogi)' }),
-    tau: option({ flag: '--server-tau', kind: above0(1), ...asPublished, help: 'smallest denominator of the server step (adam, yogi)' }),
+    lr: option({ flag: '--server-lr', kind: numeric(stepLimits.lr), ...asPublished, help: 'learning rate of the server step' }),
+    beta1: option({ flag: '--server-beta1', kind: numeric(stepLimits.beta1), ...asPublished, help: 'momentum of the server step' }),
+    beta2: option({
+      flag: '--server-beta2',
+      kind: numeric(stepLimits.beta2),
+      ...asPublished,
+      help: 'decay of squares of the server step (adam, yogi)',
+    }),
+    tau: option({
+      flag: '--server-tau',
+      kind: numeric(stepLimits.tau),
+      ...asPublished,
+      help: 'smallest denominator of the server step (adam, yogi)',
+    }),
   },
 });
 

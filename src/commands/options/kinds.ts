@@ -54,8 +54,6 @@ export function above0(max: number): Kind<number> {
   return numeric(z.number().gt(0).max(max));
 }
 
-export const below1: Kind<number> = numeric(z.number().min(0).lt(1));
-
 export function text(placeholder: string): Kind<string> {
   const schema = z
     .string()

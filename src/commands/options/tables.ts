@@ -80,7 +80,7 @@ export function optionTable(command: Command): OptionRow[] {
       defaultText: entry.defaultText ?? (value === undefined || value === false ? undefined : String(value)),
       required: entry.default === required,
       positional: entry.positional ?? false,
-      negatable: kind.placeholder === undefined && entry.default === undefined,
+      negatable: kind.placeholder === undefined && entry.default !== false,
       where,
       heading,
       help,

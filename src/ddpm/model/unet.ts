@@ -2,8 +2,12 @@
  * The U-Net of Ho et al. 2020 ("Denoising Diffusion Probabilistic Models", appendix B) as a configuration: what it means, and
  * what is valid. The network itself is native (native/unet).
  */
+import { z } from 'zod';
 import type { NativeModel } from '../../bindings/native.ts';
 import { PhoenixError } from '../../errors.ts';
+
+/** Limits of `dropout`, also of the option. */
+export const dropoutSchema = z.number().min(0).lt(1);
 
 /** A U-Net's shape. Level 0 has the images' size; each further level halves both sides. */
 export type UNetConfig = {
@@ -94,7 +98,7 @@ export const validateUNet = (config: UNetConfig): void => {
     `null (one head) or a divisor of the channels where attention is (${attended.join(', ')})`,
   );
   check('normEps', config.normEps > 0 && config.normEps < 1, 'a number above 0 and below 1');
-  check('dropout', config.dropout >= 0 && config.dropout < 1, 'a number from 0 up to, but not including, 1');
+  check('dropout', dropoutSchema.safeParse(config.dropout).success, 'a number from 0 up to, but not including, 1');
   check('numClasses', whole(config.numClasses, 0, 100_000), 'a whole number, 0 (no conditioning) to 100000');
   check('flipSinToCos', typeof config.flipSinToCos === 'boolean', 'true or false');
   check('freqShift', config.freqShift === 0 || config.freqShift === 1, '0 or 1');

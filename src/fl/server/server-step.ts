@@ -6,22 +6,26 @@
  *   yogi       the same with v ← v - (1-beta2)·δ²·sign(v - δ²)     both Reddi et al. 2021, alg. 2
  * The moments are not bias-corrected; m starts at 0 and v at tau², the least that alg. 2 allows.
  */
+import { z } from 'zod';
 import type { CreateVector, Vector } from '../../bindings/vector.ts';
 import { PhoenixError } from '../../errors.ts';
 
-export type ServerStepKind = 'add' | 'momentum' | 'adam' | 'yogi';
+const decay = z.number().min(0).lt(1);
 
-export type ServerStep = {
-  kind: ServerStepKind;
-  /** Server learning rate, above 0. */
-  lr: number;
-  /** Decay of the first moment, in [0,1). Used by all but 'add'. */
-  beta1: number;
-  /** Decay of the second moment, in [0,1). Used by 'adam' and 'yogi'. */
-  beta2: number;
-  /** Adaptivity τ, above 0: the larger, the closer to momentum. Used by 'adam' and 'yogi'. */
-  tau: number;
-};
+/** A server step with the limits of its numbers. */
+export const serverStepSchema = z.strictObject({
+  kind: z.enum(['add', 'momentum', 'adam', 'yogi']),
+  /** Server learning rate. */
+  lr: z.number().gt(0).max(1000),
+  /** Decay of the first moment. Used by all but 'add'. */
+  beta1: decay,
+  /** Decay of the second moment. Used by 'adam' and 'yogi'. */
+  beta2: decay,
+  /** Adaptivity τ: the larger, the closer to momentum. Used by 'adam' and 'yogi'. */
+  tau: z.number().gt(0).max(1),
+});
+export type ServerStep = z.infer<typeof serverStepSchema>;
+export type ServerStepKind = ServerStep['kind'];
 
 /** Sensible values for each kind; those of adam and yogi are of Reddi et al. 2021, §4 and appendix D. */
 export const serverSteps: Record<ServerStepKind, ServerStep> = {
@@ -41,16 +45,16 @@ export async function startMoments(step: ServerStep, length: number, createVecto
 }
 
 /** @throws PhoenixError ERR_PHOENIX_ARGUMENT for a number out of range, or moments of another kind of step */
-export function checkServerStep({ kind, lr, beta1, beta2, tau }: ServerStep, moments: Vector[]): void {
-  const refuse = (why: string): never => {
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', why);
-  };
-  if (!(kind in momentCount)) refuse(`A server step is one of ${Object.keys(momentCount).join(', ')}, not ${kind}.`);
-  if (!(lr > 0 && lr < Infinity && tau > 0 && tau < Infinity)) refuse(`A server step needs lr and tau above 0, not ${lr} and ${tau}.`);
-  if (!(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1))
-    refuse(`A server step needs beta1 and beta2 in [0,1), not ${beta1} and ${beta2}.`);
+export function checkServerStep(step: ServerStep, moments: Vector[]): void {
+  const issue = serverStepSchema.safeParse(step).error?.issues[0];
+  if (issue) {
+    const name = issue.path.join('.') as keyof ServerStep;
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `The server step has ${name} ${step[name]}. ${issue.message}.`);
+  }
+  const { kind } = step;
   if (moments.length !== momentCount[kind]) {
-    refuse(
+    throw new PhoenixError(
+      'ERR_PHOENIX_ARGUMENT',
       `Server step ${kind} keeps ${momentCount[kind]} moments, but the state has ${moments.length}: continue with the kind that the run began with.`,
     );
   }

@@ -1,7 +1,9 @@
 #include "op_table.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <utility>
@@ -42,10 +44,29 @@ const Adam* adam(OpCall& c) {
 
 using Op = std::function<void(Context&, OpCall&)>;
 
-void result(OpCall& c, double value) {
-  int shape[4] = {1, 1, 1, 1};
-  c.add("result", &value, 1, shape);
+void result(OpCall& c, const std::vector<double>& values) {
+  int shape[4] = {1, 1, 1, int(values.size())};
+  c.add("result", values.data(), values.size(), shape);
 }
+
+// A value in the device's memory that the op changes.
+template <class T>
+class OnDevice {
+ public:
+  explicit OnDevice(const T& value) : place_(static_cast<T*>(device_allocate_zeros(sizeof value))) { device_put(place_, &value, sizeof value); }
+  ~OnDevice() { device_release(place_); }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  T* at() const { return place_; }
+  T get() const {
+    T value;
+    device_get(&value, place_, sizeof value);
+    return value;
+  }
+
+ private:
+  T* const place_;
+};
 
 // The tensors of a call by the names of ops.h.
 #define T(name) c.tensor(#name)
@@ -54,6 +75,56 @@ void result(OpCall& c, double value) {
   {                                                                 \
 #name, [](Context& x, OpCall& c) { (void)c; name(x, __VA_ARGS__); } \
   }
+
+constexpr size_t kStepResults = 4;
+
+// The step `begun` of kStepResults: their results, the optimizer's grad_scale, and whether it and the program are halted. What is not finite is -1.
+void finish(Context& x, OpCall& c) {
+  OnDevice<std::array<StepResult, kStepResults>> results({});
+  OnDevice<Progress> progress({uint32_t(c.number("begun", 1)), 0});
+  OnDevice<Adam> adam({});
+  finish_gradient(x, results.at()->data(), progress.at(), adam.at(), T(loss), T(g).data, T(g).size(), c.number("clip", 0));
+  bool halted = adam.get().halted != 0;
+  std::vector<double> values;
+  for (const StepResult& r : results.get())
+    for (double value : {r.loss, r.grad_norm}) values.push_back(std::isfinite(value) ? value : -1);
+  values.insert(values.end(), {halted ? -1 : adam.get().grad_scale, double(halted), double(progress.get().halted)});
+  result(c, values);
+}
+
+void next(Context& x, OpCall& c) {
+  OnDevice<Progress> progress({uint32_t(c.number("begun", 0)), 0});
+  next_record(x, T(now).data, T(records).data, size_t(T(now).c) * sizeof(real), progress.at());
+  result(c, {double(progress.get().begun), double(progress.get().halted)});
+}
+
+// Updates' bytes are tensors of the values 0 to 255; their ops work in host memory (ops.h).
+constexpr uint8_t kGuardByte = 0xa5;
+
+template <class Encode>
+void encoded(Context& x, OpCall& c, Encode encode, size_t length) {
+  check(T(bytes).size() == length, "op", std::to_string(length) + " bytes");
+  OnHost values(T(x).data, T(x).size()), out(T(bytes).data, length, false);
+  std::vector<uint8_t> bytes(length + kGuardWords, kGuardByte);
+  encode(x, bytes.data(), values.data(), T(x).size());
+  check(std::all_of(bytes.begin() + ptrdiff_t(length), bytes.end(), [](uint8_t b) { return b == kGuardByte; }), "op",
+        "nothing written behind the bytes");
+  std::copy_n(bytes.begin(), length, out.data());
+  out.put_back();
+}
+
+std::vector<uint8_t> bytes_of(const OpCall& c) {
+  Tensor bytes = c.host("bytes");
+  return std::vector<uint8_t>(bytes.data, bytes.data + bytes.size());
+}
+
+template <class Decode>
+void decoded(OpCall& c, Decode decode) {
+  std::vector<uint8_t> bytes = bytes_of(c);
+  OnHost values(T(x).data, T(x).size(), false);
+  decode(values.data(), bytes, T(x).size());
+  values.put_back();
+}
 
 const std::map<std::string, Op>& table() {
   static const std::map<std::string, Op> ops = {
@@ -89,9 +160,9 @@ const std::map<std::string, Op>& table() {
          ServerStep a{ServerKind(int(c.number("kind", 0))), c.number("lr", 1), c.number("beta1", 0.9), c.number("beta2", 0.99), c.number("tau", 1e-3)};
          server_step(x, T(p).data, T(delta).data, T(m).data, T(v).data, T(p).size(), a);
        }},
-      {"sum_of_squares", [](Context& x, OpCall& c) { result(c, sum_of_squares(x, T(g).data, T(g).size())); }},
-      {"dot", [](Context& x, OpCall& c) { result(c, dot(x, T(a).data, T(b).data, T(a).size())); }},
-      {"all_finite", [](Context& x, OpCall& c) { result(c, all_finite(x, T(a).data, T(a).size())); }},
+      {"sum_of_squares", [](Context& x, OpCall& c) { result(c, {sum_of_squares(x, T(g).data, T(g).size())}); }},
+      {"dot", [](Context& x, OpCall& c) { result(c, {dot(x, T(a).data, T(b).data, T(a).size())}); }},
+      {"all_finite", [](Context& x, OpCall& c) { result(c, {double(all_finite(x, T(a).data, T(a).size()))}); }},
       {"sampler_step",
        [](Context& x, OpCall& c) {
          SamplerStep a{real(c.number("alpha", 1)), real(c.number("sigma", 0)), real(c.number("cx", 0)), real(c.number("c0", 1)),
@@ -108,6 +179,38 @@ const std::map<std::string, Op>& table() {
          NoiseBatch a{prediction(c), int(alpha_bar.size()), real(c.number("min_snr_gamma", 0)), c.number("flip", 0) != 0, draw(c)};
          noise_batch(x, T(xt), T(target), T(weight), T(t), c.placed("u8 images", images), c.placed("i32 indices", indices),
                      c.placed("f64 alpha_bar", alpha_bar), a);
+       }},
+      {"next_record", next},
+      {"finish_gradient", finish},
+      {"encode_bf16", [](Context& x, OpCall& c) { encoded(x, c, encode_bf16, 2 * T(x).size()); }},
+      {"encode_int8", [](Context& x, OpCall& c) { encoded(x, c, encode_int8, int8_bytes(T(x).size())); }},
+      {"encode_largest",
+       [](Context& x, OpCall& c) {
+         OnHost values(T(x).data, T(x).size());
+         std::vector<uint8_t> bytes = encode_largest(x, values.data(), T(x).size(), size_t(c.number("k", 1)));
+         result(c, std::vector<double>(bytes.begin(), bytes.end()));
+       }},
+      {"decode_bf16",
+       [](Context& x, OpCall& c) { decoded(c, [&](real* to, const auto& bytes, size_t n) { decode_bf16(x, to, bytes.data(), n); }); }},
+      {"decode_int8",
+       [](Context& x, OpCall& c) { decoded(c, [&](real* to, const auto& bytes, size_t n) { decode_int8(x, to, bytes.data(), n); }); }},
+      {"decode_largest",
+       [](Context& x, OpCall& c) {
+         decoded(c, [&](real* to, const auto& bytes, size_t n) { decode_largest(x, to, n, bytes.data(), bytes.size()); });
+       }},
+      {"trimmed_mean",
+       [](Context& x, OpCall& c) {
+         OnHost rows(T(rows).data, T(rows).size()), mean(T(y).data, T(y).size(), false);
+         trimmed_mean(x, mean.data(), rows.data(), size_t(T(rows).n), T(y).size(), size_t(c.number("trim", 0)));
+         mean.put_back();
+       }},
+      {"row_distances",
+       [](Context& x, OpCall& c) {
+         const size_t n = size_t(T(rows).n);
+         OnHost rows(T(rows).data, T(rows).size());
+         std::vector<double> squared(n * n);
+         row_distances(x, squared.data(), rows.data(), n, T(rows).size() / n);
+         result(c, squared);
        }},
   };
   return ops;

@@ -1,6 +1,7 @@
 /**
  * Every op of native/kernels/ops.h, one row each: how to draw its arguments, what its gradients are, and at which sizes to time it. The
- * rows serve the comparison with the definitions (01-ops), the gradient check (02-gradients) and the benchmark.
+ * rows serve the comparison with the definitions (01-ops, 71), the gradient check (02-gradients) and the benchmarks on CPU and GPU.
+ * Long: one table.
  */
 import type { OpTensor } from '../src/bindings/native.ts';
 import type { Rng } from '../src/rng.ts';
@@ -20,6 +21,20 @@ export type Bench = {
   bytes?: number;
   backwardBytes?: number;
 };
+
+/** Sizes of the benchmark on a GPU: those of a training step of the CIFAR-10 U-Net, or on the emulator a few elements of each. */
+export type GpuScale = { batch: number; side(size: number): number; wide(channels: number): number; groups: number; parameters: number };
+
+/** A call that is timed on a GPU, with its backward ones. */
+export type GpuCall = Pick<Bench, 'label' | 'flops' | 'bytes' | 'draw'> & {
+  /** Backward calls: which gradients are asked for, and how many times the forward's operations or bytes they take. */
+  backward?: { label?: string; gradients: string[]; factor: number }[];
+  /** What backward reads of the forward's outputs: mean and deviation of values like those. */
+  saved?: Record<string, [mean: number, deviation: number]>;
+};
+
+/** A tensor gets no more than `most` values, where that is set: `timeOp` takes them again from the start. */
+export type DrawRng = Rng & { most?: number };
 
 export type OpCase = {
   /** Name in ops.h; of a pair, the forward op. */
@@ -46,19 +61,21 @@ export type OpCase = {
   /** Largest Σ(fast - ref)²/Σ ref² of an output. @default 1e-10 */
   tolerance?: number;
   bench: Bench[];
+  gpu?(scale: GpuScale): GpuCall[];
 };
 
 // ---- drawing
 
 const sizeOf = ([n, h, w, c]: Shape) => n * h * w * c;
-const output = (shape: Shape): OpTensor => ({ data: new Float64Array(0), shape });
-const filled = (shape: Shape, value: (i: number) => number): OpTensor => ({
-  data: Float64Array.from({ length: sizeOf(shape) }, (_, i) => value(i)),
+export const output = (shape: Shape): OpTensor => ({ data: new Float64Array(0), shape });
+const filled = (shape: Shape, value: (i: number) => number, most = Infinity): OpTensor => ({
+  data: Float64Array.from({ length: Math.min(most, sizeOf(shape)) }, (_, i) => value(i)),
   shape,
 });
 /** Normal values, exact in float32. */
-const normal = (r: Rng, shape: Shape, mean = 0, deviation = 1): OpTensor => filled(shape, () => Math.fround(mean + deviation * r.normal()));
-const whole = (r: Rng, shape: Shape, below: number): OpTensor => filled(shape, () => r.int(below));
+export const normal = (r: DrawRng, shape: Shape, mean = 0, deviation = 1): OpTensor =>
+  filled(shape, () => Math.fround(mean + deviation * r.normal()), r.most);
+const whole = (r: DrawRng, shape: Shape, below: number): OpTensor => filled(shape, () => r.int(below), r.most);
 const between = (r: Rng, low: number, high: number) => low + r.int(high - low + 1);
 const either = <T>(r: Rng, values: readonly T[]): T => values[r.int(values.length)]!;
 const given = (tensors: Record<string, OpTensor | undefined>): Record<string, OpTensor> =>
@@ -129,6 +146,18 @@ const enlarged: [Shape, number][] = [
   [[2, 3, 7, 20], 65],
 ];
 
+function gpuConv({ batch, side, wide }: GpuScale, size: number, from: number, to: number, options: ConvOptions = {}): GpuCall {
+  const { stride = 1, upsample = 1 } = options;
+  const [s, c, k] = [side(size), wide(from), wide(to)];
+  const both = { gradients: ['dx', 'dw', 'db'], factor: 2 };
+  return {
+    label: `${s}x${s} ${c}->${k}${stride > 1 ? ' stride 2' : ''}${upsample > 1 ? ' upsampled' : ''} b${batch}`,
+    draw: (r) => conv([batch, s, s, c], k, { ...options, pad: stride > 1 ? 0 : 1 }, { temb: true }, r),
+    flops: (2 * 9 * c * k * batch * (s * upsample) ** 2) / stride ** 2,
+    backward: [...(from > 3 ? [both] : []), { label: 'weights only', gradients: ['dw', 'db'], factor: 1 }],
+  };
+}
+
 const conv2d: OpCase = {
   op: 'conv2d_forward',
   draws: 40 + enlarged.length,
@@ -166,6 +195,23 @@ const conv2d: OpCase = {
     benchConv('16x16 128->128 stride 2 b8', [8, 32, 32, 128], 128, { stride: 2, pad: 0 }),
     benchConv('16->32 256->256 upsampled b4', [4, 16, 16, 256], 256, { upsample: 2 }),
   ],
+  gpu: (scale) => [
+    gpuConv(scale, 32, 128, 128),
+    gpuConv(scale, 32, 256, 128),
+    gpuConv(scale, 32, 384, 128),
+    gpuConv(scale, 32, 3, 128),
+    gpuConv(scale, 32, 128, 3),
+    gpuConv(scale, 32, 128, 128, { stride: 2 }),
+    gpuConv(scale, 16, 256, 256, { upsample: 2 }),
+    gpuConv(scale, 16, 128, 256),
+    gpuConv(scale, 16, 256, 256),
+    gpuConv(scale, 16, 384, 256),
+    gpuConv(scale, 16, 512, 256),
+    gpuConv(scale, 8, 256, 256),
+    gpuConv(scale, 8, 512, 256),
+    gpuConv(scale, 4, 256, 256),
+    gpuConv(scale, 4, 512, 256),
+  ],
 };
 
 export function linearOf(rows: number, c0: number, c1: number, k: number, more: { b: boolean; residual: boolean }, r: Rng): OpArguments {
@@ -185,6 +231,16 @@ export function linearOf(rows: number, c0: number, c1: number, k: number, more: 
 function benchLinear(label: string, rows: number, c0: number, c1: number, k: number): Bench {
   const flops = 2 * rows * (c0 + c1) * k;
   return { label, draw: (r) => linearOf(rows, c0, c1, k, { b: true, residual: false }, r), flops, backwardFlops: 2 * flops };
+}
+
+function gpuLinear({ wide }: GpuScale, rows: number, [c0, c1]: [number, number], to: number): GpuCall {
+  const [a, b, k] = [wide(c0), c1 && wide(c1), wide(to)];
+  return {
+    label: `${rows} rows ${b ? `${a}+${b}` : a}->${k}`,
+    draw: (r) => linearOf(rows, a, b, k, { b: true, residual: false }, r),
+    flops: 2 * rows * (a + b) * k,
+    backward: [{ gradients: ['dx0', 'dx1', 'dw', 'db'], factor: 2 }],
+  };
 }
 
 const linear: OpCase = {
@@ -209,6 +265,16 @@ const linear: OpCase = {
     benchLinear('skip 32x32 128+128->128 b4', 4 * 1024, 128, 128, 128),
     benchLinear('time 512->256 b8', 8, 512, 0, 256),
   ],
+  gpu(scale) {
+    const rows = (size: number) => scale.batch * scale.side(size) ** 2;
+    return [
+      gpuLinear(scale, rows(16), [256, 0], 768),
+      gpuLinear(scale, rows(16), [256, 0], 256),
+      gpuLinear(scale, rows(32), [256, 128], 128),
+      gpuLinear(scale, rows(16), [256, 256], 256),
+      gpuLinear(scale, scale.batch, [512, 0], 256),
+    ];
+  },
 };
 
 // ---- normalisation and attention
@@ -240,6 +306,17 @@ function benchNorm(label: string, shape: Shape, dropout: number): Bench {
   return { label, draw: (r) => norm(shape, 0, 32, { silu: true, dropout }, r), bytes, backwardBytes: 1.5 * bytes };
 }
 
+function gpuNorm({ batch, side, wide, groups }: GpuScale, size: number, [c0, c1]: [number, number], dropout: number): GpuCall {
+  const [s, a, b] = [side(size), wide(c0), c1 && wide(c1)];
+  return {
+    label: `${s}x${s}x${b ? `(${a}+${b})` : a} b${batch}${dropout ? ' dropout' : ''}`,
+    draw: (r) => norm([batch, s, s, a], b, groups, { silu: true, dropout }, r),
+    bytes: 4 * batch * s * s * (a + b),
+    backward: [{ gradients: ['dx0', 'dx1', 'dw', 'db'], factor: 1.5 }],
+    saved: { mean: [0, 0.01], rstd: [1, 0.01] },
+  };
+}
+
 const groupNorm: OpCase = {
   op: 'group_norm_forward',
   draws: 24,
@@ -266,6 +343,15 @@ const groupNorm: OpCase = {
     benchNorm('16x16x256 b8', [8, 16, 16, 256], 0),
     benchNorm('28x28x32 b32 dropout', [32, 28, 28, 32], 0.1),
   ],
+  gpu: (scale) => [
+    gpuNorm(scale, 32, [128, 0], 0),
+    gpuNorm(scale, 32, [128, 0], 0.1),
+    gpuNorm(scale, 32, [256, 128], 0),
+    gpuNorm(scale, 16, [256, 0], 0),
+    gpuNorm(scale, 16, [256, 256], 0),
+    gpuNorm(scale, 8, [256, 0], 0),
+    gpuNorm(scale, 4, [256, 0], 0),
+  ],
 };
 
 export function attend([n, h, w, c]: Shape, heads: number, r: Rng): OpArguments {
@@ -278,6 +364,18 @@ export function attend([n, h, w, c]: Shape, heads: number, r: Rng): OpArguments 
 function benchAttention(label: string, [n, h, w, c]: Shape): Bench {
   const flops = 4 * n * (h * w) ** 2 * c;
   return { label, draw: (r) => attend([n, h, w, c], 1, r), flops, backwardFlops: 2.5 * flops };
+}
+
+function gpuAttention({ batch, side, wide }: GpuScale, size: number, channels: number): GpuCall {
+  const [s, c] = [side(size), wide(channels)];
+  const tokens = s * s;
+  return {
+    label: `${tokens} tokens of ${c} b${batch}`,
+    draw: (r) => attend([batch, s, s, c], 1, r),
+    flops: 4 * batch * tokens ** 2 * c,
+    backward: [{ gradients: ['dqkv'], factor: 2.5 }],
+    saved: { lse: [Math.log(tokens) + 0.5, 0.01], o: [0, 1] }, // the log-sum-exp of scores of unit variance
+  };
 }
 
 const attention: OpCase = {
@@ -298,6 +396,7 @@ const attention: OpCase = {
     strided: ['dqkv', 'd_o', 'qkv', 'o'],
   },
   bench: [benchAttention('256 tokens of 256 b8', [8, 16, 16, 256]), benchAttention('196 tokens of 64 b32', [32, 14, 14, 64])],
+  gpu: (scale) => [gpuAttention(scale, 16, 256), gpuAttention(scale, 4, 256)],
 };
 
 // ---- time and class embedding, SiLU
@@ -461,6 +560,16 @@ const samplerStep: OpCase = {
     { label: '32x32x3 b128', draw: (r) => sampling([128, 32, 32, 3], { cz: 0 }, r), bytes: 20 * 128 * 3072 },
     { label: '32x32x3 b128 with noise', draw: (r) => sampling([128, 32, 32, 3], {}, r), bytes: 20 * 128 * 3072 },
   ],
+  gpu({ batch, side }) {
+    const shape: Shape = [batch, side(32), side(32), 3];
+    return [
+      {
+        label: `${shape[1]}x${shape[2]}x3 b${batch}`,
+        draw: (r) => sampling(shape, { c1: 0, cz: 0 }, r),
+        bytes: 20 * sizeOf(shape),
+      },
+    ];
+  },
 };
 
 const mse: OpCase = {
@@ -556,12 +665,12 @@ const allFinite: OpCase = {
 };
 
 /** Parameters small against the step, so that a wrong step shows. */
-function optimizer(count: number, ema: boolean, r: Rng): OpArguments {
+function optimizer(count: number, ema: boolean, r: DrawRng): OpArguments {
   return {
     tensors: given({
       p: vector(r, count, 0, 1e-3),
       m: vector(r, count, 0, 1e-2),
-      v: filled([1, 1, 1, count], () => f32((r.normal() * 1e-2) ** 2)),
+      v: filled([1, 1, 1, count], () => f32((r.normal() * 1e-2) ** 2), r.most),
       ema: ema ? vector(r, count, 0, 1e-3) : undefined,
       g: vector(r, count, 0, 1e-2),
     }),
@@ -584,6 +693,16 @@ const adamStep: OpCase = {
   draw: (r, i) => optimizer(countOf(i), i % 2 === 0, r),
   inPlace: ['p', 'm', 'v', 'ema'],
   bench: [{ label: `${parameters / 1e6} M with EMA`, draw: (r) => optimizer(parameters, true, r), bytes: 36 * parameters }],
+  gpu: ({ parameters: count }) => [
+    {
+      label: `${count} parameters, EMA, bf16 copy`,
+      draw(r) {
+        const { tensors, attributes } = optimizer(count, true, r);
+        return { tensors: { ...tensors, rounded: output([1, 1, 1, count]) }, attributes: { ...attributes, bf16_rounded: 1 } };
+      },
+      bytes: 38 * count,
+    },
+  ],
 };
 
 const serverStep: OpCase = {
@@ -607,6 +726,122 @@ const serverStep: OpCase = {
       bytes: 28 * parameters,
     },
   ],
+};
+
+// ---- the steps of a recorded program
+
+const nextRecord: OpCase = {
+  op: 'next_record',
+  draws: 8,
+  draw(r) {
+    const [count, width] = [between(r, 1, 5), 4 * between(r, 1, 40)]; // records of whole 16 bytes
+    return {
+      tensors: { now: output([1, 1, 1, width]), records: normal(r, [count, 1, 1, width]) },
+      attributes: { begun: r.int(count) },
+    };
+  },
+  bench: [],
+};
+
+const finishGradient: OpCase = {
+  op: 'finish_gradient',
+  draws: 3 * counts.length,
+  draw(r, i) {
+    const [loss, g] = [vector(r, between(r, 1, 9)), vector(r, countOf(i))];
+    const broken = i < counts.length ? undefined : either(r, [loss, g]);
+    if (broken) broken.data[r.int(broken.data.length)] = i % 2 ? Number.NaN : Infinity;
+    return { tensors: { loss, g }, attributes: { begun: between(r, 1, 4), clip: either(r, [0, 1, 1e6]) } };
+  },
+  bench: [],
+};
+
+// ---- updates as bytes, and several updates as rows. Tests alone: their bytes come here as numbers, which takes longer than the ops.
+
+const int8Block = 1024;
+/** Lengths around a block, too. */
+const codedCounts = [...counts, 1023, 1024, 1025] as const;
+const codedOf = (i: number) => codedCounts[i % codedCounts.length]!;
+const byteTensor = (bytes: number[]): OpTensor => ({ data: Float64Array.from(bytes), shape: [1, 1, 1, bytes.length] });
+const littleEndian = (value: number) => [...new Uint8Array(Float32Array.of(value).buffer)];
+/** Two bytes of a bfloat16 between 2^-31 and 2^32. */
+const halfBytes = (r: Rng) => [r.int(256), 128 * r.int(2) + 48 + r.int(32)];
+
+function encoding(op: string, length: (count: number) => number): OpCase {
+  return {
+    op,
+    draws: codedCounts.length,
+    draw: (r, i) => ({
+      tensors: { bytes: output([1, 1, 1, length(codedOf(i))]), x: vector(r, codedOf(i), 0, 10 ** between(r, -3, 3)) },
+      attributes: {},
+    }),
+    bench: [],
+  };
+}
+
+function decoding(op: string, bytes: (r: Rng, count: number) => number[]): OpCase {
+  return {
+    op,
+    draws: codedCounts.length,
+    draw: (r, i) => ({ tensors: { x: output([1, 1, 1, codedOf(i)]), bytes: byteTensor(bytes(r, codedOf(i))) }, attributes: {} }),
+    bench: [],
+  };
+}
+
+function int8Bytes(r: Rng, count: number): number[] {
+  const bytes: number[] = [];
+  for (let at = 0; at < count; at += int8Block) {
+    bytes.push(...littleEndian(Math.abs(r.normal())));
+    for (let i = at; i < Math.min(count, at + int8Block); i++) bytes.push((r.int(255) - 127) & 255);
+  }
+  return bytes;
+}
+
+/** Some of `count` values by gaps, or as a bitmap. */
+function largestBytes(r: Rng, count: number): number[] {
+  const chosen = Array.from({ length: count }, () => r.int(4) === 0);
+  chosen[r.int(count)] = true;
+  const indices = [...chosen.keys()].filter((i) => chosen[i]);
+  const coding = r.int(2);
+  const bitmap = Array.from({ length: Math.ceil(count / 8) }, (_, byte) =>
+    Array.from({ length: 8 }, (__, bit) => Number(chosen[8 * byte + bit] ?? false) << bit).reduce((a, b) => a + b),
+  );
+  const gaps = indices.map((index, i) => index - (i === 0 ? 0 : indices[i - 1]! + 1));
+  const leb128 = gaps.flatMap((gap) => (gap < 128 ? [gap] : [(gap & 127) | 128, gap >> 7]));
+  const k = [...new Uint8Array(BigUint64Array.of(BigInt(indices.length)).buffer)];
+  return [...k, coding, ...new Array(7).fill(0), ...indices.flatMap(() => halfBytes(r)), ...(coding ? bitmap : leb128)];
+}
+
+const encodeLargest: OpCase = {
+  op: 'encode_largest',
+  draws: 2 * codedCounts.length,
+  draw(r, i) {
+    const x = vector(r, codedOf(i));
+    // Every other one has many equal magnitudes: of these the first are taken.
+    if (i >= codedCounts.length)
+      for (let at = 0; at < x.data.length; at++) x.data[at] = Math.sign(x.data[at]!) * Math.ceil(Math.abs(x.data[at]!));
+    return { tensors: { x }, attributes: { k: between(r, 1, codedOf(i)) } };
+  },
+  bench: [],
+};
+
+const trimmedMean: OpCase = {
+  op: 'trimmed_mean',
+  draws: 10,
+  draw(r, i) {
+    const [rows, columns] = [between(r, 1, 9), codedOf(i) > 20_000 ? 37 : codedOf(i)];
+    return {
+      tensors: { y: output([1, 1, 1, columns]), rows: normal(r, [rows, 1, 1, columns]) },
+      attributes: { trim: r.int(Math.floor((rows - 1) / 2) + 1) },
+    };
+  },
+  bench: [],
+};
+
+const rowDistances: OpCase = {
+  op: 'row_distances',
+  draws: 10,
+  draw: (r, i) => ({ tensors: { rows: normal(r, [between(r, 1, 9), 1, 1, codedOf(i) > 20_000 ? 37 : codedOf(i)]) }, attributes: {} }),
+  bench: [],
 };
 
 /** All ops of ops.h. */
@@ -636,6 +871,16 @@ export const cases: OpCase[] = [
   vectorCase('proximal', ['g', 'p', 'anchor'], { inPlace: ['g'], attributes: factor('mu') }),
   adamStep,
   serverStep,
+  nextRecord,
+  finishGradient,
+  encoding('encode_bf16', (count) => 2 * count),
+  encoding('encode_int8', (count) => count + 4 * Math.ceil(count / int8Block)),
+  encodeLargest,
+  decoding('decode_bf16', (r, count) => Array.from({ length: count }, () => halfBytes(r)).flat()),
+  decoding('decode_int8', int8Bytes),
+  decoding('decode_largest', largestBytes),
+  trimmedMean,
+  rowDistances,
 ];
 
 // ---- from a forward call to its backward

@@ -2,6 +2,7 @@
  * Every op on every instruction set against its definition in double precision: random sizes, outputs poisoned with NaN, guard words around
  * every buffer (the addon's `op` throws when one is damaged), inputs left alone, and equal bits for 1, 2 and 3 threads.
  */
+import { readFileSync } from 'node:fs';
 import test from 'ava';
 import type { Addon, OpTensor } from '../../src/bindings/native.ts';
 import { rng } from '../../src/rng.ts';
@@ -53,6 +54,14 @@ function check(
   const call = Object.entries(args.tensors).map(([name, { shape }]) => `${name} ${shape.join('x')}`);
   return failures.map((failure) => `${op}: ${failure}; ${call.join(', ')}; ${JSON.stringify(args.attributes)}`);
 }
+
+test('every op of ops.h has a case, and every case is of an op', (t) => {
+  const header = readFileSync(new URL('../../native/kernels/ops.h', import.meta.url), 'utf8');
+  const declared = [...header.matchAll(/^(?:void|double|bool|std::vector<uint8_t>) (\w+)\(Context&/gm)].map(([, name]) => name!);
+  t.true(declared.length > 30, `${declared.length} ops were found in ops.h`);
+  const covered = cases.flatMap(({ op, backward }) => (backward ? [op, backward.op] : [op]));
+  t.deepEqual(covered.sort(), declared.sort());
+});
 
 test('every instruction set can be asked for', (t) => {
   t.true(addons.length > 0);

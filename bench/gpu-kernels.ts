@@ -1,4 +1,7 @@
-/** Ops on a GPU at the sizes of their rows in test/cases.ts, a training step of the CIFAR-10 U-Net with a batch of 128, in bf16; device time alone. */
+/**
+ * Ops on a GPU at the sizes of their rows in test/cases.ts: a training step of the CIFAR-10 U-Net with a batch of 128, in bf16. Device time
+ * alone.
+ */
 import type { Addon, OpTensor } from '../src/bindings/native.ts';
 import { rng } from '../src/rng.ts';
 import { cases, type DrawRng, type GpuCall, type GpuScale, normal, type OpCase, output } from '../test/cases.ts';

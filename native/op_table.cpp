@@ -53,7 +53,9 @@ void result(OpCall& c, const std::vector<double>& values) {
 template <class T>
 class OnDevice {
  public:
-  explicit OnDevice(const T& value) : place_(static_cast<T*>(device_allocate_zeros(sizeof value))) { device_put(place_, &value, sizeof value); }
+  explicit OnDevice(const T& value) : place_(static_cast<T*>(device_allocate_zeros(sizeof value))) {
+    device_put(place_, &value, sizeof value);
+  }
   ~OnDevice() { device_release(place_); }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
@@ -78,7 +80,7 @@ class OnDevice {
 
 constexpr size_t kStepResults = 4;
 
-// The step `begun` of kStepResults: their results, the optimizer's grad_scale, and whether it and the program are halted. What is not finite is -1.
+// The step `begun` of kStepResults: their results, the optimizer's grad_scale, and whether it and the program are halted. -1: not finite.
 void finish(Context& x, OpCall& c) {
   OnDevice<std::array<StepResult, kStepResults>> results({});
   OnDevice<Progress> progress({uint32_t(c.number("begun", 1)), 0});

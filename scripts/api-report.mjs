@@ -1,6 +1,6 @@
 /**
- * `node scripts/api-report.mjs`: writes docs/api.md, every name that the entry points export with its declaration, as the compiler sees it. A test
- * compares the file, so that a change of the API shows in a diff.
+ * `node scripts/api-report.mjs`: writes docs/api.md, every name that the entry points export with its declaration, as the compiler sees it.
+ * A test compares the file, so that a change of the API shows in a diff.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -43,7 +43,10 @@ const printer = ts.createPrinter({ removeComments: true, newLine: ts.NewLineKind
 
 const { NoTruncation, InTypeAlias, MultilineObjectLiterals } = ts.NodeBuilderFlags;
 
-/** A type in words that a caller knows: names without their files, choices in the order of the alphabet. `flags`: InTypeAlias also opens aliases. */
+/**
+ * A type in words that a caller knows: names without their files, choices in the order of the alphabet. `flags`: InTypeAlias also opens
+ * aliases.
+ */
 function typeText(checker, type, declaration, flags = 0) {
   const node = checker.typeToTypeNode(type, declaration, NoTruncation | MultilineObjectLiterals | flags);
   return printer

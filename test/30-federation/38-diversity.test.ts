@@ -1,4 +1,4 @@
-/** The parts of diversity-aware federation, each by hand or brute force: weights, Vendi score, local work, shared sets, parcels, features. */
+/** The parts of diversity-aware federation, by hand or brute force: weights, Vendi score, local work, shared sets, parcels, features. */
 import test from 'ava';
 import type { Length } from '../../src/ddpm/fit.ts';
 import { type FeatureNetwork, featureMatrix } from '../../src/ddpm/metrics/index.ts';

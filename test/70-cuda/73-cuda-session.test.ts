@@ -173,7 +173,7 @@ withDevice('a hyper-parameter that changes between two replays acts as it does w
       await session[which].fromBytes(middle.subarray(i * length, (i + 1) * length), 0);
   };
 
-  process.env.PHOENIX_CUDA_GRAPHS = '0';
+  using _ = setEnvironment({ PHOENIX_CUDA_GRAPHS: '0' });
   using plain = openTiny();
   await plain.init(3n);
   const middle = await train(plain, 2, usual, 0);
@@ -185,7 +185,7 @@ withDevice('a hyper-parameter that changes between two replays acts as it does w
     t.false(expected.get(name)!.equals(unchanged), `half of ${name} changes nothing: give it another value above`);
   }
 
-  process.env.PHOENIX_CUDA_GRAPHS = '1';
+  using _recording = setEnvironment({ PHOENIX_CUDA_GRAPHS: '1' });
   using recorded = openTiny();
   await recorded.init(3n);
   t.true((await train(recorded, 2, usual, 0)).equals(middle));

@@ -206,7 +206,7 @@ test('a personalised model is drawn from with a client, and without one refused'
   const refused = { code: 'ERR_PHOENIX_ARGUMENT' };
   await t.throwsAsync(sample({ ...options, source: dir }), { ...refused, message: /only its clients.*client-1, client-2/ });
   await t.throwsAsync(sample({ ...options, source: dir, client: 'nobody' }), { ...refused, message: /client-1, client-2/ });
-  await t.throwsAsync(sample({ ...options, source: checkpoint, client: 'client-1' }), { ...refused, message: /name the run folder/ });
+  await t.throwsAsync(sample({ ...options, source: checkpoint, client: 'client-1' }), { ...refused, message: /Name the run folder/ });
 
   const plain = join(base, 'plain');
   await federate({ ...little, personal: 'none', rounds: 1, out: plain });

@@ -3,11 +3,13 @@ import { finetune } from '../commands/finetune.ts';
 import type { FinetuneOptions, SampleOptions } from '../commands/options/index.ts';
 import { sample } from '../commands/sample.ts';
 import { formatCount } from '../report/units.ts';
-import { type Terminal, UsageError } from './terminal.ts';
+import { noting, type Terminal, UsageError } from './terminal.ts';
 
-export async function runFinetune(options: FinetuneOptions, { progress, signal, json, text }: Terminal): Promise<void> {
+export async function runFinetune(options: FinetuneOptions, terminal: Terminal): Promise<void> {
+  const { progress, signal, json, text } = terminal;
   const done = await finetune(options, {
     signal,
+    onMessage: noting(terminal),
     onStep: ({ step, steps, loss, imagesPerSecond }) =>
       progress.update({ done: step, total: steps, label: 'training', loss, imagesPerSecond }),
   });
@@ -19,11 +21,13 @@ export async function runFinetune(options: FinetuneOptions, { progress, signal, 
   text(`model    ${done.checkpoint}`);
 }
 
-export async function runSample(options: SampleOptions, { progress, signal, json, text }: Terminal): Promise<void> {
+export async function runSample(options: SampleOptions, terminal: Terminal): Promise<void> {
+  const { progress, signal, json, text } = terminal;
   if (options.grid === undefined) throw new UsageError('sample needs a file for the images: --grid FILE.png');
   const label = `drawing ${options.n ?? 'the'} images`;
   const { pixels: _, ...drawn } = await sample(options, {
     signal,
+    onMessage: noting(terminal),
     onProgress: (done) => progress.update({ done: Math.round(done * 1000), total: 1000, label }),
   });
   progress.stop();

@@ -17,11 +17,14 @@ import { splitParameters } from '../fl/site/personal.ts';
 import { trainPersonal } from '../fl/site/train-personal.ts';
 import { everyPosition, sourceOfSet } from '../images.ts';
 import { streamKey } from '../rng.ts';
+import type { MessageEvent } from './events.ts';
 import { type FinetuneOptions, parseOptions } from './options/index.ts';
-import { findCheckpoint, personalOf } from './sources.ts';
+import { assumedNoise, findCheckpoint, personalOf } from './sources.ts';
 
 export type FinetuneEvents = {
   onStep?(step: StepProgress): void;
+  /** What of the model's files is not honoured. */
+  onMessage?(event: MessageEvent): void;
   signal?: AbortSignal;
 };
 
@@ -49,12 +52,13 @@ const SITE = 'site';
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, ERR_PHOENIX_CONFIG for a class-conditional model and images without its classes,
  * ERR_PHOENIX_DATA, ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
  */
-export async function finetune(options: FinetuneOptions, { onStep, signal }: FinetuneEvents = {}): Promise<Finetuned> {
+export async function finetune(options: FinetuneOptions, { onStep, onMessage, signal }: FinetuneEvents = {}): Promise<Finetuned> {
   const settings = parseOptions('finetune', options);
   const { data, epochs, seed, checkpoint: out } = settings;
   const { batch, lr } = settings.training;
   const { path } = await findCheckpoint(settings.source);
-  const checkpoint = await readCheckpoint(path);
+  const checkpoint = await readCheckpoint(path, { noise: assumedNoise(settings) });
+  for (const text of checkpoint.warnings) onMessage?.({ level: 'warning', text });
   const patterns = personalOf(checkpoint);
   const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
   if (channels !== 1 && channels !== 3)

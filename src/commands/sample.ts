@@ -14,13 +14,16 @@ import { splitParameters } from '../fl/site/personal.ts';
 import { keptEntry } from '../fl/site/state.ts';
 import { classesInTurn, type ImageSet } from '../images.ts';
 import { streamKey } from '../rng.ts';
+import type { MessageEvent } from './events.ts';
 import { imageGrid } from './image-grid.ts';
 import { parseOptions, type SampleOptions } from './options/index.ts';
-import { findCheckpoint, personalOf } from './sources.ts';
+import { assumedNoise, findCheckpoint, personalOf } from './sources.ts';
 
 export type SampleEvents = {
   /** Share done, 0..1. */
   onProgress?(done: number): void;
+  /** What of the model's files is not honoured. */
+  onMessage?(event: MessageEvent): void;
   signal?: AbortSignal;
 };
 
@@ -45,11 +48,12 @@ const EVERY_CLIENT = '*';
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, and for a precision that the device does not have, ERR_PHOENIX_RUN for a run
  * folder without a checkpoint, ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
  */
-export async function sample(options: SampleOptions, { onProgress, signal }: SampleEvents = {}): Promise<Samples> {
+export async function sample(options: SampleOptions, { onProgress, onMessage, signal }: SampleEvents = {}): Promise<Samples> {
   const settings = parseOptions('sample', options);
   const { n: count, grid } = settings;
   const { path, stored } = await findCheckpoint(settings.source);
-  const checkpoint = await readCheckpoint(path);
+  const checkpoint = await readCheckpoint(path, { noise: assumedNoise(settings) });
+  for (const text of checkpoint.warnings) onMessage?.({ level: 'warning', text });
   const patterns = personalOf(checkpoint);
   const owners = ownersOf(patterns, await personalFiles(stored), settings.client, count);
   const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
@@ -79,6 +83,9 @@ export async function sample(options: SampleOptions, { onProgress, signal }: Sam
       scheduler: settings.scheduler,
       steps: settings.steps,
       eta: settings.eta,
+      variance: settings.variance,
+      spacing: settings.spacing,
+      clip: settings.clip,
       key: owners.length > 1 ? streamKey(settings.seed, 'samples', id!) : streamKey(settings.seed, 'samples'),
       weights: vector,
       classes: classes?.subarray(done, done + part),

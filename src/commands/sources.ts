@@ -1,8 +1,10 @@
 /** Where a trained model lies: a checkpoint, the newest one of a run folder, or a diffusers folder; and whose layers it needs. */
 import { z } from 'zod';
 import type { Checkpoint } from '../ddpm/checkpoint/checkpoint.ts';
+import type { NoiseOptions } from '../ddpm/noise.ts';
 import { PhoenixError } from '../errors.ts';
 import { isRunFolder, openRun } from '../run/folder.ts';
+import type { Settings } from './options/index.ts';
 
 /** A checkpoint file or diffusers folder, and what the run keeps for its clients: path by key. */
 export type Source = { path: string; stored: Record<string, string> };
@@ -18,6 +20,11 @@ export async function findCheckpoint(source: string): Promise<Source> {
     );
   }
   return { path: checkpoint, stored };
+}
+
+/** The noise that the options say, of a diffusers folder that does not say it; undefined if they do not. */
+export function assumedNoise({ schedule, prediction }: Settings<'sample' | 'finetune'>): NoiseOptions | undefined {
+  return schedule && prediction ? { kind: schedule, prediction } : undefined;
 }
 
 /** The patterns of the parameters that a federation left to its clients. @throws PhoenixError ERR_PHOENIX_CHECKPOINT */

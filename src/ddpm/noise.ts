@@ -15,9 +15,34 @@ export type NoiseOptions = {
   betaEnd?: number;
   /** What the network predicts: the noise, the image, or v = √ᾱ·z - √(1-ᾱ)·x0 (Salimans & Ho 2022). @default 'eps' */
   prediction?: 'eps' | 'x0' | 'v';
+  /** How the model is to be sampled where the options of a sampler do not say otherwise. @default the defaults of Sampling */
+  sampling?: Partial<Sampling>;
 };
 
-export type Noise = Required<NoiseOptions> & {
+/** The times that a sampler visits: see `transitions` in schedulers/step.ts. */
+export const spacings = ['leading', 'trailing', 'linspace'] as const;
+export type Spacing = (typeof spacings)[number];
+
+/** What a model's own files say of its sampling. */
+export type Sampling = {
+  /** Whether predicted images are clipped to [-1,1]. @default true */
+  clip: boolean;
+  /** The variance of ddpm. @default 'large' */
+  variance: 'large' | 'small';
+  /** @default undefined: each sampler has one of its own */
+  spacing?: Spacing;
+  /** Added to every time of leading spacing. @default 0 */
+  offset: number;
+  /** Whether the last step of ddim ends at the image (true), or keeps the noise of t = 0. @default true */
+  toImage: boolean;
+};
+
+export const usualSampling: Sampling = { clip: true, variance: 'large', offset: 0, toImage: true };
+
+/** A noise schedule and what goes with it, every field present. */
+export type NoiseSettings = Required<Omit<NoiseOptions, 'sampling'>> & { sampling: Sampling };
+
+export type Noise = NoiseSettings & {
   /** T values in (0,1). */
   betas: Float64Array;
   /** T values, falling, in (0,1). */
@@ -43,11 +68,22 @@ export function noise(options: NoiseOptions = {}): Noise {
   check('betaStart', betaStart > 0 && betaStart < 1, 'a number above 0 and below 1');
   check('betaEnd', betaEnd >= betaStart && betaEnd < 1, `a number from betaStart (${betaStart}) up to, but not including, 1`);
 
+  const sampling: Sampling = { ...usualSampling, ...options.sampling };
+  const { clip, variance, spacing, offset, toImage } = sampling;
+  check(
+    'sampling',
+    [clip, toImage].every((value) => typeof value === 'boolean'),
+    'clip and toImage true or false',
+  );
+  check('sampling', variance === 'large' || variance === 'small', 'variance large or small');
+  check('sampling', spacing === undefined || spacings.includes(spacing), `spacing one of ${spacings.join(', ')}`);
+  check('sampling', Number.isInteger(offset) && offset >= 0 && offset < steps, 'offset a whole number from 0, below steps');
+
   const betas = kind === 'linear' ? linearBetas(steps, betaStart, betaEnd) : cosineBetas(steps);
   const alphaBar = new Float64Array(steps);
   let product = 1;
   for (const [t, beta] of betas.entries()) alphaBar[t] = product *= 1 - beta;
-  return { kind, steps, betaStart, betaEnd, prediction, betas, alphaBar };
+  return { kind, steps, betaStart, betaEnd, prediction, sampling, betas, alphaBar };
 }
 
 function linearBetas(steps: number, start: number, end: number): Float64Array {

@@ -3,7 +3,7 @@ import type { Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
 import { PhoenixError } from '../errors.ts';
 import type { Noise } from './noise.ts';
-import { makeTable } from './schedulers/index.ts';
+import { makeTable, type SchedulerOptions } from './schedulers/index.ts';
 
 export type DrawSamplesOptions = {
   session: Session;
@@ -19,7 +19,11 @@ export type DrawSamplesOptions = {
   steps?: number;
   /** DDIM's η, 0..1: 0 = deterministic, 1 = as noisy as DDPM. @default 0 */
   eta?: number;
-  /** Whether predicted images are clipped to [-1,1]. @default true */
+  /** DDPM's variance. @default as noise.sampling */
+  variance?: SchedulerOptions['variance'];
+  /** The times that are visited. @default as noise.sampling, else as the scheduler */
+  spacing?: SchedulerOptions['spacing'];
+  /** Whether predicted images are clipped to [-1,1]; the images drawn always are. @default as noise.sampling */
   clip?: boolean;
   /** The stream of the noise: equal keys give equal images. */
   key: bigint;
@@ -33,11 +37,13 @@ export type DrawSamplesOptions = {
 };
 
 /**
- * Draws images: (count,H,W,C) values, in [-1,1] if clipped.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a count, batch, scheduler, steps or eta out of range; an abort rejects with `signal.reason`
+ * Draws images: (count,H,W,C) values in [-1,1]. How, `noise.sampling` says where an option does not: the noise of a checkpoint has what its
+ * files say.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a count, batch or option out of range, or that the scheduler does not have; an abort rejects with `signal.reason`
  */
 export async function drawSamples(options: DrawSamplesOptions): Promise<Float32Array> {
-  const { session, noise, count, batch = Math.min(count, 64), scheduler = 'ddim', steps = 50, eta = 0, clip = true, key } = options;
+  const { session, noise, count, batch = Math.min(count, 64), scheduler = 'ddim', steps = 50, key } = options;
+  const { eta, variance, spacing, clip = noise.sampling.clip } = options;
   const { weights = session.params, classes, onProgress, signal } = options;
   for (const [name, value] of Object.entries({ count, batch })) {
     if (!Number.isSafeInteger(value) || value < 1)
@@ -46,7 +52,7 @@ export async function drawSamples(options: DrawSamplesOptions): Promise<Float32A
   if (classes && classes.length !== count) {
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${count} images need ${count} classes, not ${classes.length}.`);
   }
-  const table = makeTable(scheduler, noise, steps, { eta });
+  const table = makeTable(scheduler, noise, steps, { eta, variance, spacing });
   return session.sample({ count, batch, table, clip, key, firstImage: 0, classes, weights, onProgress }, signal);
 }
 

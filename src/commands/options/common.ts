@@ -66,6 +66,18 @@ export const model = headed('Model', {
   }),
 });
 
+const ofFolder = { default: undefined, defaultText: 'as its scheduler_config.json' } as const;
+
+/** What a diffusers folder without a scheduler_config.json does not say. */
+export const assumedNoise = {
+  schedule: option({ kind: model.schedule.kind, ...ofFolder, help: 'noise schedule of a diffusers folder that does not say it' }),
+  prediction: option({
+    kind: model.prediction.kind,
+    ...ofFolder,
+    help: 'what the network of a diffusers folder predicts, where the folder does not say it',
+  }),
+};
+
 const limits = hyperSchema.shape;
 
 /** Hyper-parameters that are options of every training. Their limits stand in ddpm/fit.ts. */

@@ -1,5 +1,5 @@
 /** The options of `phoenix finetune`: training a model on one site's images. */
-import { hyper, machine, seed } from './common.ts';
+import { assumedNoise, hyper, machine, seed } from './common.ts';
 import { dataKind, integer, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
@@ -16,6 +16,7 @@ export const finetuneTable = {
       default: required,
       help: "the site's images: a dataset as for federate, converted to the size and channels of the model",
     }),
+    ...assumedNoise,
     checkpoint: option({
       kind: text('file.safetensors'),
       default: required,

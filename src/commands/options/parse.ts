@@ -1,9 +1,11 @@
 /** Options as they are given, by a command line or a program, become settings: checked, with every default filled in. */
 import type { z } from 'zod';
+import { schedulers } from '../../ddpm/schedulers/index.ts';
 import { PhoenixError } from '../../errors.ts';
 import { checkNeeds, type Party } from '../../fl/server/needs.ts';
 import { filterNeeds } from '../../fl/strategies/filter.ts';
 import { strategies } from '../../fl/strategies/index.ts';
+import { names } from './kinds.ts';
 import { methods } from './methods.ts';
 import { flagOf, type Placed, required } from './option.ts';
 import { type Command, isGroup, optionsOf, type Settings } from './tables.ts';
@@ -50,6 +52,8 @@ export function parseOptions<C extends Command>(command: C, raw: object): Settin
   }
   if (command === 'federate') checkFederate(settings as Settings<'federate'>);
   if (command === 'federate' || command === 'train') checkResume(settings as Settings<'federate' | 'train'>);
+  if (command === 'sample' || command === 'finetune') checkAssumed(settings as Settings<'sample' | 'finetune'>);
+  if (command === 'sample') checkSampler(settings as Settings<'sample'>);
   return settings as Settings<C>;
 }
 
@@ -143,4 +147,21 @@ function checkFederate({ epochs, localImages, sharing, personal, filter, strateg
 
 function checkResume({ resume, out }: Settings<'federate' | 'train'>): void {
   if (resume && out === undefined) contradiction('resume needs out (--out DIR): the folder of the run to continue.');
+}
+
+function checkAssumed({ schedule, prediction }: Settings<'sample' | 'finetune'>): void {
+  if ((schedule === undefined) !== (prediction === undefined))
+    contradiction('schedule and prediction go together (--schedule, --prediction): give both, or none where the model says them.');
+}
+
+/** @throws OptionError for an option that the chosen sampler does not have */
+function checkSampler(settings: Settings<'sample'>): void {
+  const { scheduler } = settings;
+  for (const name of ['eta', 'variance'] as const) {
+    if (settings[name] === undefined || schedulers[scheduler].options.includes(name)) continue;
+    const others = names(schedulers).filter((other) => schedulers[other].options.includes(name));
+    contradiction(
+      `${name} (--${name}) is an option of ${others.join(', ')}, and the scheduler is ${scheduler}: leave it out, or change the scheduler.`,
+    );
+  }
 }

@@ -1,8 +1,11 @@
 /** The options of `phoenix sample`: drawing images from a trained model. */
+import { spacings } from '../../ddpm/noise.ts';
 import { schedulers } from '../../ddpm/schedulers/index.ts';
-import { machine, seed } from './common.ts';
+import { assumedNoise, machine, seed } from './common.ts';
 import { choice, flag, integer, names, number, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
+
+const asModel = { default: undefined, defaultText: 'as the model says' } as const;
 
 export const sampleTable = {
   ...headed('Model', {
@@ -18,6 +21,7 @@ export const sampleTable = {
       defaultText: 'none',
       help: 'for a run with personal layers: the client whose layers to use, or * for equally many samples of every client',
     }),
+    ...assumedNoise,
     raw: option({ kind: flag, default: false, help: 'sample with the raw weights instead of the EMA' }),
   }),
   ...headed('Images', {
@@ -33,7 +37,19 @@ export const sampleTable = {
   ...headed('Sampler', {
     scheduler: option({ kind: choice(names(schedulers)), default: 'ddim', help: 'sampler' }),
     steps: option({ kind: integer(1, 100_000), default: 50, unit: 'steps', help: 'steps of the sampler' }),
-    eta: option({ kind: number(0, 1), default: 0, help: 'noise added by ddim: 0 = none, 1 = as ddpm' }),
+    eta: option({ kind: number(0, 1), default: undefined, defaultText: '0', help: 'ddim only: the noise added, 0 = none, 1 = as ddpm' }),
+    variance: option({
+      kind: choice(['large', 'small']),
+      ...asModel,
+      help: 'ddpm only: the variance of the noise added, β (large) or that of the posterior (small)',
+    }),
+    spacing: option({
+      kind: choice(spacings),
+      default: undefined,
+      defaultText: 'as the model says, else leading for ddpm and ddim, trailing for dpm-solver and for one step',
+      help: 'the times that the steps visit: down to 0 (leading), from the noisiest on (trailing), or both (linspace)',
+    }),
+    clip: option({ kind: flag, ...asModel, help: 'clip predicted images to the range of pixels at every step' }),
     batch: option({ kind: integer(1, 65_536), default: 16, unit: 'images', help: 'images sampled at once; does not change results' }),
   }),
   ...headed('Machine', {

@@ -9,11 +9,14 @@
  * A folder: see diffusers.ts.
  */
 import { stat } from 'node:fs/promises';
-import { z } from 'zod';
 import { PhoenixError } from '../../errors.ts';
-import { io, parseJson } from '../../files.ts';
-import { configRules, diffusersScheduler, diffusersUNet, parseScheduler, parseUNet, readDiffusers } from './diffusers.ts';
+import { io } from '../../files.ts';
+import type { NoiseOptions } from '../noise.ts';
+import { readDiffusers, refuseAssumed } from './diffusers.ts';
+import { parseConfig } from './fields.ts';
 import { openSafetensors, quote, writeSafetensors } from './safetensors.ts';
+import { diffusersScheduler, parseScheduler } from './scheduler-config.ts';
+import { diffusersUNet, parseUNet } from './unet-config.ts';
 import { type Checkpoint, type CheckpointContent, checkpoint, refused, tensorSources, type Weights } from './weights.ts';
 
 export type { Checkpoint, CheckpointContent } from './weights.ts';
@@ -43,16 +46,25 @@ export async function saveCheckpoint(path: string, content: CheckpointContent): 
   });
 }
 
+export type ReadOptions = {
+  /** The noise schedule and what the network predicts, of a diffusers folder without a scheduler_config.json. */
+  noise?: NoiseOptions;
+};
+
 /**
  * Reads the configuration of a checkpoint; its weights follow with `load`. `path` is a file that saveCheckpoint wrote or a diffusers
- * folder: the pipeline layout (unet/, scheduler/, perhaps unet_ema/) or config.json and the weights side by side, as on the Hub. Without a
- * scheduler_config.json the schedule is Ho et al.'s. Fields that a diffusers configuration leaves out take diffusers' defaults.
- * @throws PhoenixError ERR_PHOENIX_CHECKPOINT for anything damaged, of a kind that the U-Net here does not have (the message names field
- * and value), or a pickle; ERR_PHOENIX_IO
+ * folder: the pipeline layout (unet/, scheduler/, perhaps unet_ema/), config.json and the weights side by side, as on the Hub, or the unet/
+ * of a pipeline. Fields that a diffusers configuration leaves out take diffusers' defaults.
+ * @throws PhoenixError ERR_PHOENIX_CHECKPOINT for anything damaged, of a kind that the U-Net or the samplers here do not have (the message
+ * names field and value), a pickle, or a folder without a scheduler_config.json; ERR_PHOENIX_ARGUMENT for `noise` of a checkpoint that says
+ * it itself; ERR_PHOENIX_IO
  */
-export async function readCheckpoint(path: string): Promise<Checkpoint> {
+export async function readCheckpoint(path: string, options: ReadOptions = {}): Promise<Checkpoint> {
   const status = await io(path, () => stat(path), { action: 'read' });
-  return status.isDirectory() ? readDiffusers(path) : readOwnFile(path);
+  if (status.isDirectory()) return readDiffusers(path, options.noise);
+  const own = await readOwnFile(path);
+  refuseAssumed(path, options.noise);
+  return own;
 }
 
 async function readOwnFile(path: string): Promise<Checkpoint> {
@@ -70,9 +82,12 @@ async function readOwnFile(path: string): Promise<Checkpoint> {
   const plain: Weights = { file: path, named: (name) => name };
   const beside: Weights = { file: path, named: (name) => (name.startsWith(rawPrefix) ? undefined : name) };
   const raw: Weights = { file: path, named: (name) => (name.startsWith(rawPrefix) ? name.slice(rawPrefix.length) : undefined) };
+  const warnings: string[] = [];
+  const [unetName, schedulerName] = [`${path}: unet_config`, `${path}: scheduler_config`];
   return checkpoint({
-    unet: parseUNet(`${path}: unet_config`, parseJson(`${path}: unet_config`, unet, z.unknown(), configRules)),
-    noise: parseScheduler(`${path}: scheduler_config`, parseJson(`${path}: scheduler_config`, scheduler, z.unknown(), configRules)),
+    unet: parseUNet(unetName, parseConfig(unetName, unet), warnings),
+    noise: parseScheduler(schedulerName, parseConfig(schedulerName, scheduler), warnings),
+    warnings,
     metadata: Object.fromEntries(Object.entries(file.metadata).filter(([key]) => !takenKeys.includes(key))),
     params: weights === 'ema' ? raw : plain,
     ema: weights === 'ema' ? beside : undefined,

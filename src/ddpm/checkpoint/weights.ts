@@ -3,7 +3,7 @@ import type { ParameterEntry } from '../../bindings/native.ts';
 import type { Vector } from '../../bindings/vector.ts';
 import { PhoenixError } from '../../errors.ts';
 import type { UNetConfig } from '../model/unet.ts';
-import type { NoiseOptions } from '../noise.ts';
+import type { NoiseOptions, NoiseSettings } from '../noise.ts';
 import {
   type Dtype,
   openSafetensors,
@@ -27,7 +27,10 @@ export type CheckpointContent = {
 
 export type Checkpoint = {
   unet: UNetConfig;
-  noise: Required<NoiseOptions>;
+  /** The noise schedule, what the network predicts, and how the model is to be sampled. */
+  noise: NoiseSettings;
+  /** What of its files is not honoured, in sentences: unknown fields, and options of samplers that are not here. */
+  warnings: string[];
   /** What the writer added; empty for a diffusers folder. */
   metadata: Record<string, string>;
   /** Whether raw and EMA weights are both there. */
@@ -60,14 +63,15 @@ function copyEntry({ offset, count, shape }: ParameterEntry): Float64Array {
   return shape.length === 4 ? Float64Array.of(offset, count, 0, k, c, r * s) : Float64Array.of(offset, count, 0, count, 1, 1);
 }
 
-type Parts = Pick<Checkpoint, 'unet' | 'noise' | 'metadata'> & { params: Weights; ema: Weights | undefined };
+type Parts = Pick<Checkpoint, 'unet' | 'noise' | 'warnings' | 'metadata'> & { params: Weights; ema: Weights | undefined };
 
 /** Opens the weights once, so that a pickle or a damaged file is refused before a model is built for it. */
-export async function checkpoint({ unet, noise, metadata, params, ema }: Parts): Promise<Checkpoint> {
+export async function checkpoint({ unet, noise, warnings, metadata, params, ema }: Parts): Promise<Checkpoint> {
   for (const { file } of ema === undefined ? [params] : [params, ema]) await (await openSafetensors(file)).close();
   return {
     unet,
     noise,
+    warnings,
     metadata,
     hasEma: ema !== undefined,
     load: async (paramsVector, emaVector, table) => {

@@ -1,16 +1,15 @@
 import { PhoenixError } from '../../errors.ts';
-import type { Scheduler } from './step.ts';
-import { transitions } from './step.ts';
+import { scheduler, transitions } from './step.ts';
 
 /**
  * Ancestral sampling (Ho et al. 2020): draws from the posterior q(x_s | x_t, x̂0), eq. 6 and 7, with β the noise between the two times,
  * 1 - ᾱ_t/ᾱ_s: over all T times it is β_t, over fewer the respaced β of Nichol & Dhariwal 2021, eq. 19. The last step draws nothing.
  */
-export const ddpm: Scheduler = (noise, steps, { variance = 'large', spacing = 'leading' } = {}) => {
+export const ddpm = scheduler('ddpm', ['variance', 'spacing', 'offset'], (noise, steps, { variance, spacing, offset }) => {
   if (variance !== 'large' && variance !== 'small') {
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `variance must be large or small, not ${JSON.stringify(variance)}.`);
   }
-  return transitions(noise, steps, spacing).map(({ t, from, to }) => {
+  return transitions(noise, steps, { spacing, offset, usual: 'leading', linspaceToZero: true }).map(({ t, from, to }) => {
     const kept = from / to;
     const beta = 1 - kept;
     return {
@@ -23,4 +22,4 @@ export const ddpm: Scheduler = (noise, steps, { variance = 'large', spacing = 'l
       cz: to === 1 ? 0 : Math.sqrt(variance === 'large' ? beta : (beta * (1 - to)) / (1 - from)),
     };
   });
-};
+});

@@ -6,7 +6,7 @@ import { ddpm } from './ddpm.ts';
 import { dpmSolver } from './dpm-solver.ts';
 import type { Scheduler, SchedulerOptions } from './step.ts';
 
-export type { Scheduler, SchedulerOptions, Spacing, Step } from './step.ts';
+export type { Scheduler, SchedulerOptions, Step } from './step.ts';
 
 export const schedulers = { ddpm, ddim, 'dpm-solver': dpmSolver } satisfies Record<string, Scheduler>;
 
@@ -14,7 +14,8 @@ export type SchedulerName = keyof typeof schedulers;
 
 /**
  * The table of one sampler as the addon takes it: `steps` rows of [t, alpha, sigma, cx, c0, c1, cz].
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for an unknown name, steps outside 1..T, or an option outside its range
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for an unknown name, steps outside 1..T, an option outside its range, or one that this
+ * scheduler does not have
  */
 export function makeTable(name: SchedulerName, noise: Noise, steps: number, options: SchedulerOptions = {}): Float64Array {
   if (!Object.hasOwn(schedulers, name)) {

@@ -75,6 +75,7 @@ export {
   saveCheckpoint,
 } from './ddpm/checkpoint/checkpoint.ts';
 export { saveDiffusers } from './ddpm/checkpoint/diffusers.ts';
+export { matchClasses } from './ddpm/data/classes.ts';
 export { type Dataset, type DatasetOptions, type DatasetSource, openDataset, openSource } from './ddpm/data/index.ts';
 export { type Hyper, type Length, type Position, plainHyper } from './ddpm/fit.ts';
 export { type FeatureSource, featureSource, pixels8, sourceOf } from './ddpm/metrics/sources.ts';

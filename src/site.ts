@@ -38,6 +38,7 @@ export {
 // What a client works with: its images, the engine, and the features that images are compared by.
 
 export { createImages, type Device, type Images, type Session } from './bindings/session.ts';
+export { matchClasses } from './ddpm/data/classes.ts';
 export { type Dataset, type DatasetOptions, type DatasetSource, openDataset, openSource } from './ddpm/data/index.ts';
 export { type FeatureSource, featureSource, pixels8 } from './ddpm/metrics/sources.ts';
 export { type UNetConfig, unetConfig, unetModel } from './ddpm/model/unet.ts';

@@ -196,7 +196,7 @@ async function runRounds(
 /** The clients, all in this process. They share one Session and one copy of the images. */
 function clientsOf({ settings, prepared, deal, session, images, features }: Federation, run: Run) {
   const { seed } = settings;
-  const { dataset, classes, unet, noise } = prepared;
+  const { dataset, classes, classNames, unet, noise } = prepared;
   const withRoom = classes && Int32Array.from({ length: dataset.count + deal.shared.each }, (_, i) => classes[i] ?? 0);
   return deal.shares.map(({ id, train, heldOut }) =>
     createClient({
@@ -207,6 +207,7 @@ function clientsOf({ settings, prepared, deal, session, images, features }: Fede
       heldOut,
       classes: withRoom,
       classCount: unet.numClasses,
+      classNames,
       sharedFrom: dataset.count,
       probing: { images: dataset, noise, features },
       store: run.store,
@@ -227,7 +228,7 @@ async function commitRound(
   record: RoundRecord,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const { unet, noise } = prepared;
+  const { unet, noise, classNames } = prepared;
   const { round, params, ema, serverMoments, ...plainly } = after;
   const { globalStep, images } = plainly;
   const metadata = {
@@ -236,7 +237,8 @@ async function commitRound(
     images: String(images),
     ...(personal && { personal: JSON.stringify(personal) }),
   };
-  await run.stage('checkpoint', (path) => saveCheckpoint(path, { params, ema, table: session.parameters, unet, noise, metadata }));
+  const table = session.parameters;
+  await run.stage('checkpoint', (path) => saveCheckpoint(path, { params, ema, table, unet, noise, classNames, metadata }));
   if (serverMoments.length > 0) await run.stage('moments', (path) => writeVectors(path, serverMoments));
   // The server's own personal layers are untrained: a grid would show nothing.
   if (!split && gridDue(round, settings.rounds, settings.samples.every))

@@ -4,6 +4,7 @@
  */
 import { createImages } from '../bindings/session.ts';
 import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
+import { matchClasses, numbered } from '../ddpm/data/classes.ts';
 import { openSource } from '../ddpm/data/index.ts';
 import { atStart, plainHyper } from '../ddpm/fit.ts';
 import { evaluation } from '../ddpm/held-out.ts';
@@ -49,8 +50,8 @@ const SITE = 'site';
  * Trains the personal layers of a model on nine tenths of a dataset, from where every client of the federation began, around the averaged
  * (EMA) rest, and writes the whole as a checkpoint. A model without personal layers is trained as a whole. The optimizer is Adam with
  * gradients clipped at norm 1.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, ERR_PHOENIX_CONFIG for a class-conditional model and images without its classes,
- * ERR_PHOENIX_DATA, ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, ERR_PHOENIX_CONFIG for images that do not fit the model, ERR_PHOENIX_DATA, also
+ * for images of classes that the model does not have by name, ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
  */
 export async function finetune(options: FinetuneOptions, { onStep, onMessage, signal }: FinetuneEvents = {}): Promise<Finetuned> {
   const settings = parseOptions('finetune', options);
@@ -69,12 +70,8 @@ export async function finetune(options: FinetuneOptions, { onStep, onMessage, si
     const [given, expected] = [dataset, { height, width, channels }].map((it) => `${it.height}x${it.width} in ${it.channels} channels`);
     throw new PhoenixError('ERR_PHOENIX_CONFIG', `The images are ${given}, but the model is for ${expected}.`);
   }
-  const classes = numClasses > 0 ? dataset.labels : undefined;
-  if (numClasses > 0 && !classes?.every((label) => label >= 0 && label < numClasses))
-    throw new PhoenixError(
-      'ERR_PHOENIX_CONFIG',
-      `The model is conditioned on the classes 0..${numClasses - 1}, which the images do not have.`,
-    );
+  const { classNames } = checkpoint;
+  const classes = numClasses > 0 ? matchClasses(dataset, classNames ?? numbered(numClasses), 'the model') : undefined;
   const { train, heldOut } = holdOut(everyPosition(dataset.count), seed, SITE);
   signal?.throwIfAborted();
 
@@ -108,7 +105,8 @@ export async function finetune(options: FinetuneOptions, { onStep, onMessage, si
   const evalLossAfter = await held.loss(signal);
   await session.ema.copy(session.params, 0, session.parameterCount);
   const { params, ema, parameters: table, parameterCount } = session;
-  await saveCheckpoint(out, { params, ema, table, unet: checkpoint.unet, noise: schedule, metadata: { finetuned: String(steps) } });
+  const content = { params, ema, table, unet: checkpoint.unet, noise: schedule, classNames };
+  await saveCheckpoint(out, { ...content, metadata: { finetuned: String(steps) } });
   return {
     checkpoint: out,
     examples: train.length,

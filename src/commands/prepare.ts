@@ -26,6 +26,8 @@ export type Prepared = {
   dataset: DatasetSource;
   /** Class of every image, if the model is conditioned on it. */
   classes?: Int32Array;
+  /** Names of the classes that the model is conditioned on. */
+  classNames?: string[];
   unet: UNetConfig;
   noise: Noise;
   /** Without the warm-up, which follows from `warmup` and the planned length. */
@@ -54,7 +56,7 @@ export async function prepare(settings: Training): Promise<Prepared> {
   const unet = shapeOf({ height, width, channels, classes: settings.classConditional ? dataset.classNames.length : 0 });
   return {
     dataset,
-    classes: settings.classConditional ? dataset.labels : undefined,
+    ...(settings.classConditional && { classes: dataset.labels, classNames: dataset.classNames }),
     unet: { ...unet, dropout: settings.dropout ?? unet.dropout },
     noise: noise({ kind: settings.schedule, prediction: settings.prediction }),
     hyper: chosenHyper(settings.training, training),

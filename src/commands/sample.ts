@@ -4,6 +4,7 @@ import type { Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
 import { setBytes } from '../bindings/vector.ts';
 import { readCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
+import { classNamed, numbered } from '../ddpm/data/classes.ts';
 import { unetModel } from '../ddpm/model/unet.ts';
 import { noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
@@ -30,6 +31,8 @@ export type SampleEvents = {
 export type Samples = ImageSet & {
   /** Class that each image was drawn for, of a class-conditional model. */
   classes?: Int32Array;
+  /** The names of the model's classes; their numbers, where it does not name them. */
+  classNames?: string[];
   /** The checkpoint file or diffusers folder that was drawn from, and which of its weights. */
   checkpoint: string;
   weights: 'raw' | 'ema';
@@ -58,7 +61,8 @@ export async function sample(options: SampleOptions, { onProgress, onMessage, si
   const owners = ownersOf(patterns, await personalFiles(stored), settings.client, count);
   const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
   const schedule = noise(checkpoint.noise);
-  const classes = classesOf(count, numClasses, settings.class);
+  const classNames = numClasses > 0 ? (checkpoint.classNames ?? numbered(numClasses)) : undefined;
+  const classes = classesOf(count, classNames, settings.class);
   signal?.throwIfAborted();
 
   using session = createSession({
@@ -101,7 +105,7 @@ export async function sample(options: SampleOptions, { onProgress, onMessage, si
     const columns = settings.class === undefined && numClasses > 1 && numClasses <= 20 ? numClasses : undefined;
     await writeWhole(grid, await imageGrid(images, { columns }));
   }
-  return { ...images, classes, checkpoint: path, weights, ...(clients.length > 0 && { clients }), grid };
+  return { ...images, classes, classNames, checkpoint: path, weights, ...(clients.length > 0 && { clients }), grid };
 }
 
 /** The file of each client's personal layers, by client. @throws PhoenixError ERR_PHOENIX_RUN for a damaged run */
@@ -168,11 +172,8 @@ async function setPersonal(session: Session, into: Vector, patterns: string[], p
 }
 
 /** The class asked for, or all in turn; undefined for a model without classes. */
-function classesOf(count: number, numClasses: number, wanted: number | undefined): Int32Array | undefined {
-  if (wanted !== undefined && wanted >= numClasses) {
-    const valid =
-      numClasses === 0 ? 'this model is not class-conditional: leave it out' : `this model has the classes 0..${numClasses - 1}`;
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option class is ${wanted}, but ${valid}.`);
-  }
-  return wanted === undefined ? classesInTurn(count, numClasses) : new Int32Array(count).fill(wanted);
+function classesOf(count: number, names: string[] | undefined, wanted: string | number | undefined): Int32Array | undefined {
+  if (wanted === undefined) return classesInTurn(count, names?.length ?? 0);
+  if (names) return new Int32Array(count).fill(classNamed(String(wanted), names));
+  throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option class is ${wanted}, but this model is not class-conditional: leave it out.`);
 }

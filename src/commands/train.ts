@@ -157,12 +157,12 @@ async function commitRound(
   record: RoundRecord,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const { unet, noise, hyper } = prepared;
+  const { unet, noise, classNames, hyper } = prepared;
   const { params, adamM, adamV, parameters: table } = session;
   // Without a decay the Session keeps no EMA.
   const ema = hyper.emaDecay > 0 ? session.ema : undefined;
   const metadata = { round: String(record.round), steps: String(state.globalStep), images: String(state.images) };
-  await run.stage('checkpoint', (path) => saveCheckpoint(path, { params, ema, table, unet, noise, metadata }));
+  await run.stage('checkpoint', (path) => saveCheckpoint(path, { params, ema, table, unet, noise, classNames, metadata }));
   await run.stage('moments', (path) => writeVectors(path, [adamM, adamV]));
   if (gridDue(record.round, plan.rounds, settings.samples.every))
     await run.stage('samples', (path) => drawGrid(path, settings, prepared, session, ema ?? params, signal));

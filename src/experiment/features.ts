@@ -3,6 +3,7 @@
  * folder.
  */
 import { z } from 'zod';
+import { matchClasses } from '../ddpm/data/classes.ts';
 import { type Dataset, openDataset } from '../ddpm/data/index.ts';
 import {
   accuracy,
@@ -124,7 +125,7 @@ export type ScorerOptions = OwnNetworkOptions & {
  */
 export async function createScorer(options: ScorerOptions): Promise<Scorer> {
   const { data, size, train, threads, signal, onProgress } = options;
-  const test = await openDataset(data, { size, channels: train.channels, split: 'test' });
+  const test = withClassesOf(train, await openDataset(data, { size, channels: train.channels, split: 'test' }));
   if (test.height !== train.height || test.width !== train.width)
     throw new PhoenixError(
       'ERR_PHOENIX_DATA',
@@ -166,6 +167,13 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
       return full ? await fullScore(scoring, drawn, score, fromUnseen) : score;
     },
   };
+}
+
+/** Test images with the training images' classes, matched by name. @throws PhoenixError ERR_PHOENIX_DATA for others */
+function withClassesOf(train: Dataset, test: Dataset): Dataset {
+  if (!train.labels || !test.labels) return test;
+  const { classNames } = train;
+  return { ...test, labels: matchClasses({ ...test, name: `${test.name} (test)` }, classNames, 'the training images'), classNames };
 }
 
 /** What a network makes of images. */

@@ -30,8 +30,9 @@ export async function referencesOf(test: Dataset, train: Dataset, features: Feat
     const chosen = pickRows(features, rows);
     return { features: chosen, moments: await moments(chosen, options), labels: test.labels && valuesAt(test.labels, rows) };
   };
-  const trained = new Set(train.sites);
-  const isSeen = (row: number) => !test.sites || !train.sites || trained.has(test.sites[row]!);
+  const siteOf = ({ sites, siteNames }: Dataset, row: number) => siteNames?.[sites![row]!] ?? sites![row]!;
+  const trained = new Set(train.sites && Array.from(train.sites, (_, row) => siteOf(train, row)));
+  const isSeen = (row: number) => !test.sites || !train.sites || trained.has(siteOf(test, row));
   const rows = [...everyPosition(test.count)];
   const seenRows = rows.filter(isSeen);
   if (seenRows.length < MIN_SEEN)

@@ -1,9 +1,10 @@
 /** A federation: the state that it begins with, and rounds until enough are done. */
+import { isDeepStrictEqual } from 'node:util';
 import type { Session } from '../bindings/session.ts';
 import type { CreateVector, Vector } from '../bindings/vector.ts';
 import { PhoenixError } from '../errors.ts';
 import { streamKey } from '../rng.ts';
-import type { RoundRecord } from './protocol.ts';
+import type { Hello, RoundRecord } from './protocol.ts';
 import { type RoundIo, runRound } from './round.ts';
 import { type ServerStep, serverSteps, startMoments } from './server/server-step.ts';
 import type { FederationState } from './state.ts';
@@ -52,11 +53,13 @@ export type FederationOptions = RoundIo & {
 /**
  * Runs rounds until `rounds` are done and returns the last state. The vectors are those of the state given, changed in place; after an
  * error or abort they are those of the last whole round.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for rounds that are no integer ≥ 0, and what runRound throws
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for rounds that are no integer ≥ 0, ERR_PHOENIX_CONFIG for clients whose classes have other
+ * names, and what runRound throws
  */
 export async function runFederation(state: FederationState, { rounds, onRound, ...options }: FederationOptions): Promise<FederationState> {
   if (!Number.isSafeInteger(rounds) || rounds < 0)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `rounds must be an integer of at least 0, not ${rounds}.`);
+  checkClasses(options.transport.clients);
   const io = { ...options, store: options.store ?? memoryStore() };
   while (state.round < rounds) {
     io.signal?.throwIfAborted();
@@ -66,4 +69,21 @@ export async function runFederation(state: FederationState, { rounds, onRound, .
     await next.finish();
   }
   return state;
+}
+
+/** A class is a number to all clients, so it must be the same class to all of them. */
+function checkClasses(clients: readonly Hello[]): void {
+  const first = clients.find(({ classNames }) => classNames);
+  for (const { id, classNames } of clients) {
+    if (!first?.classNames || !classNames || isDeepStrictEqual(classNames, first.classNames)) continue;
+    const at = classNames.findIndex((name, i) => name !== first.classNames![i]);
+    const place = at < 0 ? classNames.length : at;
+    const [own, other] = [classNames[place], first.classNames[place]].map((name) =>
+      name === undefined ? 'not there' : JSON.stringify(name),
+    );
+    throw new PhoenixError(
+      'ERR_PHOENIX_CONFIG',
+      `Class ${place} of client ${id} is ${own}, and of client ${first.id} ${other}. Give all clients the labels of one list of classes (matchClasses).`,
+    );
+  }
 }

@@ -38,6 +38,8 @@ export const hello = z.object({
   examples: positive,
   /** What it can do in addition to training, each with a version: `probe/1`. */
   capabilities: z.array(z.string().max(64)).max(64),
+  /** Names of its classes, in the order of its labels, for a class-conditional model. */
+  classNames: z.array(z.string().max(1000)).max(100_000).optional(),
 });
 export type Hello = z.infer<typeof hello>;
 

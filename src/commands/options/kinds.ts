@@ -79,6 +79,13 @@ export function names<R extends object>(registry: R) {
   return Object.keys(registry) as Extract<keyof R, string>[];
 }
 
+/** A class by its name, or by its number where no name is one. */
+export const classKind: Kind<string | number> = {
+  schema: z.union([text('name').schema, z.int().min(0)]),
+  valid: 'the name of a class',
+  placeholder: 'name',
+};
+
 const isStrategy = (value: unknown): value is Strategy => {
   const strategy = value as Strategy | null;
   return (

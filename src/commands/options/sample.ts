@@ -2,7 +2,7 @@
 import { spacings } from '../../ddpm/noise.ts';
 import { schedulers } from '../../ddpm/schedulers/index.ts';
 import { assumedNoise, machine, seed } from './common.ts';
-import { choice, flag, integer, names, number, text } from './kinds.ts';
+import { choice, classKind, flag, integer, names, number, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
 const asModel = { default: undefined, defaultText: 'as the model says' } as const;
@@ -27,10 +27,10 @@ export const sampleTable = {
   ...headed('Images', {
     n: option({ kind: integer(1, 1_000_000), default: 64, unit: 'images', help: 'images to sample' }),
     class: option({
-      kind: integer(0),
+      kind: classKind,
       default: undefined,
       defaultText: 'all in turn',
-      help: 'class to sample, for a class-conditional model',
+      help: 'class to sample, for a class-conditional model: its name, or its number from 0 where no name is a number',
     }),
     grid: option({ kind: text('file.png'), default: undefined, defaultText: 'none', help: 'PNG file for all images as one grid' }),
   }),

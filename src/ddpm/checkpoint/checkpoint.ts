@@ -3,8 +3,8 @@
  *
  * One file (saveCheckpoint): the plain names hold the weights to draw samples with, so that whoever opens the file with other software gets
  * those: the EMA where there is one, and then the raw weights are stored too, as `raw.<name>`. `__metadata__` says which (`weights`: 'ema'
- * or 'raw'), holds diffusers' two configuration files as JSON (`unet_config`, `scheduler_config`), `phoenix`: the version of this
- * layout, `format`: 'pt', and what the caller adds.
+ * or 'raw'), holds diffusers' two configuration files as JSON (`unet_config`, `scheduler_config`), the names of classes as a JSON list
+ * (`class_names`), `phoenix`: the version of this layout, `format`: 'pt', and what the caller adds.
  *
  * A folder: see diffusers.ts.
  */
@@ -13,7 +13,7 @@ import { PhoenixError } from '../../errors.ts';
 import { io } from '../../files.ts';
 import type { NoiseOptions } from '../noise.ts';
 import { readDiffusers, refuseAssumed } from './diffusers.ts';
-import { parseConfig } from './fields.ts';
+import { checkedNames, parseConfig } from './fields.ts';
 import { openSafetensors, quote, writeSafetensors } from './safetensors.ts';
 import { diffusersScheduler, parseScheduler } from './scheduler-config.ts';
 import { diffusersUNet, parseUNet } from './unet-config.ts';
@@ -23,7 +23,7 @@ export type { Checkpoint, CheckpointContent } from './weights.ts';
 
 const version = '1';
 const rawPrefix = 'raw.';
-const takenKeys = ['format', 'phoenix', 'weights', 'unet_config', 'scheduler_config'];
+const takenKeys = ['format', 'phoenix', 'weights', 'unet_config', 'scheduler_config', 'class_names'];
 
 /**
  * Writes one .safetensors file, whole or not at all. Equal content gives equal bytes.
@@ -42,6 +42,7 @@ export async function saveCheckpoint(path: string, content: CheckpointContent): 
     weights: ema === undefined ? 'raw' : 'ema',
     unet_config: JSON.stringify(diffusersUNet(content.unet)),
     scheduler_config: JSON.stringify(diffusersScheduler(content.noise)),
+    ...(content.classNames && { class_names: JSON.stringify(checkedNames(path, content.classNames, content.unet.numClasses)) }),
     ...metadata,
   });
 }
@@ -70,7 +71,7 @@ export async function readCheckpoint(path: string, options: ReadOptions = {}): P
 async function readOwnFile(path: string): Promise<Checkpoint> {
   const file = await openSafetensors(path);
   await file.close();
-  const { phoenix, weights, unet_config: unet, scheduler_config: scheduler } = file.metadata;
+  const { phoenix, weights, unet_config: unet, scheduler_config: scheduler, class_names: names } = file.metadata;
   if (unet === undefined || scheduler === undefined) {
     throw refused(
       path,
@@ -84,8 +85,11 @@ async function readOwnFile(path: string): Promise<Checkpoint> {
   const raw: Weights = { file: path, named: (name) => (name.startsWith(rawPrefix) ? name.slice(rawPrefix.length) : undefined) };
   const warnings: string[] = [];
   const [unetName, schedulerName] = [`${path}: unet_config`, `${path}: scheduler_config`];
+  const config = parseUNet(unetName, parseConfig(unetName, unet), warnings);
+  const namesName = `${path}: class_names`;
   return checkpoint({
-    unet: parseUNet(unetName, parseConfig(unetName, unet), warnings),
+    unet: config,
+    classNames: names === undefined ? undefined : checkedNames(namesName, parseConfig(namesName, names), config.numClasses),
     noise: parseScheduler(schedulerName, parseConfig(schedulerName, scheduler), warnings),
     warnings,
     metadata: Object.fromEntries(Object.entries(file.metadata).filter(([key]) => !takenKeys.includes(key))),

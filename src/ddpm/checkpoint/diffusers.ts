@@ -10,23 +10,25 @@ import { PhoenixError } from '../../errors.ts';
 import { exists, io, makeFolder, writeWhole, writeWholeFolder } from '../../files.ts';
 import type { UNetConfig } from '../model/unet.ts';
 import { type NoiseOptions, type NoiseSettings, noise } from '../noise.ts';
-import { diffusersVersion, readConfig } from './fields.ts';
+import { checkedNames, diffusersVersion, readConfig } from './fields.ts';
 import { quote, writeSafetensors } from './safetensors.ts';
 import { diffusersScheduler, parseScheduler } from './scheduler-config.ts';
 import { diffusersUNet, parseUNet } from './unet-config.ts';
 import { type Checkpoint, type CheckpointContent, checkpoint, refused, tensorSources } from './weights.ts';
 
+const namesFile = 'class_names.json';
 const weightsFile = 'diffusion_pytorch_model.safetensors';
 
 /**
  * Writes diffusers' DDPMPipeline folder: model_index.json, unet/, scheduler/ and, with an EMA, unet_ema/. In Python,
  * `DDPMPipeline.from_pretrained(folder)` takes the raw weights and `UNet2DModel.from_pretrained(folder, subfolder='unet_ema')` the EMA.
- * Metadata is not kept. The folder appears whole or not at all.
+ * Names of classes go into class_names.json, which diffusers does not read; metadata is not kept. The folder appears whole or not at all.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a folder that holds something, ERR_PHOENIX_IO, ERR_PHOENIX_CONFIG
  */
 export async function saveDiffusers(folder: string, content: CheckpointContent): Promise<void> {
   const unet = diffusersUNet(content.unet);
   const scheduler = diffusersScheduler(content.noise);
+  const classNames = content.classNames && checkedNames(folder, content.classNames, content.unet.numClasses);
   await writeWholeFolder(folder, async (temporary) => {
     const writeConfig = (value: object, ...path: string[]) => writeWhole(join(temporary, ...path), `${JSON.stringify(value, null, 2)}\n`);
     const sets: [string, Vector][] = [['unet', content.params]];
@@ -45,6 +47,7 @@ export async function saveDiffusers(folder: string, content: CheckpointContent):
       unet: ['diffusers', 'UNet2DModel'],
     };
     await writeConfig(pipeline, 'model_index.json');
+    if (classNames) await writeConfig(classNames, namesFile);
   });
 }
 
@@ -63,10 +66,12 @@ export async function readDiffusers(folder: string, assumed: NoiseOptions | unde
   const emaFolder = join(folder, 'unet_ema');
   const hasEma = pipeline && (await exists(emaFolder));
   if (hasEma) await checkEma(emaFolder, unetFolder, unet);
+  const around = pipeline ? unetFolder : dirname(resolve(folder));
   const named = (name: string) => name;
   return checkpoint({
     unet,
-    noise: await readNoise(folder, pipeline ? unetFolder : dirname(resolve(folder)), assumed, warnings),
+    noise: await readNoise(folder, around, assumed, warnings),
+    classNames: await readNames([folder, around], unet),
     warnings,
     metadata: {},
     params: { file: await findWeights(unetFolder), named },
@@ -130,6 +135,15 @@ async function findScheduler(folder: string): Promise<string | undefined> {
   const other = found.find(({ json }) => !isDeepStrictEqual(json, found[0]!.json));
   if (other) throw refused(folder, `${found[0]!.path} and ${other.path} say different things. Remove the one that is not the model's`);
   return found[0]?.path;
+}
+
+async function readNames(folders: string[], { numClasses }: UNetConfig): Promise<string[] | undefined> {
+  if (numClasses === 0) return undefined;
+  for (const folder of folders) {
+    const path = join(folder, namesFile);
+    if (await exists(path)) return checkedNames(path, await readConfig(path), numClasses);
+  }
+  return undefined;
 }
 
 async function findWeights(folder: string): Promise<string> {

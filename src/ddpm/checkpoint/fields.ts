@@ -62,3 +62,13 @@ export function warnOfUnknown(where: string, json: unknown, known: readonly stri
   const more = unknown.length > shown.length ? ` and ${unknown.length - shown.length} more` : '';
   warnings.push(`${where} has fields that are not known here, and are ignored: ${shown.join(', ')}${more}.`);
 }
+
+const namesSchema = z.array(z.string().min(1).max(1000));
+
+/** Names of classes, one for each. @throws PhoenixError ERR_PHOENIX_CHECKPOINT for another number, or no list of names */
+export function checkedNames(where: string, names: unknown, classes: number): string[] {
+  const parsed = namesSchema.safeParse(names);
+  if (parsed.success && parsed.data.length === classes) return parsed.data;
+  const found = parsed.success ? `${parsed.data.length} names` : quote(names);
+  throw refused(where, `the model has ${classes} classes, and their names are ${found}`);
+}

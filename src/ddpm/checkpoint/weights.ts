@@ -21,7 +21,9 @@ export type CheckpointContent = {
   table: ParameterEntry[];
   unet: UNetConfig;
   noise: NoiseOptions;
-  /** Further strings to keep with it; the names format, phoenix, weights, unet_config and scheduler_config are taken. */
+  /** Names of the classes of a class-conditional model, one each. */
+  classNames?: string[];
+  /** Further strings to keep with it; the names format, phoenix, weights, unet_config, scheduler_config and class_names are taken. */
   metadata?: Record<string, string>;
 };
 
@@ -29,6 +31,8 @@ export type Checkpoint = {
   unet: UNetConfig;
   /** The noise schedule, what the network predicts, and how the model is to be sampled. */
   noise: NoiseSettings;
+  /** Names of the classes that the model is conditioned on; absent where its files do not name them, and without classes. */
+  classNames?: string[];
   /** What of its files is not honoured, in sentences: unknown fields, and options of samplers that are not here. */
   warnings: string[];
   /** What the writer added; empty for a diffusers folder. */
@@ -63,14 +67,15 @@ function copyEntry({ offset, count, shape }: ParameterEntry): Float64Array {
   return shape.length === 4 ? Float64Array.of(offset, count, 0, k, c, r * s) : Float64Array.of(offset, count, 0, count, 1, 1);
 }
 
-type Parts = Pick<Checkpoint, 'unet' | 'noise' | 'warnings' | 'metadata'> & { params: Weights; ema: Weights | undefined };
+type Parts = Pick<Checkpoint, 'unet' | 'noise' | 'classNames' | 'warnings' | 'metadata'> & { params: Weights; ema: Weights | undefined };
 
 /** Opens the weights once, so that a pickle or a damaged file is refused before a model is built for it. */
-export async function checkpoint({ unet, noise, warnings, metadata, params, ema }: Parts): Promise<Checkpoint> {
+export async function checkpoint({ unet, noise, classNames, warnings, metadata, params, ema }: Parts): Promise<Checkpoint> {
   for (const { file } of ema === undefined ? [params] : [params, ema]) await (await openSafetensors(file)).close();
   return {
     unet,
     noise,
+    classNames,
     warnings,
     metadata,
     hasEma: ema !== undefined,

@@ -1,5 +1,5 @@
 /**
- * A folder of images, decoded by sharp. Class = sub-folder (names sorted), or images directly in the folder and no labels; a folder whose
+ * A folder of images, decoded by sharp. Class = sub-folder (names sorted, numbers in them by value), or images directly in the folder and no labels; a folder whose
  * sub-folders are `train` and `test` has both splits, any other only `train`. Hidden files and files without an image's extension are
  * passed over; an image that does not decode is an error that names it. Pixels: turned upright by EXIF, transparency on black, 8 bits. One
  * channel if every image is stored as gray, else RGB. With `size`, scaled with Lanczos-3 to cover it, what sticks out cut off evenly.
@@ -8,6 +8,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { extname, join, relative } from 'node:path';
 import type { Sharp } from 'sharp';
 import { PhoenixError } from '../../errors.ts';
+import { naturalOrder } from './classes.ts';
 import type { Reader, Size } from './reader.ts';
 import { mapAhead } from './stream.ts';
 
@@ -71,6 +72,7 @@ const hasSplits = ({ images, folders }: Entries) => images.length === 0 && folde
 
 async function findImages(root: string): Promise<{ files: string[]; labels?: Int32Array; classNames: string[] }> {
   const top = await visible(root);
+  top.folders.sort(naturalOrder);
   const files: string[] = [];
   const labels: number[] = [];
   const classNames: string[] = [];

@@ -30,6 +30,8 @@ export type ClientOptions = {
   classes?: Int32Array;
   /** Classes that the model is conditioned on; needed with `classes` to receive shared images. @default 0 */
   classCount?: number;
+  /** Names of these classes. Where clients say them, a federation of clients that count their classes differently is refused. */
+  classNames?: string[];
   /** Shared images received go into `images` from this position to its end, before each training. @default no room for any */
   sharedFrom?: number;
   /** What the client needs to answer probes. @default none: it is not asked for any */
@@ -71,7 +73,7 @@ const DONE: Answer = { head: {}, blobs: [] };
 
 /** @throws PhoenixError ERR_PHOENIX_ARGUMENT for an id that names no Store entry, or a client without images */
 export function createClient(options: ClientOptions): Client {
-  const { id, session, images, train, classes, classCount = 0, store, seed, probing, sharedFrom = images.count } = options;
+  const { id, session, images, train, classes, classCount = 0, classNames, store, seed, probing, sharedFrom = images.count } = options;
   const { stream = (client: ClientId, round: number) => streamKey(seed, 'train', client, round), createVector = session.createVector } =
     options;
   const checkedId = clientId.safeParse(id);
@@ -139,7 +141,7 @@ export function createClient(options: ClientOptions): Client {
   };
 
   return {
-    hello: { protocol: PROTOCOL, id, examples: train.length, capabilities: probing ? ['probe/1'] : [] },
+    hello: { protocol: PROTOCOL, id, examples: train.length, capabilities: probing ? ['probe/1'] : [], ...(classNames && { classNames }) },
     async answer(request, options = {}) {
       if (Object.hasOwn(verbs, request.kind)) return verbs[request.kind]!(request, options);
       throw new PhoenixError(

@@ -104,9 +104,13 @@ export function atMost(values: ArrayLike<number>, most: number): Int32Array {
   return evenlySpaced(values, Math.min(most, values.length));
 }
 
-/** The classes 0, 1, …, classes - 1, 0, 1, … of `count` images to draw; undefined for a model without classes. */
-export function classesInTurn(count: number, classes: number): Int32Array | undefined {
-  return classes > 0 ? Int32Array.from({ length: count }, (_, i) => i % classes) : undefined;
+/**
+ * The classes 0, 1, …, classes - 1, 0, 1, … of `count` images to draw, without those that had no images in training; undefined for a model
+ * without classes.
+ */
+export function classesInTurn(count: number, classes: number, empty: readonly number[] = []): Int32Array | undefined {
+  const drawn = everyPosition(classes).filter((label) => !empty.includes(label));
+  return drawn.length > 0 ? Int32Array.from({ length: count }, (_, i) => drawn[i % drawn.length]!) : undefined;
 }
 
 /** Positions by group, groups in the order in which they first appear. */

@@ -3,12 +3,13 @@ import { finetune } from '../commands/finetune.ts';
 import type { FinetuneOptions, SampleOptions } from '../commands/options/index.ts';
 import { sample } from '../commands/sample.ts';
 import { formatCount } from '../report/units.ts';
-import { noting, type Terminal, UsageError } from './terminal.ts';
+import { noting, reading, type Terminal, UsageError } from './terminal.ts';
 
 export async function runFinetune(options: FinetuneOptions, terminal: Terminal): Promise<void> {
   const { progress, signal, json, text } = terminal;
   const done = await finetune(options, {
     signal,
+    onRead: reading(progress),
     onMessage: noting(terminal),
     onStep: ({ step, steps, loss, imagesPerSecond }) =>
       progress.update({ done: step, total: steps, label: 'training', loss, imagesPerSecond }),

@@ -10,6 +10,8 @@ export type ProgressState = {
   label: string;
   loss?: number;
   imagesPerSecond?: number;
+  /** What the time left is of, where work has parts: it is counted anew in each. */
+  stage?: string;
 };
 
 export type Progress = {
@@ -31,9 +33,9 @@ export type ProgressOptions = {
 /** Shows progress on `stream`: as a bar if it is a terminal, else as a line at most every `everyMs`. */
 export function createProgress(options: ProgressOptions): Progress {
   const { stream, everyMs = 5000, now = Date.now } = options;
-  let began: { at: number; done: number } | undefined;
+  let began: { at: number; done: number; stage?: string } | undefined;
   const describe = (state: ProgressState): string => {
-    began ??= { at: now(), done: state.done };
+    if (!began || began.stage !== state.stage) began = { at: now(), done: state.done, stage: state.stage };
     const done = state.done - began.done;
     const left = done > 0 ? ((now() - began.at) / 1000) * ((state.total - state.done) / done) : undefined;
     const parts = [state.label];

@@ -1,5 +1,6 @@
 /** What a command writes to, and how it is stopped. Results go to stdout, progress and messages to stderr. */
 import type { MessageEvent } from '../commands/events.ts';
+import type { ReadProgress } from '../ddpm/data/index.ts';
 import { createProgress, type Progress } from './progress.ts';
 
 /** What a command does its work with. */
@@ -36,6 +37,14 @@ export function warn(line: string): void {
 /** Shows messages of a run between the lines of its progress. */
 export function noting({ progress }: Terminal): (event: MessageEvent) => void {
   return ({ text, level }) => progress.note(level === 'warning' ? `warning: ${text}` : text);
+}
+
+/** Shows how far reading data has come, once it takes longer than a moment. */
+export function reading(progress: Progress): (read: ReadProgress) => void {
+  const began = Date.now();
+  return ({ stage, done, total }) => {
+    if (Date.now() - began > 1000) progress.update({ stage, done, total, label: `reading ${stage}, ${done} of ${total}` });
+  };
 }
 
 /** Ctrl-C or SIGTERM once stops after the running call, twice at once. */

@@ -6,7 +6,7 @@ import { train } from '../commands/train.ts';
 import type { RoundRecord } from '../fl/protocol.ts';
 import { describeDecision } from '../fl/strategies/filter.ts';
 import { formatCount, formatDuration } from '../report/units.ts';
-import { noting, Stopped, type Terminal, warn } from './terminal.ts';
+import { noting, reading, Stopped, type Terminal, warn } from './terminal.ts';
 
 export function runFederate(name: 'demo' | 'federate', options: FederateOptions, terminal: Terminal): Promise<void> {
   return runTraining(name, (events) => federate(options, events), terminal);
@@ -37,6 +37,7 @@ async function runTraining(name: string, work: (events: RunEvents) => Promise<Ru
       json({ event: 'round', ...record });
       progress.note(summarize(record, rounds));
     },
+    onRead: reading(progress),
     onMessage: noting(terminal),
   };
   let result: RunResult;

@@ -1,4 +1,5 @@
 /** What a running training tells its caller. It never prints. */
+import type { ReadProgress } from '../ddpm/data/index.ts';
 import type { RoundRecord } from '../fl/protocol.ts';
 
 /** Before the first step of this call. */
@@ -33,12 +34,20 @@ export type StepEvent = {
 
 export type MessageEvent = { level: 'info' | 'warning'; text: string };
 
-export type RunEvents = {
+/** While data is read. */
+export type DataEvents = {
+  /** After each image of a folder, and each that was read into memory: how far reading has come. */
+  onRead?(progress: ReadProgress): void;
+  onMessage?(event: MessageEvent): void;
+  /** Stops; the call rejects with `signal.reason`. */
+  signal?: AbortSignal;
+};
+
+export type RunEvents = DataEvents & {
   onStart?(event: StartEvent): void;
   onStep?(event: StepEvent): void;
   /** After a round has been committed. */
   onRound?(record: RoundRecord): void;
-  onMessage?(event: MessageEvent): void;
   /** Stops the run within one native call; it rejects with `signal.reason`, and can be resumed from its last commit. */
   signal?: AbortSignal;
   /** For tests: called before every operation that changes the run folder. */

@@ -22,12 +22,16 @@ import { streamKey } from '../rng.ts';
 import type { Run } from '../run/commit.ts';
 import { startRun } from '../run/start.ts';
 import { writeVectors } from '../run/vector-file.ts';
+import { dataMetadata, requireApart } from './data.ts';
 import { type Deal, dealImages, explainShared, type Share } from './deal.ts';
 import type { RunEvents, RunResult } from './events.ts';
 import { type FederateOptions, parseOptions, type Settings } from './options/index.ts';
 import { describeRun, drawGrid, gridDue, mayChange, type Prepared, prepare } from './prepare.ts';
 import { restore } from './resume.ts';
 import { probingOf, serverStepOf, sharingOf, strategyOf } from './wiring.ts';
+
+/** Where runs go unless told otherwise, with a number behind. */
+const FOLDER = 'runs/federate';
 
 /** The plain part of the state, in state.json. */
 const plainState = federationState.extend({ warmupSteps: z.int().min(0) });
@@ -66,7 +70,8 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
   const serverStep = serverStepOf(settings);
 
   // The data, the model, and what a round takes.
-  const prepared = await prepare(settings);
+  await requireApart(settings.data, settings.out ?? FOLDER);
+  const prepared = await prepare(settings, events);
   const { unet, noise } = prepared;
   const deal = dealImages(settings, prepared.dataset);
   const length: Length = settings.localImages === undefined ? { epochs: settings.epochs ?? 1 } : { localImages: settings.localImages };
@@ -83,7 +88,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
   const state = await initialState({ session, seed: settings.seed, strategy, serverStep });
   try {
     // The run folder, and where the run in it stands.
-    const dir = settings.out ?? (await freshFolder('runs/federate'));
+    const dir = settings.out ?? (await freshFolder(FOLDER));
     const initial = {
       globalStep: 0,
       images: 0,
@@ -235,6 +240,7 @@ async function commitRound(
     round: String(round),
     steps: String(globalStep),
     images: String(images),
+    ...dataMetadata(prepared.dataset),
     ...(personal && { personal: JSON.stringify(personal) }),
   };
   const table = session.parameters;

@@ -5,7 +5,6 @@
 import { createImages } from '../bindings/session.ts';
 import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import { matchClasses, numbered } from '../ddpm/data/classes.ts';
-import { openSource } from '../ddpm/data/index.ts';
 import { atStart, plainHyper } from '../ddpm/fit.ts';
 import { evaluation } from '../ddpm/held-out.ts';
 import { unetModel } from '../ddpm/model/unet.ts';
@@ -16,17 +15,15 @@ import { PhoenixError } from '../errors.ts';
 import { holdOut } from '../fl/partition/index.ts';
 import { splitParameters } from '../fl/site/personal.ts';
 import { trainPersonal } from '../fl/site/train-personal.ts';
-import { everyPosition, sourceOfSet } from '../images.ts';
+import { everyPosition } from '../images.ts';
 import { streamKey } from '../rng.ts';
-import type { MessageEvent } from './events.ts';
+import { openData } from './data.ts';
+import type { DataEvents } from './events.ts';
 import { type FinetuneOptions, parseOptions } from './options/index.ts';
-import { assumedNoise, findCheckpoint, personalOf } from './sources.ts';
+import { assumedNoise, emptyClassesOf, findCheckpoint, personalOf, rangeOf } from './sources.ts';
 
-export type FinetuneEvents = {
+export type FinetuneEvents = DataEvents & {
   onStep?(step: StepProgress): void;
-  /** What of the model's files is not honoured. */
-  onMessage?(event: MessageEvent): void;
-  signal?: AbortSignal;
 };
 
 export type Finetuned = {
@@ -53,7 +50,8 @@ const SITE = 'site';
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, ERR_PHOENIX_CONFIG for images that do not fit the model, ERR_PHOENIX_DATA, also
  * for images of classes that the model does not have by name, ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
  */
-export async function finetune(options: FinetuneOptions, { onStep, onMessage, signal }: FinetuneEvents = {}): Promise<Finetuned> {
+export async function finetune(options: FinetuneOptions, events: FinetuneEvents = {}): Promise<Finetuned> {
+  const { onStep, onMessage, signal } = events;
   const settings = parseOptions('finetune', options);
   const { data, epochs, seed, checkpoint: out } = settings;
   const { batch, lr } = settings.training;
@@ -64,8 +62,8 @@ export async function finetune(options: FinetuneOptions, { onStep, onMessage, si
   const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
   if (channels !== 1 && channels !== 3)
     throw new PhoenixError('ERR_PHOENIX_CONFIG', `The model is for ${channels} channels, but images have 1 (gray) or 3 (RGB).`);
-  const size = { size: { height, width }, channels } as const;
-  const dataset = typeof data === 'string' ? await openSource(data, size) : sourceOfSet(data);
+  const range = settings.range ?? rangeOf(checkpoint)?.join(',');
+  const dataset = await openData(data, { size: { height, width }, channels, range }, events);
   if (dataset.height !== height || dataset.width !== width || dataset.channels !== channels) {
     const [given, expected] = [dataset, { height, width, channels }].map((it) => `${it.height}x${it.width} in ${it.channels} channels`);
     throw new PhoenixError('ERR_PHOENIX_CONFIG', `The images are ${given}, but the model is for ${expected}.`);
@@ -106,7 +104,8 @@ export async function finetune(options: FinetuneOptions, { onStep, onMessage, si
   await session.ema.copy(session.params, 0, session.parameterCount);
   const { params, ema, parameters: table, parameterCount } = session;
   const content = { params, ema, table, unet: checkpoint.unet, noise: schedule, classNames };
-  await saveCheckpoint(out, { ...content, metadata: { finetuned: String(steps) } });
+  const kept = tunedMetadata(dataset.range, classes, emptyClassesOf(checkpoint));
+  await saveCheckpoint(out, { ...content, metadata: { finetuned: String(steps), ...kept } });
   return {
     checkpoint: out,
     examples: train.length,

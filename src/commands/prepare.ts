@@ -4,7 +4,7 @@
  */
 import type { Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
-import { type DatasetSource, openSource } from '../ddpm/data/index.ts';
+import { type DatasetSource, emptyClasses } from '../ddpm/data/index.ts';
 import { type Hyper, hyperSchema, plainHyper, type WarmupRule } from '../ddpm/fit.ts';
 import { presets } from '../ddpm/model/presets.ts';
 import type { UNetConfig } from '../ddpm/model/unet.ts';
@@ -12,9 +12,11 @@ import { type Noise, noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { PhoenixError } from '../errors.ts';
 import { writeFresh } from '../files.ts';
-import { classesInTurn, sourceOfSet } from '../images.ts';
+import { classesInTurn } from '../images.ts';
 import { streamKey } from '../rng.ts';
 import { CONFIG_SCHEMA, type RunConfig, runConfigSchema } from '../run/config.ts';
+import { openData } from './data.ts';
+import type { DataEvents } from './events.ts';
 import { imageGrid } from './image-grid.ts';
 import { changeableOptions, type Settings } from './options/index.ts';
 import { packageInfo } from './package-info.ts';
@@ -39,15 +41,15 @@ export type Prepared = {
  * Opens the data and settles the model and its training: the preset, with what the options say otherwise.
  * @throws PhoenixError ERR_PHOENIX_CONFIG for class conditioning without classes, and what openDataset throws
  */
-export async function prepare(settings: Training): Promise<Prepared> {
-  const { data, size, limit } = settings;
-  const dataset = typeof data === 'string' ? await openSource(data, { size, limit }) : sourceOfSet(data);
-  if (typeof data !== 'string' && (size !== undefined || limit !== undefined)) {
+export async function prepare(settings: Training, events: DataEvents = {}): Promise<Prepared> {
+  const { data, size, limit, range } = settings;
+  if (typeof data !== 'string' && (size !== undefined || limit !== undefined || range !== undefined)) {
     throw new PhoenixError(
       'ERR_PHOENIX_CONFIG',
-      'size and limit go with the path of a dataset: give them to openDataset when passing a Dataset.',
+      'size, limit and range go with the path of a dataset: give them to openDataset when passing a Dataset.',
     );
   }
+  const dataset = await openData(data, { size, limit, range }, events);
   if (settings.classConditional && (!dataset.labels || dataset.classNames.length === 0)) {
     throw new PhoenixError('ERR_PHOENIX_CONFIG', `classConditional needs labelled images, but ${dataset.name} has no classes.`);
   }
@@ -72,9 +74,9 @@ function chosenHyper(options: Partial<Hyper>, preset: Partial<Hyper>): Prepared[
   return schema.parse(Object.fromEntries(names.map((name) => [name, options[name] ?? preset[name] ?? usual[name]])));
 }
 
-/** What a resume may change in addition to options: the path of the data. A different build is only a warning. */
+/** What a resume may change in addition to options: the path of the data, and what lies beside it. A different build is only a warning. */
 export function mayChange(command: TrainingKind): string[] {
-  return [...changeableOptions(command).map((name) => `options.${name}`), 'data.name'];
+  return [...changeableOptions(command).map((name) => `options.${name}`), 'data.name', 'data.leftOut'];
 }
 
 /** config.json of a run. `options`: as they were given, objects among them by their names. `facts`: what only this kind of training has. */
@@ -86,7 +88,8 @@ export function describeRun(
   facts: { length: object; clients: object[]; [fact: string]: unknown },
 ): RunConfig {
   const { dataset, unet, hyper } = prepared;
-  const { name, fingerprint, count, height, width, channels, classNames, siteNames } = dataset;
+  const { name, fingerprint, count, height, width, channels, classNames, siteNames, range, notes } = dataset;
+  const leftOut = notes?.leftOut.map(({ count: files, what }) => `${files} ${what}`);
   const { kind: schedule, steps, betaStart, betaEnd, prediction } = prepared.noise;
   const { version } = packageInfo();
   const { backend, real, isa, build } = session.info;
@@ -94,7 +97,7 @@ export function describeRun(
     schema: CONFIG_SCHEMA,
     kind,
     options: { ...options, data: typeof options.data === 'string' ? options.data : name },
-    data: { name, fingerprint, count, height, width, channels, classNames, siteNames },
+    data: { name, fingerprint, count, height, width, channels, classNames, siteNames, range, leftOut },
     unet,
     noise: { kind: schedule, steps, betaStart, betaEnd, prediction },
     fit: hyper,
@@ -123,13 +126,14 @@ export function gridDue(round: number, rounds: number, every: number | undefined
 export async function drawGrid(
   path: string,
   settings: Training,
-  { unet, noise, hyper }: Prepared,
+  { dataset, unet, noise, hyper }: Prepared,
   session: Session,
   weights: Vector,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const { count, scheduler, steps } = settings.samples;
   const { height, width, inChannels: channels, numClasses } = unet;
+  const empty = numClasses > 0 ? emptyClasses(dataset) : [];
   const values = await drawSamples({
     session,
     noise,
@@ -139,9 +143,10 @@ export async function drawGrid(
     steps,
     key: streamKey(settings.seed, 'samples'),
     weights,
-    classes: classesInTurn(count, numClasses),
+    classes: classesInTurn(count, numClasses, empty),
     signal,
   });
-  const columns = numClasses > 1 && numClasses <= 20 ? numClasses : undefined;
+  const drawn = numClasses - empty.length;
+  const columns = drawn > 1 && drawn <= 20 ? drawn : undefined;
   await writeFresh(path, await imageGrid({ pixels: toPixels(values), count, height, width, channels }, { columns }));
 }

@@ -18,7 +18,7 @@ import { streamKey } from '../rng.ts';
 import type { MessageEvent } from './events.ts';
 import { imageGrid } from './image-grid.ts';
 import { parseOptions, type SampleOptions } from './options/index.ts';
-import { assumedNoise, findCheckpoint, personalOf } from './sources.ts';
+import { assumedNoise, emptyClassesOf, findCheckpoint, personalOf, rangeOf } from './sources.ts';
 
 export type SampleEvents = {
   /** Share done, 0..1. */
@@ -33,6 +33,8 @@ export type Samples = ImageSet & {
   classes?: Int32Array;
   /** The names of the model's classes; their numbers, where it does not name them. */
   classNames?: string[];
+  /** The values of the training images that pixels 0 and 255 stand for, where they were a range. */
+  range?: [number, number];
   /** The checkpoint file or diffusers folder that was drawn from, and which of its weights. */
   checkpoint: string;
   weights: 'raw' | 'ema';
@@ -62,7 +64,8 @@ export async function sample(options: SampleOptions, { onProgress, onMessage, si
   const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
   const schedule = noise(checkpoint.noise);
   const classNames = numClasses > 0 ? (checkpoint.classNames ?? numbered(numClasses)) : undefined;
-  const classes = classesOf(count, classNames, settings.class);
+  const empty = emptyClassesOf(checkpoint);
+  const classes = classesOf(count, classNames, settings.class, empty);
   signal?.throwIfAborted();
 
   using session = createSession({
@@ -102,10 +105,11 @@ export async function sample(options: SampleOptions, { onProgress, onMessage, si
   const images: ImageSet = { pixels, count, height, width, channels };
   const clients = owners.flatMap(({ id, count: part }) => (id === undefined ? [] : [{ id, count: part }]));
   if (grid !== undefined) {
-    const columns = settings.class === undefined && numClasses > 1 && numClasses <= 20 ? numClasses : undefined;
+    const drawn = numClasses - empty.length;
+    const columns = settings.class === undefined && drawn > 1 && drawn <= 20 ? drawn : undefined;
     await writeWhole(grid, await imageGrid(images, { columns }));
   }
-  return { ...images, classes, classNames, checkpoint: path, weights, ...(clients.length > 0 && { clients }), grid };
+  return { ...images, classes, classNames, range: rangeOf(checkpoint), checkpoint: path, weights, ...(clients.length > 0 && { clients }), grid };
 }
 
 /** The file of each client's personal layers, by client. @throws PhoenixError ERR_PHOENIX_RUN for a damaged run */
@@ -171,9 +175,16 @@ async function setPersonal(session: Session, into: Vector, patterns: string[], p
   }
 }
 
-/** The class asked for, or all in turn; undefined for a model without classes. */
-function classesOf(count: number, names: string[] | undefined, wanted: string | number | undefined): Int32Array | undefined {
-  if (wanted === undefined) return classesInTurn(count, names?.length ?? 0);
-  if (names) return new Int32Array(count).fill(classNamed(String(wanted), names));
-  throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option class is ${wanted}, but this model is not class-conditional: leave it out.`);
+/** The class asked for, or all that had images in turn; undefined for a model without classes. */
+function classesOf(
+  count: number,
+  names: string[] | undefined,
+  wanted: string | number | undefined,
+  empty: number[],
+): Int32Array | undefined {
+  if (wanted === undefined) return classesInTurn(count, names?.length ?? 0, empty);
+  if (!names) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option class is ${wanted}, but this model is not class-conditional: leave it out.`);
+  const label = classNamed(String(wanted), names);
+  if (!empty.includes(label)) return new Int32Array(count).fill(label);
+  throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option class is ${wanted}, but that class had no images in training. Name another.`);
 }

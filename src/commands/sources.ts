@@ -35,6 +35,23 @@ export function personalOf({ metadata }: Checkpoint): string[] | undefined {
   throw new PhoenixError('ERR_PHOENIX_CHECKPOINT', 'The checkpoint is damaged: its list of personal layers is no list of patterns.');
 }
 
+/** The values that the model takes for black and white, where it was trained on a range. @throws PhoenixError ERR_PHOENIX_CHECKPOINT */
+export function rangeOf({ metadata }: Checkpoint): [number, number] | undefined {
+  return kept('range', metadata.range, z.tuple([z.number(), z.number()]));
+}
+
+/** Classes that had no images in training, so that drawing them gives nothing. @throws PhoenixError ERR_PHOENIX_CHECKPOINT */
+export function emptyClassesOf({ metadata }: Checkpoint): number[] {
+  return kept('list of empty classes', metadata.emptyClasses, z.array(z.int().min(0))) ?? [];
+}
+
+function kept<T>(what: string, text: string | undefined, schema: z.ZodType<T>): T | undefined {
+  if (text === undefined) return undefined;
+  const parsed = schema.safeParse(jsonOf(text));
+  if (parsed.success) return parsed.data;
+  throw new PhoenixError('ERR_PHOENIX_CHECKPOINT', `The checkpoint is damaged: its ${what} is ${JSON.stringify(text.slice(0, 80))}.`);
+}
+
 function jsonOf(text: string): unknown {
   try {
     return JSON.parse(text);

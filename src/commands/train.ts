@@ -16,10 +16,14 @@ import { streamKey } from '../rng.ts';
 import type { Run } from '../run/commit.ts';
 import { startRun } from '../run/start.ts';
 import { writeVectors } from '../run/vector-file.ts';
+import { dataMetadata, requireApart } from './data.ts';
 import type { RunEvents, RunResult } from './events.ts';
 import { parseOptions, type Settings, type TrainOptions } from './options/index.ts';
 import { describeRun, drawGrid, gridDue, mayChange, type Prepared, prepare } from './prepare.ts';
 import { restore } from './resume.ts';
+
+/** Where runs go unless told otherwise, with a number behind. */
+const FOLDER = 'runs/train';
 
 /** The one client there is, in names of streams and in config.json. */
 const CENTRAL = 'central';
@@ -54,7 +58,8 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
   const { seed, resume, keep, device, threads } = settings;
 
   // The data, the model, and what a round takes.
-  const prepared = await prepare(settings);
+  await requireApart(settings.data, settings.out ?? FOLDER);
+  const prepared = await prepare(settings, events);
   const { dataset, unet, noise } = prepared;
   const everyImage = everyPosition(dataset.count);
   const { train: indices, heldOut } = holdOut(everyImage, seed, CENTRAL);
@@ -71,7 +76,7 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
   await session.ema.copy(session.params, 0, session.parameterCount);
 
   // The run folder, and where the run in it stands.
-  const dir = settings.out ?? (await freshFolder('runs/train'));
+  const dir = settings.out ?? (await freshFolder(FOLDER));
   const initial = { globalStep: 0, images: 0, warmupSteps: warmupSteps(rounds * stepsPerRound, prepared.warmup) };
   await using run = await startRun(dir, config, { resume, keep, initial, mayChange: mayChange('train'), fault });
   const state = plainState.parse(run.state);
@@ -161,7 +166,12 @@ async function commitRound(
   const { params, adamM, adamV, parameters: table } = session;
   // Without a decay the Session keeps no EMA.
   const ema = hyper.emaDecay > 0 ? session.ema : undefined;
-  const metadata = { round: String(record.round), steps: String(state.globalStep), images: String(state.images) };
+  const metadata = {
+    round: String(record.round),
+    steps: String(state.globalStep),
+    images: String(state.images),
+    ...dataMetadata(prepared.dataset),
+  };
   await run.stage('checkpoint', (path) => saveCheckpoint(path, { params, ema, table, unet, noise, classNames, metadata }));
   await run.stage('moments', (path) => writeVectors(path, [adamM, adamV]));
   if (gridDue(record.round, plan.rounds, settings.samples.every))

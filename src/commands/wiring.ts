@@ -1,5 +1,6 @@
 /** What a federation is made of, as the options say: strategy, server step, shared set, client statistics. */
 import type { Session } from '../bindings/session.ts';
+import { emptyClasses } from '../ddpm/data/index.ts';
 import type { FeatureSource } from '../ddpm/metrics/sources.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { type ServerStep, serverSteps } from '../fl/server/server-step.ts';
@@ -64,7 +65,7 @@ export async function sharingOf(
   if (images) {
     return { alpha, set: { ...(await readAt(dataset, images)), classes: classes && valuesAt(classes, images) } };
   }
-  const drawn = classesInTurn(count, unet.numClasses);
+  const drawn = classesInTurn(count, unet.numClasses, emptyClasses(dataset));
   return {
     alpha,
     every,

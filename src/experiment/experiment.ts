@@ -4,10 +4,11 @@
  */
 import { join } from 'node:path';
 import { z } from 'zod';
+import { requireApart } from '../commands/data.ts';
 import type { MessageEvent } from '../commands/events.ts';
 import { type ExperimentOptions, parseOptions } from '../commands/options/index.ts';
 import { prepare } from '../commands/prepare.ts';
-import { openDataset } from '../ddpm/data/index.ts';
+import { describeData, openDataset, type ReadProgress } from '../ddpm/data/index.ts';
 import { PhoenixError } from '../errors.ts';
 import { type JsonRules, readJson } from '../files.ts';
 import { clockOf, runTraining } from './cells.ts';
@@ -54,7 +55,16 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
   if (data === undefined)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `The grid ${grid.name} names no data: say where it lies (--data DIR).`);
   const dir = settings.out ?? join('runs', grid.name);
-  const dataset = await openDataset(data, { size: grid.size, limit: grid.limit });
+  await requireApart(data, dir);
+  const dataset = await openDataset(data, {
+    size: grid.size,
+    limit: grid.limit,
+    range: grid.range,
+    signal,
+    onProgress: reading(onProgress),
+  });
+  onMessage?.({ level: 'info', text: describeData(dataset) });
+  for (const text of dataset.notes?.warnings ?? []) onMessage?.({ level: 'warning', text });
   const prepared = await prepare(parseOptions('train', { ...trainOptions(grid, 0, 1), data: dataset }));
   const cells = expandGrid(grid);
   const workOf = workTable(grid, prepared.hyper.batch, dataset.sites && new Set(dataset.sites).size);
@@ -96,6 +106,11 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
   }
 }
 
+/** Reading as progress of the experiment. */
+function reading(onProgress: ExperimentEvents['onProgress']): (progress: ReadProgress) => void {
+  return ({ stage, done, total }) => onProgress?.({ label: `reading ${stage}`, done, total });
+}
+
 /** What the cells have scored before. */
 async function scoresOf(dir: string, cells: Cell[]): Promise<Map<string, CellScore>> {
   const scores = new Map<string, CellScore>();
@@ -118,6 +133,7 @@ function scorerOf(lab: Lab, data: string, features: string | undefined, onProgre
     data,
     size: grid.size,
     train,
+    range: train.range?.join(','),
     features,
     classifierSteps: grid.score.classifierSteps,
     dir,

@@ -115,6 +115,7 @@ export type ScorerOptions = OwnNetworkOptions & {
   /** As --data. */
   data: string;
   size?: number;
+  range?: string;
   features?: string;
 };
 
@@ -125,7 +126,8 @@ export type ScorerOptions = OwnNetworkOptions & {
  */
 export async function createScorer(options: ScorerOptions): Promise<Scorer> {
   const { data, size, train, threads, signal, onProgress } = options;
-  const test = withClassesOf(train, await openDataset(data, { size, channels: train.channels, split: 'test' }));
+  const { range } = options;
+  const test = withClassesOf(train, await openDataset(data, { size, channels: train.channels, split: 'test', range, signal }));
   if (test.height !== train.height || test.width !== train.width)
     throw new PhoenixError(
       'ERR_PHOENIX_DATA',

@@ -74,6 +74,8 @@ const gridSchema = z.strictObject({
   data: z.string().min(1).optional(),
   size: z.int().min(4).max(1024).optional(),
   limit: z.int().min(1).optional(),
+  /** As --range: which values of deep images become 0 and 255. Test images take what the training images took. */
+  range: z.string().optional(),
   clients: z.int().min(2).max(10_000).default(10),
   /** Rounds of a federation in which all clients take part; with fewer per round there are more rounds. */
   rounds: z.int().min(1).max(1_000_000),

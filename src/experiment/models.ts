@@ -10,7 +10,7 @@ import { prepare } from '../commands/prepare.ts';
 import { sample } from '../commands/sample.ts';
 import { train } from '../commands/train.ts';
 import { readCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
-import type { Dataset } from '../ddpm/data/index.ts';
+import { type Dataset, emptyClasses } from '../ddpm/data/index.ts';
 import { atStart } from '../ddpm/fit.ts';
 import { unetModel } from '../ddpm/model/unet.ts';
 import { noise } from '../ddpm/noise.ts';
@@ -249,7 +249,7 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
       scheduler: lab.grid.score.scheduler,
       steps: lab.grid.score.steps,
       key: streamKey(clientSeed(seed, i), 'samples'),
-      classes: classesInTurn(n, numClasses),
+      classes: classesInTurn(n, numClasses, emptyClasses(dataset)),
       signal,
     });
     const { height, width, channels } = dataset;

@@ -33,6 +33,10 @@ export const runConfigSchema = z.looseObject({
     channels: count,
     classNames: z.array(z.string()),
     siteNames: z.array(z.string()).optional(),
+    /** The values that became 0 and 255. */
+    range: z.tuple([z.number(), z.number()]).optional(),
+    /** What lay beside the images and was not used. */
+    leftOut: z.array(z.string()).optional(),
   }),
   unet: fields,
   noise: fields,

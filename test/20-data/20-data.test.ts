@@ -300,11 +300,11 @@ test('folder: images that do not decode are all named', async (t) => {
     .png()
     .toBuffer();
   const headers = await write(t, { 'x/good.png': good, 'x/bad.png': 'not an image', 'y/worse.bmp': 'BM' });
-  const error = await refuses(t, headers, /2 images cannot be decoded/);
+  const error = await refuses(t, headers, /2 images cannot be used/);
   t.regex(error.message, /x\/bad\.png: .*[\s\S]*y\/worse\.bmp: /);
   t.notRegex(error.message, /good\.png/);
   const cut = await write(t, { 'a.png': noisy, 'b.png': noisy.subarray(0, 6000) });
-  t.notRegex((await refuses(t, cut, /1 images cannot be decoded:\n {2}b\.png: /)).message, /a\.png/);
+  t.notRegex((await refuses(t, cut, /1 images cannot be used:\n {2}b\.png: /)).message, /a\.png/);
   const many = Object.fromEntries(Array.from({ length: 13 }, (_, i) => [`${i}.png`, 'no']));
   t.is((await refuses(t, await write(t, many), /13 images[\s\S]*and 3 more/)).message.match(/\.png: /g)!.length, 10);
 });

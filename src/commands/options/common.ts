@@ -3,10 +3,19 @@ import { hyperSchema } from '../../ddpm/fit.ts';
 import { presets } from '../../ddpm/model/presets.ts';
 import { dropoutSchema } from '../../ddpm/model/unet.ts';
 import { schedulers } from '../../ddpm/schedulers/index.ts';
-import { choice, dataKind, flag, integer, names, numeric, text, threadsKind } from './kinds.ts';
+import { choice, dataKind, flag, integer, names, numeric, rangeKind, text, threadsKind } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
 const asPreset = { default: undefined, defaultText: 'as the preset' } as const;
+
+/** Which values of deep images become the pixels 0 and 255. */
+export const range = option({
+  kind: rangeKind,
+  default: undefined,
+  defaultText: '8 bits as they are, 16 bits as 0,65535',
+  where: 'coordinator',
+  help: 'values of an image folder that become black and white, as 0,4095, or percentiles of all its values, as 0.1%,99.9%; other depths need it',
+});
 
 /** What a training reads. */
 export const data = headed('Data', {
@@ -33,6 +42,7 @@ export const data = headed('Data', {
     where: 'site',
     help: 'use only this many images of the dataset',
   }),
+  range,
 });
 
 /** What is trained. */

@@ -1,5 +1,5 @@
 /** The options of `phoenix finetune`: training a model on one site's images. */
-import { assumedNoise, hyper, machine, seed } from './common.ts';
+import { assumedNoise, hyper, machine, range, seed } from './common.ts';
 import { dataKind, integer, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
@@ -17,6 +17,7 @@ export const finetuneTable = {
       help: "the site's images: a dataset as for federate, converted to the size and channels of the model",
     }),
     ...assumedNoise,
+    range: { ...range, defaultText: 'the range that the model was trained on' },
     checkpoint: option({
       kind: text('file.safetensors'),
       default: required,

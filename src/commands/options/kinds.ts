@@ -1,5 +1,6 @@
 /** The types that options have: numbers in a range, choices, texts with a grammar of their own, objects that only a program can give. */
 import { z } from 'zod';
+import { parseRange, RANGE } from '../../ddpm/data/range.ts';
 import type { Dataset } from '../../ddpm/data/types.ts';
 import type { FeatureSource } from '../../ddpm/metrics/sources.ts';
 import { parsePartition } from '../../fl/partition/index.ts';
@@ -131,6 +132,7 @@ function parsed(parse: (value: string) => unknown, valid: string, placeholder: s
   return { schema, valid, placeholder, explains: true };
 }
 
+export const rangeKind = parsed(parseRange, RANGE, 'low,high');
 export const partitionKind = parsed(parsePartition, 'a partition', 'name[:x]');
 export const compressionKind = parsed(parseCompression, 'a compression', 'name[:x]');
 export const personalKind = parsed(parsePersonal, 'none, a preset or patterns', 'patterns');

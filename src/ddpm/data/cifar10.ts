@@ -3,10 +3,11 @@
  * a 32×32 image. Class names from batches.meta.txt where it is there, else the digits.
  */
 import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
 import type { Reader, Split } from './reader.ts';
 import { fileBytes, type RecordFile, recordFiles, records, recordsAt, smallText } from './stream.ts';
+import type { DatasetNotes } from './types.ts';
 
 const PLANE = 32 * 32;
 const RECORD = 1 + 3 * PLANE;
@@ -31,9 +32,17 @@ export const cifar10: Reader = {
       ? await readClassNames(join(path, 'batches.meta.txt'))
       : Array.from({ length: CLASSES }, (_, i) => String(i));
     const open = async (positions: Int32Array) => ({ height: 32, width: 32, channels: 3 as const, images: readImages(files, positions) });
-    return { count: labels.length, labels, classNames, inWindows: true, open };
+    return { count: labels.length, labels, classNames, notes: notesOf(paths, split), inWindows: true, open };
   },
 };
+
+/** The training images lie in five files; a copy that lacks some is read, and said to. */
+function notesOf(paths: string[], split: Split): DatasetNotes {
+  const there = paths.map((path) => basename(path));
+  const missing = [1, 2, 3, 4, 5].map((n) => `data_batch_${n}.bin`).filter((name) => !there.includes(name));
+  const isWhole = split === 'test' || missing.length === 0;
+  return { leftOut: [], warnings: isWhole ? [] : [`${missing.join(', ')} of CIFAR-10 ${missing.length === 1 ? 'is' : 'are'} missing.`] };
+}
 
 async function readLabels(files: RecordFile[]): Promise<Int32Array> {
   const labels = new Int32Array(files.reduce((sum, { count }) => sum + count, 0));

@@ -8,14 +8,18 @@ import { everyPosition, groupBy, type ImageSize, imageBytes, inTurn, sourceOfSet
 import { cifar10 } from './cifar10.ts';
 import { folder } from './folder.ts';
 import { idx } from './idx.ts';
+import { describeEmpty, emptyClasses } from './notes.ts';
 import { convertChannels, resizer } from './pixels.ts';
-import type { ImageStream, Listing, Reader, Size } from './reader.ts';
+import { parseRange, type ValueRange } from './range.ts';
+import type { ImageStream, Listing, Reader, Size, Watch } from './reader.ts';
 import { records } from './records.ts';
 import { fileError } from './stream.ts';
 import { synthetic } from './synthetic.ts';
 import type { Dataset, DatasetFacts, DatasetSource } from './types.ts';
 
-export type { Dataset, DatasetFacts, DatasetSource } from './types.ts';
+export { describeData, emptyClasses } from './notes.ts';
+export type { ReadProgress } from './reader.ts';
+export type { Dataset, DatasetFacts, DatasetNotes, DatasetSource, LeftOut } from './types.ts';
 
 /** All readers, in the order in which a path is offered to them. */
 export const readers: Record<string, Reader> = { synthetic, cifar10, idx, records, folder };
@@ -24,7 +28,7 @@ const SIDES = { min: 4, max: 1024 };
 /** Bytes of pixels between turns of the event loop: a few milliseconds of scaling. */
 const PAUSE = 64 * 1024;
 
-export type DatasetOptions = {
+export type DatasetOptions = Watch & {
   /**
    * Pixels, a number for squares, sides in 4..1024. Images are scaled to cover it and what sticks out is cut off evenly: an image folder by
    * Lanczos-3, other kinds by a triangle filter; synthetic images (8..64) are drawn at that size. @default the images' own size
@@ -39,6 +43,11 @@ export type DatasetOptions = {
   limit?: number;
   /** @default 'train' */
   split?: 'train' | 'test';
+  /**
+   * For an image folder: which values become the pixels 0 and 255, as '0,4095', or as percentiles of all values, '0.1%,99.9%'. Images of
+   * other than 8 or full 16 bits need one. @default none: 8 bits as they are, 16 bits as 0..65535
+   */
+  range?: string;
 };
 
 /**
@@ -48,7 +57,7 @@ export type DatasetOptions = {
  * its range, ERR_PHOENIX_MEMORY, ERR_PHOENIX_IO
  */
 export async function openDataset(path: string, options: DatasetOptions = {}): Promise<Dataset> {
-  return orDataError(path, async () => load(await find(path, options)));
+  return orDataError(path, async () => load(await find(path, options), options));
 }
 
 /**
@@ -59,10 +68,10 @@ export async function openDataset(path: string, options: DatasetOptions = {}): P
 export async function openSource(path: string, options: DatasetOptions = {}): Promise<DatasetSource> {
   return orDataError(path, async () => {
     const found = await find(path, options);
-    if (!found.listing.inWindows || !isSameSize(found.stream, found.shape)) return sourceOfSet(await load(found));
+    if (!found.listing.inWindows || !isSameSize(found.stream, found.shape)) return sourceOfSet(await load(found, options));
     const { shape, positions, listing } = found;
     const hash = hashOf(found);
-    for await (const image of converted(found.stream, shape)) hash.update(image);
+    for await (const image of watched(converted(found.stream, shape), positions.length, options)) hash.update(image);
     return {
       ...factsOf(found, hash),
       read: (wanted) =>
@@ -89,13 +98,18 @@ type Found = {
 };
 
 async function find(path: string, options: DatasetOptions): Promise<Found> {
-  const { split = 'train', channels, limit } = options;
+  const { split = 'train', channels, limit, signal } = options;
   const size = typeof options.size === 'number' ? { height: options.size, width: options.size } : options.size;
   checkOptions(size, channels, limit, split);
+  const range = options.range === undefined ? undefined : parseRange(options.range);
   const reader = await findReader(path);
-  const listing = await reader.list(path, { split, size, channels });
+  if (range && !reader.takesRange && !isWhole8(range)) {
+    const found = `${path} holds pixels of 8 bits`;
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `A range is for an image folder, but ${found}. Leave it out, or pass 0,255.`);
+  }
+  const listing = await reader.list(path, { split, size, channels, range, signal });
   const positions = limit === undefined || limit >= listing.count ? everyPosition(listing.count) : spread(listing, limit);
-  const stream = await listing.open(positions);
+  const stream = await listing.open(positions, options);
   return {
     path,
     name: reader === synthetic ? 'synthetic' : basename(resolve(path)),
@@ -108,11 +122,14 @@ async function find(path: string, options: DatasetOptions): Promise<Found> {
   };
 }
 
-async function load(found: Found): Promise<Dataset> {
+/** 8 bits as they are. */
+const isWhole8 = ({ low, high, isPercent }: ValueRange) => !isPercent && low === 0 && high === 255;
+
+async function load(found: Found, watch: Watch): Promise<Dataset> {
   const { path, positions, stream, shape } = found;
   const hash = hashOf(found);
   const pixels = allocate(path, positions.length, shape);
-  await fill(path, pixels, converted(stream, shape), (image) => hash.update(image));
+  await fill(path, pixels, watched(converted(stream, shape), positions.length, watch), (image) => hash.update(image));
   return { ...factsOf(found, hash), pixels };
 }
 
@@ -122,10 +139,13 @@ function hashOf({ shape, positions, labels, sites }: Found): Hash {
   return createHash('sha256').update(JSON.stringify(facts));
 }
 
-function factsOf({ name, shape, positions, labels, sites, listing }: Found, hash: Hash): DatasetFacts {
+function factsOf({ name, shape, positions, labels, sites, listing, stream }: Found, hash: Hash): DatasetFacts {
   for (const column of [labels, sites]) if (column) hash.update(new Uint8Array(column.buffer));
-  const { classNames, siteNames } = listing;
-  return { name, ...shape, count: positions.length, labels, classNames, sites, siteNames, fingerprint: hash.digest('hex') };
+  const { classNames, siteNames, notes = { leftOut: [], warnings: [] } } = listing;
+  const empty = emptyClasses({ labels, classNames });
+  if (empty.length > 0) notes.warnings.push(describeEmpty(empty, classNames));
+  const facts = { name, ...shape, count: positions.length, labels, classNames, sites, siteNames, range: stream.range };
+  return { ...facts, notes, fingerprint: hash.digest('hex') };
 }
 
 async function orDataError<T>(path: string, work: () => Promise<T>): Promise<T> {
@@ -193,6 +213,16 @@ async function* converted(from: ImageStream, to: Shape): AsyncGenerator<Uint8Arr
     if (sincePause < PAUSE) continue;
     sincePause = 0;
     await new Promise((resume) => setImmediate(resume));
+  }
+}
+
+/** Images as they come, counted; a signal stops them. */
+async function* watched(images: AsyncIterable<Uint8Array>, total: number, { signal, onProgress }: Watch): AsyncGenerator<Uint8Array> {
+  let done = 0;
+  for await (const image of images) {
+    signal?.throwIfAborted();
+    yield image;
+    onProgress?.({ stage: 'images', done: ++done, total });
   }
 }
 

@@ -8,7 +8,7 @@ import * as z from 'zod';
 import { PhoenixError } from '../../errors.ts';
 import { type JsonRules, readJson } from '../../files.ts';
 import type { Reader, Size } from './reader.ts';
-import { records as cut, fileBytes, type RecordFile, recordFiles, recordsAt } from './stream.ts';
+import { records as cut, fileBytes, type RecordFile, recordFiles, recordsAt, requireFile } from './stream.ts';
 
 const MAX_SIDE = 1024;
 const names = z.array(z.string().min(1)).min(1).max(256);
@@ -49,6 +49,7 @@ export const records: Reader = {
 type Meta = z.infer<typeof metaSchema> & Size;
 
 async function readMeta(file: string): Promise<Meta> {
+  await requireFile(file);
   const meta = await readJson(file, metaSchema, metaRules);
   const size = /\b(\d{1,5})x(\d{1,5})\b/.exec(meta.record);
   const [height, width] = [Number(size?.[1]), Number(size?.[2])];

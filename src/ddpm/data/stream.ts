@@ -13,6 +13,7 @@ const CHUNK = 256 * 1024;
  * @throws PhoenixError ERR_PHOENIX_DATA, ERR_PHOENIX_IO
  */
 export async function* fileBytes(path: string, range?: { start: number; end: number }): AsyncGenerator<Buffer> {
+  await requireFile(path);
   const file = createReadStream(path, { highWaterMark: CHUNK, ...(range && { start: range.start, end: range.end - 1 }) });
   // pipeline hands an error of the file on to gunzip, where the loop below meets it.
   const bytes = path.endsWith('.gz') ? pipeline(file, createGunzip({ chunkSize: CHUNK }), () => {}) : file;
@@ -118,8 +119,18 @@ export async function contentLength(path: string, cap: number): Promise<number> 
 
 /** The length of a file in bytes. @throws PhoenixError ERR_PHOENIX_DATA, ERR_PHOENIX_IO */
 export async function fileLength(path: string): Promise<number> {
+  return (await requireFile(path)).size;
+}
+
+/** A file, after links. What is none, as a FIFO or a device, would be waited for. @throws PhoenixError ERR_PHOENIX_DATA, ERR_PHOENIX_IO */
+export async function requireFile(path: string): Promise<{ size: number }> {
   try {
-    return (await stat(path)).size;
+    const found = await stat(path);
+    if (found.isFile()) return found;
+    throw new PhoenixError(
+      'ERR_PHOENIX_DATA',
+      `${path} is no regular file${found.isDirectory() ? ', but a folder' : ''}. Put the data there as a file.`,
+    );
   } catch (cause) {
     throw fileError(path, cause);
   }
@@ -128,6 +139,7 @@ export async function fileLength(path: string): Promise<number> {
 /** A small text file, at most `cap` bytes. @throws PhoenixError ERR_PHOENIX_DATA, ERR_PHOENIX_IO */
 export async function smallText(path: string, cap: number): Promise<string> {
   try {
+    await requireFile(path);
     await using file = await open(path);
     const { size } = await file.stat();
     if (size > cap) throw new PhoenixError('ERR_PHOENIX_DATA', `${path} has ${size} bytes; a file of this kind has at most ${cap}.`);
@@ -149,15 +161,24 @@ export function fileError(path: string, cause: unknown): unknown {
   return ioError(path, cause, { action: 'read' });
 }
 
-/** f of each item, in order, with at most `ahead` calls under way. */
-export async function* mapAhead<T, U>(items: Iterable<T>, ahead: number, f: (item: T) => Promise<U>): AsyncGenerator<U> {
+/** f of each item, in order, with at most `ahead` calls under way; a signal stops it after any of them. */
+export async function* mapAhead<T, U>(
+  items: Iterable<T>,
+  ahead: number,
+  f: (item: T) => Promise<U>,
+  signal?: AbortSignal,
+): AsyncGenerator<U> {
   const running: Promise<U>[] = [];
   for (const item of items) {
+    signal?.throwIfAborted();
     const result = f(item);
     // A failure is met when its turn comes; until then it must not count as unhandled.
     result.catch(() => {});
     running.push(result);
     if (running.length === ahead) yield await running.shift()!;
   }
-  while (running.length > 0) yield await running.shift()!;
+  while (running.length > 0) {
+    yield await running.shift()!;
+    signal?.throwIfAborted();
+  }
 }

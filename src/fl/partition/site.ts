@@ -10,7 +10,7 @@ export function site(): Partitioner {
         const found = sites ? `there are ${sites.length} for ${count} images` : 'these images have none';
         throw new PhoenixError(
           'ERR_PHOENIX_CONFIG',
-          `The partition site needs the site of each image, but ${found}. Use site-labelled records (docs/data.md).`,
+          `The partition site needs the site of each image, but ${found}. Use site-labelled records or folders SITE/CLASS/ (docs/data.md).`,
         );
       }
       const present = [...new Set(sites)].sort((a, b) => a - b);

@@ -31,6 +31,33 @@ export async function openData(
   return dataset;
 }
 
+/** @throws PhoenixError ERR_PHOENIX_CONFIG for options that say how to read a path, where the data is open already */
+export function requirePath(data: unknown, options: Record<string, unknown>): void {
+  const given = Object.keys(options).filter((name) => options[name] !== undefined);
+  if (typeof data === 'string' || given.length === 0) return;
+  throw new PhoenixError(
+    'ERR_PHOENIX_CONFIG',
+    `${given.join(' and ')} with a Dataset: size, limit and range go with the path of one. Give them to openDataset.`,
+  );
+}
+
+/** What a model keeps that was trained further on images of these classes: their range, and the classes that had none before either. */
+export function tunedMetadata(
+  range: [number, number] | undefined,
+  classes: Int32Array | undefined,
+  before: number[],
+): Record<string, string> {
+  return metadataOf(
+    range,
+    before.filter((label) => !classes?.includes(label)),
+  );
+}
+
+const metadataOf = (range: [number, number] | undefined, empty: number[]): Record<string, string> => ({
+  ...(range && { range: JSON.stringify(range) }),
+  ...(empty.length > 0 && { emptyClasses: JSON.stringify(empty) }),
+});
+
 /** @throws PhoenixError ERR_PHOENIX_CONFIG if a run would be written among the images that it reads */
 export async function requireApart(data: unknown, out: string): Promise<void> {
   if (typeof data !== 'string' || !(await exists(data))) return;
@@ -52,7 +79,5 @@ async function realOf(path: string): Promise<string> {
 
 /** What a checkpoint keeps of the data that its model was trained on: sources.ts reads it. */
 export function dataMetadata(dataset: Pick<DatasetFacts, 'range' | 'labels' | 'classNames'>): Record<string, string> {
-  const { range } = dataset;
-  const empty = emptyClasses(dataset);
-  return { ...(range && { range: JSON.stringify(range) }), ...(empty.length > 0 && { emptyClasses: JSON.stringify(empty) }) };
+  return metadataOf(dataset.range, emptyClasses(dataset));
 }

@@ -17,7 +17,7 @@ import { splitParameters } from '../fl/site/personal.ts';
 import { trainPersonal } from '../fl/site/train-personal.ts';
 import { everyPosition } from '../images.ts';
 import { streamKey } from '../rng.ts';
-import { openData } from './data.ts';
+import { openData, requirePath, tunedMetadata } from './data.ts';
 import type { DataEvents } from './events.ts';
 import { type FinetuneOptions, parseOptions } from './options/index.ts';
 import { assumedNoise, emptyClassesOf, findCheckpoint, personalOf, rangeOf } from './sources.ts';
@@ -62,6 +62,7 @@ export async function finetune(options: FinetuneOptions, events: FinetuneEvents 
   const { height, width, inChannels: channels, numClasses } = checkpoint.unet;
   if (channels !== 1 && channels !== 3)
     throw new PhoenixError('ERR_PHOENIX_CONFIG', `The model is for ${channels} channels, but images have 1 (gray) or 3 (RGB).`);
+  requirePath(data, { range: settings.range });
   const range = settings.range ?? rangeOf(checkpoint)?.join(',');
   const dataset = await openData(data, { size: { height, width }, channels, range }, events);
   if (dataset.height !== height || dataset.width !== width || dataset.channels !== channels) {

@@ -15,7 +15,7 @@ import { writeFresh } from '../files.ts';
 import { classesInTurn } from '../images.ts';
 import { streamKey } from '../rng.ts';
 import { CONFIG_SCHEMA, type RunConfig, runConfigSchema } from '../run/config.ts';
-import { openData } from './data.ts';
+import { openData, requirePath } from './data.ts';
 import type { DataEvents } from './events.ts';
 import { imageGrid } from './image-grid.ts';
 import { changeableOptions, type Settings } from './options/index.ts';
@@ -43,12 +43,7 @@ export type Prepared = {
  */
 export async function prepare(settings: Training, events: DataEvents = {}): Promise<Prepared> {
   const { data, size, limit, range } = settings;
-  if (typeof data !== 'string' && (size !== undefined || limit !== undefined || range !== undefined)) {
-    throw new PhoenixError(
-      'ERR_PHOENIX_CONFIG',
-      'size, limit and range go with the path of a dataset: give them to openDataset when passing a Dataset.',
-    );
-  }
+  requirePath(data, { size, limit, range });
   const dataset = await openData(data, { size, limit, range }, events);
   if (settings.classConditional && (!dataset.labels || dataset.classNames.length === 0)) {
     throw new PhoenixError('ERR_PHOENIX_CONFIG', `classConditional needs labelled images, but ${dataset.name} has no classes.`);

@@ -109,7 +109,16 @@ export async function sample(options: SampleOptions, { onProgress, onMessage, si
     const columns = settings.class === undefined && drawn > 1 && drawn <= 20 ? drawn : undefined;
     await writeWhole(grid, await imageGrid(images, { columns }));
   }
-  return { ...images, classes, classNames, range: rangeOf(checkpoint), checkpoint: path, weights, ...(clients.length > 0 && { clients }), grid };
+  return {
+    ...images,
+    classes,
+    classNames,
+    range: rangeOf(checkpoint),
+    checkpoint: path,
+    weights,
+    ...(clients.length > 0 && { clients }),
+    grid,
+  };
 }
 
 /** The file of each client's personal layers, by client. @throws PhoenixError ERR_PHOENIX_RUN for a damaged run */
@@ -183,7 +192,8 @@ function classesOf(
   empty: number[],
 ): Int32Array | undefined {
   if (wanted === undefined) return classesInTurn(count, names?.length ?? 0, empty);
-  if (!names) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option class is ${wanted}, but this model is not class-conditional: leave it out.`);
+  if (!names)
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option class is ${wanted}, but this model is not class-conditional: leave it out.`);
   const label = classNamed(String(wanted), names);
   if (!empty.includes(label)) return new Int32Array(count).fill(label);
   throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `option class is ${wanted}, but that class had no images in training. Name another.`);

@@ -155,8 +155,9 @@ test('C1: settings go on into what finetune writes, and into a diffusers folder'
   const fields = { clip_sample: false, variance_type: 'fixed_small', timestep_spacing: 'trailing', set_alpha_to_one: false };
   const [source, checkpoint] = [await folderWith(fields), join(root, 'tuned.safetensors')];
   const warnings: unknown[] = [];
+  const onMessage = (event: { level: string }) => void (event.level === 'warning' && warnings.push(event));
   const how = { epochs: 1, training: { batch: 4 }, device: 'cpu', threads: 1 } as const;
-  await finetune({ source, data: 'synthetic:4', checkpoint, ...how }, { onMessage: (event) => void warnings.push(event) });
+  await finetune({ source, data: 'synthetic:10', checkpoint, ...how }, { onMessage });
   t.deepEqual(warnings, []);
   const tuned = await readCheckpoint(checkpoint);
   t.deepEqual(tuned.noise.sampling, sampling);

@@ -7,6 +7,7 @@ import {
   type FinetuneOptions,
   mergeOptions,
   type RawOptions,
+  type ReportOptions,
   type SampleOptions,
   type TrainOptions,
 } from '../commands/options/index.ts';
@@ -22,8 +23,6 @@ export type CommandLine = Own & {
   description: string;
   /** Whose options it takes; absent for one that has none. */
   table?: Command;
-  /** Arguments of a command without a table: name and help. */
-  arguments?: readonly (readonly [name: string, help: string])[];
   /** Command lines with what each does. */
   examples: readonly (readonly [what: string, line: string])[];
   /** `options` are as they were given; the command checks them. */
@@ -109,12 +108,13 @@ export const commandLines: readonly CommandLine[] = [
   {
     name: 'report',
     description: 'Writes report.html of a run, finished or not.',
-    arguments: [['dir', 'run folder']],
+    table: 'report',
     examples: [
       ['the report of a run', 'phoenix report runs/photos'],
+      ['the report of a run folder that takes no files', 'phoenix report /archive/photos --out photos.html'],
       ['its path as JSON', 'phoenix report runs/photos --json'],
     ],
-    run: (options, terminal) => runReport(options as { dir: string }, terminal),
+    run: (options, terminal) => runReport(options as ReportOptions, terminal),
   },
   {
     name: 'doctor',

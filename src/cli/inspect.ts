@@ -1,11 +1,13 @@
 /** phoenix report and doctor: what says something and trains nothing. */
 import { diagnose, formatDiagnosis } from '../commands/doctor.ts';
+import { parseOptions, type ReportOptions } from '../commands/options/index.ts';
 import { PhoenixError } from '../errors.ts';
 import { writeReport } from '../report/report.ts';
 import type { Terminal } from './terminal.ts';
 
-export async function runReport({ dir }: { dir: string }, { json, text }: Terminal): Promise<void> {
-  const report = await writeReport(dir);
+export async function runReport(options: ReportOptions, { json, text }: Terminal): Promise<void> {
+  const { dir, out } = parseOptions('report', options);
+  const report = await writeReport(dir, out);
   json({ event: 'done', report });
   text(report);
 }

@@ -32,16 +32,14 @@ function addCommand(program: Command, line: CommandLine, onJson: (asJson: boolea
   const command = program.command(line.name).description(line.description);
   const rows = line.table ? optionTable(line.table) : [];
   addOptions(command, rows, line);
-  for (const [name, help] of line.arguments ?? []) command.argument(`<${name}>`, help);
   command.addOption(new Option('--json', 'JSON on stdout, everything else on stderr'));
   command.addHelpText('after', `\nExamples:\n${line.examples.map(([what, text]) => `  # ${what}\n  ${text}`).join('\n')}`);
   command.action(async () => {
     const given: Given = command.opts();
-    const named = Object.fromEntries((line.arguments ?? []).map(([name], i) => [name, command.args[i]]));
     onJson(given.json === true);
     const terminal = openTerminal(given.json === true);
     try {
-      await line.run({ ...collect(rows, command.args, given), ...named }, terminal);
+      await line.run(collect(rows, command.args, given), terminal);
     } finally {
       terminal.progress.stop();
     }

@@ -20,13 +20,13 @@ import { writeReport } from '../report/report.ts';
 import { formatBytes } from '../report/units.ts';
 import { streamKey } from '../rng.ts';
 import type { Run } from '../run/commit.ts';
-import { startRun } from '../run/start.ts';
+import { checkRunFolder, startRun } from '../run/start.ts';
 import { writeVectors } from '../run/vector-file.ts';
 import { dataMetadata, requireApart } from './data.ts';
 import { type Deal, dealImages, explainShared, type Share } from './deal.ts';
 import type { RunEvents, RunResult } from './events.ts';
 import { type FederateOptions, parseOptions, type Settings } from './options/index.ts';
-import { describeRun, drawGrid, gridDue, mayChange, type Prepared, prepare } from './prepare.ts';
+import { checkGrid, describeRun, drawGrid, gridDue, mayChange, type Prepared, prepare } from './prepare.ts';
 import { restore } from './resume.ts';
 import { probingOf, serverStepOf, sharingOf, strategyOf } from './wiring.ts';
 
@@ -65,13 +65,16 @@ type Federation = {
 export async function federate(options: FederateOptions, events: RunEvents = {}): Promise<RunResult> {
   const { onStart, signal, fault } = events;
   const settings = parseOptions('federate', options);
-  const { rounds, resume, keep, device, threads } = settings;
+  const { rounds, resume, keep, stealLock, device, threads } = settings;
   const strategy = strategyOf(settings);
   const serverStep = serverStepOf(settings);
+  if (settings.out !== undefined) await checkRunFolder(settings.out, resume);
 
   // The data, the model, and what a round takes.
   await requireApart(settings.data, settings.out ?? FOLDER);
   const prepared = await prepare(settings, events);
+  // A run with personal layers draws no grids.
+  if (settings.personal === 'none') checkGrid(settings, prepared);
   const { unet, noise } = prepared;
   const deal = dealImages(settings, prepared.dataset);
   const length: Length = settings.localImages === undefined ? { epochs: settings.epochs ?? 1 } : { localImages: settings.localImages };
@@ -97,7 +100,14 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
       profiles: state.profiles,
       work: state.work,
     };
-    await using run = await startRun(dir, configOf(world), { resume, keep, initial, mayChange: mayChange('federate'), fault });
+    await using run = await startRun(dir, configOf(world), {
+      resume,
+      keep,
+      initial,
+      mayChange: mayChange('federate'),
+      lock: { steal: stealLock },
+      fault,
+    });
     const plain = plainState.parse(run.state);
     announce(world, run, events);
     const begun: FederationState = { ...state, round: run.round, ...plain };

@@ -16,6 +16,7 @@ import { holdOut } from '../fl/partition/index.ts';
 import { splitParameters } from '../fl/site/personal.ts';
 import { trainPersonal } from '../fl/site/train-personal.ts';
 import { everyPosition } from '../images.ts';
+import { checkOutput, formats } from '../outputs.ts';
 import { streamKey } from '../rng.ts';
 import { openData, requirePath, tunedMetadata } from './data.ts';
 import type { DataEvents } from './events.ts';
@@ -55,6 +56,7 @@ export async function finetune(options: FinetuneOptions, events: FinetuneEvents 
   const settings = parseOptions('finetune', options);
   const { data, epochs, seed, checkpoint: out } = settings;
   const { batch, lr } = settings.training;
+  await checkOutput(out, formats.safetensors);
   const { path } = await findCheckpoint(settings.source);
   const checkpoint = await readCheckpoint(path, { noise: assumedNoise(settings) });
   for (const text of checkpoint.warnings) onMessage?.({ level: 'warning', text });

@@ -17,7 +17,7 @@ import { streamKey } from '../rng.ts';
 import { CONFIG_SCHEMA, type RunConfig, runConfigSchema } from '../run/config.ts';
 import { openData, requirePath } from './data.ts';
 import type { DataEvents } from './events.ts';
-import { imageGrid } from './image-grid.ts';
+import { classColumns, fittingGrid, imageGrid } from './image-grid.ts';
 import { changeableOptions, type Settings } from './options/index.ts';
 import { packageInfo } from './package-info.ts';
 
@@ -117,15 +117,27 @@ export function gridDue(round: number, rounds: number, every: number | undefined
   return period > 0 && (round % period === 0 || round === rounds);
 }
 
+/** Checks before any training that the run's grids can be drawn. @throws PhoenixError ERR_PHOENIX_SHAPE */
+export function checkGrid({ samples }: Training, prepared: Prepared): void {
+  const { height, width, inChannels: channels } = prepared.unet;
+  if (samples.every !== 0) fittingGrid({ count: samples.count, height, width, channels }, classColumns(drawnClasses(prepared)));
+}
+
+/** How many classes the run's grids show. */
+function drawnClasses({ dataset, unet }: Prepared): number {
+  return unet.numClasses > 0 ? unet.numClasses - emptyClasses(dataset).length : 0;
+}
+
 /** Draws the run's grid, always from the same noise, so that grids of different rounds show progress. */
 export async function drawGrid(
   path: string,
   settings: Training,
-  { dataset, unet, noise, hyper }: Prepared,
+  prepared: Prepared,
   session: Session,
   weights: Vector,
   signal: AbortSignal | undefined,
 ): Promise<void> {
+  const { dataset, unet, noise, hyper } = prepared;
   const { count, scheduler, steps } = settings.samples;
   const { height, width, inChannels: channels, numClasses } = unet;
   const empty = numClasses > 0 ? emptyClasses(dataset) : [];
@@ -141,7 +153,6 @@ export async function drawGrid(
     classes: classesInTurn(count, numClasses, empty),
     signal,
   });
-  const drawn = numClasses - empty.length;
-  const columns = drawn > 1 && drawn <= 20 ? drawn : undefined;
-  await writeFresh(path, await imageGrid({ pixels: toPixels(values), count, height, width, channels }, { columns }));
+  const images = { pixels: toPixels(values), count, height, width, channels };
+  await writeFresh(path, await imageGrid(images, fittingGrid(images, classColumns(drawnClasses(prepared)))));
 }

@@ -14,9 +14,10 @@ import { io, writeWhole } from '../files.ts';
 import { splitParameters } from '../fl/site/personal.ts';
 import { keptEntry } from '../fl/site/state.ts';
 import { classesInTurn, type ImageSet } from '../images.ts';
+import { checkOutput, formats } from '../outputs.ts';
 import { streamKey } from '../rng.ts';
 import type { MessageEvent } from './events.ts';
-import { imageGrid } from './image-grid.ts';
+import { classColumns, fittingGrid, imageGrid } from './image-grid.ts';
 import { parseOptions, type SampleOptions } from './options/index.ts';
 import { assumedNoise, emptyClassesOf, findCheckpoint, personalOf, rangeOf } from './sources.ts';
 
@@ -56,6 +57,7 @@ const EVERY_CLIENT = '*';
 export async function sample(options: SampleOptions, { onProgress, onMessage, signal }: SampleEvents = {}): Promise<Samples> {
   const settings = parseOptions('sample', options);
   const { n: count, grid } = settings;
+  if (grid !== undefined) await checkOutput(grid, formats.png);
   const { path, stored } = await findCheckpoint(settings.source);
   const checkpoint = await readCheckpoint(path, { noise: assumedNoise(settings) });
   for (const text of checkpoint.warnings) onMessage?.({ level: 'warning', text });
@@ -66,6 +68,8 @@ export async function sample(options: SampleOptions, { onProgress, onMessage, si
   const classNames = numClasses > 0 ? (checkpoint.classNames ?? numbered(numClasses)) : undefined;
   const empty = emptyClassesOf(checkpoint);
   const classes = classesOf(count, classNames, settings.class, empty);
+  const columns = settings.class === undefined ? classColumns(numClasses - empty.length) : undefined;
+  const layout = grid === undefined ? undefined : fittingGrid({ count, height, width, channels }, columns);
   signal?.throwIfAborted();
 
   using session = createSession({
@@ -105,9 +109,7 @@ export async function sample(options: SampleOptions, { onProgress, onMessage, si
   const images: ImageSet = { pixels, count, height, width, channels };
   const clients = owners.flatMap(({ id, count: part }) => (id === undefined ? [] : [{ id, count: part }]));
   if (grid !== undefined) {
-    const drawn = numClasses - empty.length;
-    const columns = settings.class === undefined && drawn > 1 && drawn <= 20 ? drawn : undefined;
-    await writeWhole(grid, await imageGrid(images, { columns }));
+    await writeWhole(grid, await imageGrid(images, layout));
   }
   return {
     ...images,

@@ -14,12 +14,12 @@ import { everyPosition } from '../images.ts';
 import { writeReport } from '../report/report.ts';
 import { streamKey } from '../rng.ts';
 import type { Run } from '../run/commit.ts';
-import { startRun } from '../run/start.ts';
+import { checkRunFolder, startRun } from '../run/start.ts';
 import { writeVectors } from '../run/vector-file.ts';
 import { dataMetadata, requireApart } from './data.ts';
 import type { RunEvents, RunResult } from './events.ts';
 import { parseOptions, type Settings, type TrainOptions } from './options/index.ts';
-import { describeRun, drawGrid, gridDue, mayChange, type Prepared, prepare } from './prepare.ts';
+import { checkGrid, describeRun, drawGrid, gridDue, mayChange, type Prepared, prepare } from './prepare.ts';
 import { restore } from './resume.ts';
 
 /** Where runs go unless told otherwise, with a number behind. */
@@ -55,11 +55,13 @@ type Training = {
 export async function train(options: TrainOptions, events: RunEvents = {}): Promise<RunResult> {
   const { onStart, onMessage, signal, fault } = events;
   const settings = parseOptions('train', options);
-  const { seed, resume, keep, device, threads } = settings;
+  const { seed, resume, keep, stealLock, device, threads } = settings;
+  if (settings.out !== undefined) await checkRunFolder(settings.out, resume);
 
   // The data, the model, and what a round takes.
   await requireApart(settings.data, settings.out ?? FOLDER);
   const prepared = await prepare(settings, events);
+  checkGrid(settings, prepared);
   const { dataset, unet, noise } = prepared;
   const everyImage = everyPosition(dataset.count);
   const { train: indices, heldOut } = holdOut(everyImage, seed, CENTRAL);
@@ -78,7 +80,14 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
   // The run folder, and where the run in it stands.
   const dir = settings.out ?? (await freshFolder(FOLDER));
   const initial = { globalStep: 0, images: 0, warmupSteps: warmupSteps(rounds * stepsPerRound, prepared.warmup) };
-  await using run = await startRun(dir, config, { resume, keep, initial, mayChange: mayChange('train'), fault });
+  await using run = await startRun(dir, config, {
+    resume,
+    keep,
+    initial,
+    mayChange: mayChange('train'),
+    lock: { steal: stealLock },
+    fault,
+  });
   const state = plainState.parse(run.state);
   for (const text of run.warnings) onMessage?.({ level: 'warning', text });
   if (run.round > 0) onMessage?.({ level: 'info', text: `Continuing ${dir} after checkpoint ${run.round}.` });

@@ -11,6 +11,7 @@ import { prepare } from '../commands/prepare.ts';
 import { describeData, openDataset, type ReadProgress } from '../ddpm/data/index.ts';
 import { PhoenixError } from '../errors.ts';
 import { type JsonRules, readJson } from '../files.ts';
+import { checkOutputFolder } from '../outputs.ts';
 import { clockOf, runTraining } from './cells.ts';
 import { createScorer, explainScorer, type ScoredBy, type Scorer, scoredByOf } from './features.ts';
 import { type Cell, expandGrid, type Grid, parseGrid, trainOptions } from './grid.ts';
@@ -55,6 +56,7 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
   if (data === undefined)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `The grid ${grid.name} names no data: say where it lies (--data DIR).`);
   const dir = settings.out ?? join('runs', grid.name);
+  await checkOutputFolder(dir);
   await requireApart(data, dir);
   const dataset = await openDataset(data, {
     size: grid.size,
@@ -70,7 +72,7 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
   const workOf = workTable(grid, prepared.hyper.batch, dataset.sites && new Set(dataset.sites).size);
   signal?.throwIfAborted();
 
-  const unlock = await lockFolder(dir);
+  const lock = await lockFolder(dir, { steal: settings.stealLock });
   try {
     const basis = { grid, data: { name: dataset.name, fingerprint: dataset.fingerprint } };
     let { scorer: scoredBy } = await noteBasis(dir, basis);
@@ -80,6 +82,7 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
       dir,
       device,
       threads,
+      stealLock: settings.stealLock,
       signal,
       due: () => settings.stopAfter !== undefined && performance.now() - started >= 60_000 * settings.stopAfter,
     };
@@ -102,7 +105,7 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
     const report = { dir, grid, cells, scores: [...scores.values()], prepared, dataset, workOf, scorer: scoredBy };
     return { dir, cells: cells.length, done, ...(await writeExperimentReport(report)) };
   } finally {
-    await unlock();
+    await lock.release();
   }
 }
 

@@ -17,12 +17,14 @@ import { noise } from '../ddpm/noise.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { createSession } from '../ddpm/session.ts';
 import { trainLocal } from '../ddpm/train.ts';
+import { PhoenixError } from '../errors.ts';
 import { remove } from '../files.ts';
 import type { RoundRecord } from '../fl/protocol.ts';
 import { classesInTurn, type ImageSet, joined } from '../images.ts';
 import { readLog } from '../report/log.ts';
 import { streamKey } from '../rng.ts';
 import { isRunFolder, openRun } from '../run/folder.ts';
+import { examineLog } from '../run/log-file.ts';
 import { type Cell, federateOptions, type Grid, isPersonal, type Training, trainOptions, type Work } from './grid.ts';
 import { equalParts, subset } from './images.ts';
 
@@ -34,6 +36,8 @@ export type Lab = {
   dir: string;
   device: Device;
   threads: number | undefined;
+  /** Whether locks of runs are taken whose owners cannot be looked up. */
+  stealLock: boolean;
   signal?: AbortSignal;
   /** Whether to stop at the next commit: time is up. */
   due(): boolean;
@@ -60,6 +64,11 @@ export function folderOf(lab: Lab, training: Training): string {
 export async function roundsOf(dir: string): Promise<RoundRecord[]> {
   if (!(await isRunFolder(dir))) return [];
   const run = await openRun(dir);
+  if ((await examineLog(dir, run.log)).state === 'changed')
+    throw new PhoenixError(
+      'ERR_PHOENIX_RUN',
+      `${join(dir, 'log.jsonl')} is damaged: it is not what was committed. Restore it, or remove ${dir}.`,
+    );
   return (await readLog(join(dir, 'log.jsonl'))).rounds.filter(({ round }) => round <= run.round);
 }
 
@@ -120,7 +129,7 @@ export async function trainTo(
   return standing;
 }
 
-const place = ({ device, threads }: Lab, out: string) => ({ out, resume: true, device, threads });
+const place = ({ device, threads, stealLock }: Lab, out: string) => ({ out, resume: true, stealLock, device, threads });
 
 /** Events of a training that is aborted after the commit at which `target` images are reached, it has ended, or time is up. */
 function pausing(lab: Lab, before: number, until: { target: number; total: number }, onImages: (images: number) => void): RunEvents {

@@ -15,7 +15,7 @@ import { PhoenixError } from '../errors.ts';
 import { exists, io, type JsonRules, makeFolder, readJson, writeWhole } from '../files.ts';
 import { decision } from '../fl/protocol.ts';
 import { isRunFolder } from '../run/folder.ts';
-import { takeLock } from '../run/lock.ts';
+import { type Lock, type LockOptions, takeLock } from '../run/lock.ts';
 import { scoredBySchema } from './features.ts';
 
 const standing = { round: z.int().min(0), images: z.number().min(0), bytesUp: z.number().min(0), bytesDown: z.number().min(0) };
@@ -73,15 +73,14 @@ const readIfThere = async <T>(path: string, schema: z.ZodType<T>): Promise<T | u
 
 /**
  * Makes the folder, and takes its lock.
- * @returns what releases it
  * @throws PhoenixError ERR_PHOENIX_RUN if another process works in it, or it is the folder of a run; ERR_PHOENIX_IO
  */
-export function lockFolder(dir: string): Promise<() => Promise<void>> {
+export function lockFolder(dir: string, options: LockOptions): Promise<Lock> {
   return io(dir, async () => {
     if (await isRunFolder(dir))
       throw new PhoenixError('ERR_PHOENIX_RUN', `${dir} is the folder of a run, not of an experiment. Choose another one (--out).`);
     await makeFolder(join(dir, 'scores'));
-    return takeLock(dir);
+    return takeLock(dir, options);
   });
 }
 

@@ -25,21 +25,25 @@ export async function readLog(path: string): Promise<RunLog> {
   const log: RunLog = { header: {}, rounds: [], cut: false };
   let rest = '';
   let number = 0;
+  let begun = false;
   const damaged = (what: string, cause?: unknown) =>
     new PhoenixError(
       'ERR_PHOENIX_RUN',
-      `${path}, line ${number}: ${what}. The log is damaged; resume the run to cut it back to its last commit.`,
+      `${path}, line ${number}: ${what}. The log is damaged. Resuming the run restores other line ends and blanks; whatever else was changed must be restored by hand.`,
       { cause },
     );
   const takeLine = (line: string) => {
     number++;
+    // Editors and version control may have added a mark of the byte order, or empty lines.
+    if (line.trim() === '') return;
     let value: unknown;
     try {
-      value = JSON.parse(line);
+      value = JSON.parse(number === 1 ? line.replace(/^\ufeff/, '') : line);
     } catch (cause) {
       throw damaged('not a JSON object', cause);
     }
-    if (number === 1) {
+    if (!begun) {
+      begun = true;
       const header = z.looseObject({ schema: z.number() }).safeParse(value);
       if (!header.success) throw damaged('expected the header {"schema":1, …}');
       if (header.data.schema !== 1) {
@@ -69,6 +73,6 @@ export async function readLog(path: string): Promise<RunLog> {
   } catch (cause) {
     throw ioError(path, cause, { action: 'read' });
   }
-  log.cut = rest !== '';
+  log.cut = rest.trim() !== '';
   return log;
 }

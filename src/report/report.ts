@@ -5,8 +5,10 @@
  */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { writeWhole } from '../files.ts';
+import { io, writeWhole } from '../files.ts';
+import { checkOutput, formats } from '../outputs.ts';
 import { openRun } from '../run/folder.ts';
+import { examineLog } from '../run/log-file.ts';
 import { readLog } from './log.ts';
 import { type Report, renderPage } from './page.ts';
 import { formatBytes, formatCount } from './units.ts';
@@ -17,15 +19,17 @@ const MAX_PNG_BYTES = 64 << 20;
 const PNG_SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
 
 /**
- * Reads the run folder `dir`, finished or not, and writes `dir/report.html` (whole, or not at all).
+ * Reads the run folder `dir`, finished or not, and writes the page (whole, or not at all).
+ * @param out the file to write; by default `dir/report.html`
  * @returns the path of the report
- * @throws PhoenixError ERR_PHOENIX_RUN if the folder holds no run, or a damaged log or configuration; ERR_PHOENIX_IO if a file cannot be
- * read or written
+ * @throws PhoenixError ERR_PHOENIX_RUN if the folder holds no run, or a damaged log or configuration; ERR_PHOENIX_ARGUMENT for a file that
+ * cannot be the report; ERR_PHOENIX_IO if a file cannot be read or written
  */
-export async function writeReport(dir: string): Promise<string> {
+export async function writeReport(dir: string, out?: string): Promise<string> {
+  if (out !== undefined) await checkOutput(out, formats.html);
   const page = renderPage(await readReport(dir));
-  const path = join(dir, 'report.html');
-  await writeWhole(path, page);
+  const path = out ?? join(dir, 'report.html');
+  await writeWhole(path, page, undefined, out === undefined ? { whenRefused: 'name a file elsewhere (--out FILE.html)' } : {});
   return path;
 }
 
@@ -34,9 +38,12 @@ async function readReport(dir: string): Promise<Report> {
   const { config } = run;
   const { options, data, clients, build, shared } = config;
   const log = await readLog(join(dir, 'log.jsonl'));
+  const finding = await io(dir, () => examineLog(dir, run.log), { action: 'read' });
   // A line may be there before its round is committed.
   const rounds = log.rounds.filter((round) => round.round <= run.round);
   const remarks = rounds.length < run.round ? [`The log lacks ${run.round - rounds.length} of ${run.round} rounds.`] : [];
+  if (finding.state === 'changed')
+    remarks.push('The log is not the one that was committed: figures of rounds may be others than were computed.');
   const { schema: _, kind, options: __, clients: ___, ...facts } = config;
   const planned = kind === 'federate' ? options.rounds : options.commitImages === undefined ? options.epochs : undefined;
   return {

@@ -5,10 +5,11 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { PhoenixError } from '../errors.ts';
-import { draft, type Point, publish, remove, sync, writeFresh, writeWhole } from '../files.ts';
+import { draft, draftOf, type Point, remove, sync, syncFolder, writeFresh, writeWhole } from '../files.ts';
 import type { Store } from '../fl/store.ts';
 import { type Committed, type FileKind, fileName, kinds, roundFile, runIo, runIoOptions } from './folder.ts';
-import { appendToLog, cutLog } from './log-file.ts';
+import type { Lock } from './lock.ts';
+import { appendToLog, cutLog, type Log } from './log-file.ts';
 
 /** A run folder being written. */
 export type Run = AsyncDisposable & {
@@ -55,7 +56,7 @@ export function replaceJson(path: string, value: unknown, point: Point): Promise
 export async function sweep(dir: string, { round, files, store }: Committed, keep: number, point: Point): Promise<void> {
   const referredTo = new Set(Object.values(store).map((entry) => entry.file));
   const unwanted = (await readdir(dir)).filter((name) => {
-    if (name === 'state.json.tmp' || name === 'config.json.tmp') return true;
+    if (['state.json', 'config.json', 'log.jsonl'].includes(draftOf(name) ?? '')) return true;
     const [, kind, of] = roundFile.exec(name) ?? [];
     if (!kind || files[name]) return false;
     if (Number(of) >= round || name !== fileName(kind as FileKind, Number(of))) return true;
@@ -86,7 +87,9 @@ export function asJson(state: unknown): unknown {
 type Pending = {
   dir: string;
   point: Point;
+  lock: Lock;
   committed: Committed;
+  log: Log;
   staged: FileKind[];
   /** Changes of the store: key → file, or undefined for a deleted key. */
   changed: Map<string, string | undefined>;
@@ -173,13 +176,18 @@ function scratchOf(pending: Pending): Store {
   };
 }
 
-/** Removes what was written since the last commit. */
+/** Removes what was written since the last commit; nothing in a folder that another process has taken over. */
 async function drop(pending: Pending): Promise<void> {
+  const isMine = await pending.lock.check().then(
+    () => true,
+    () => false,
+  );
+  if (!isMine) return;
   const stored = [...pending.changed.values(), ...pending.scratch.values()]
     .filter((file) => file !== undefined)
     .map((file) => storePath(pending, file));
   for (const path of [...pending.staged.map((kind) => stagedPath(pending, kind)), ...stored]) await remove(path).catch(() => {});
-  await cutLog(pending.dir, pending.committed.log).catch(() => {});
+  await cutLog(pending.dir, pending.log).catch(() => {});
   pending.staged = [];
   pending.changed = new Map();
   pending.scratch.clear();
@@ -209,7 +217,7 @@ async function storeOnDisk(pending: Pending): Promise<Committed['store']> {
     await sync(path);
     entries[key] = { file, ...(await digest(path)) };
   }
-  await sync(join(pending.dir, 'store'));
+  await syncFolder(join(pending.dir, 'store'));
   return entries;
 }
 
@@ -218,24 +226,30 @@ async function commit(pending: Pending, state: unknown, record: object, keep: nu
   const { dir, point } = pending;
   const path = join(dir, 'state.json');
   let upcoming: Committed;
+  let log: Log;
   try {
     const plain = asJson(state);
+    await pending.lock.check();
     const files = await filesOnDisk(pending);
     const store = await storeOnDisk(pending);
-    const log = await appendToLog(dir, pending.committed.log, record, point);
-    upcoming = { schema: 1, round: nextRound(pending), log, files, store, state: plain };
-    await draft(path, jsonText(upcoming), point);
-    await publish(path, point);
+    const appended = await appendToLog(dir, pending.log, record, point);
+    const { bytes, sha256: logSha256 } = appended.mark;
+    log = appended.log;
+    upcoming = { schema: 1, round: nextRound(pending), log: bytes, logSha256, files, store, state: plain };
+    const publish = await draft(path, jsonText(upcoming), point);
+    await pending.lock.check();
+    await publish();
   } catch (error) {
     await drop(pending);
     throw error;
   }
   pending.committed = upcoming;
+  pending.log = log;
   pending.staged = [];
   pending.changed = new Map();
   pending.scratch.clear();
   await point('fsync the folder');
-  await sync(dir);
+  await syncFolder(dir);
   await sweep(dir, pending.committed, keep, point);
 }
 
@@ -243,20 +257,21 @@ export type WriterOptions = {
   dir: string;
   /** The last commit. */
   committed: Committed;
+  log: Log;
   warnings: string[];
   /** Checkpoints that stay. */
   keep: number;
-  /** Releases the folder. */
-  unlock(): Promise<void>;
+  /** Of the folder; released at the end. */
+  lock: Lock;
   point: Point;
 };
 
 /** A run that goes on from a commit. */
-export function writer({ dir, committed, warnings, keep, unlock, point }: WriterOptions): Run {
-  const pending: Pending = { dir, point, committed, staged: [], changed: new Map(), scratch: new Map() };
+export function writer({ dir, committed, log, warnings, keep, lock, point }: WriterOptions): Run {
+  const pending: Pending = { dir, point, lock, committed, log, staged: [], changed: new Map(), scratch: new Map() };
   const close = async () => {
     await drop(pending);
-    await unlock();
+    await lock.release();
   };
   return {
     dir,
@@ -276,6 +291,7 @@ export function writer({ dir, committed, warnings, keep, unlock, point }: Writer
     stage: (kind, write) => {
       const path = stagedPath(pending, kind);
       return runIo(path, async () => {
+        await lock.check();
         pending.staged.push(kind);
         await point(`write ${fileName(kind, nextRound(pending))}`);
         await write(path);

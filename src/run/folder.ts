@@ -11,7 +11,7 @@
  *   lock                           the process that is writing
  *
  * Everything that a round writes goes under names of that round, which nothing refers to yet, and is brought to the disk (fsync); then
- * state.json, with the hashes of all of it and the length of the log, is renamed into place. Before the rename the run is at the old round,
+ * state.json, with the hashes of all of it, is renamed into place. Before the rename the run is at the old round,
  * after it at the new one; files without a reference are removed.
  */
 import { readdir } from 'node:fs/promises';
@@ -20,6 +20,7 @@ import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
 import { exists, hasCode, type IoOptions, io, type JsonRules, readJson } from '../files.ts';
 import { CONFIG_SCHEMA, type RunConfig, runConfigSchema } from './config.ts';
+import type { LogMark } from './log-file.ts';
 
 /** The files of a round, and which stay when later rounds are committed. */
 export const kinds = {
@@ -39,8 +40,9 @@ const referred = z.object({ sha256, bytes: z.int().min(0) });
 export const stateSchema = z.object({
   schema: z.literal(1),
   round: z.int().min(0),
-  /** Length of log.jsonl in bytes. */
+  /** Length of log.jsonl in bytes, and its hash, which runs of earlier versions lack. */
   log: z.int().min(0),
+  logSha256: sha256.optional(),
   files: z.record(z.string().regex(/^(checkpoint|moments|samples)-[0-9]{1,15}\.[a-z]+$/), referred),
   /** Key of the Store → its file. */
   store: z.record(z.string(), referred.extend({ file: z.string().regex(/^[A-Za-z0-9%._~!'()*-]+\.[0-9]{1,15}\.bin$/) })),
@@ -58,6 +60,8 @@ export type RunView = {
   checkpoint?: string;
   /** The plain state of the last commit. */
   state: unknown;
+  /** What the last commit says of log.jsonl: its length then, and its hash. */
+  log: LogMark;
   /** Path of each entry of the Store, by key. */
   stored: Record<string, string>;
 };
@@ -107,10 +111,11 @@ export async function openRun(dir: string): Promise<RunView> {
   return runIo(dir, async () => {
     if (!(await namesIn(dir))?.includes('state.json'))
       throw new PhoenixError('ERR_PHOENIX_RUN', `${dir} is no run folder: it has no state.json.`);
-    const { round, files, store, state } = await readJson(join(dir, 'state.json'), stateSchema, jsonRules);
+    const { round, log: bytes, logSha256, files, store, state } = await readJson(join(dir, 'state.json'), stateSchema, jsonRules);
     const config = await readConfig(dir);
     const name = fileName('checkpoint', round);
     const stored = Object.fromEntries(Object.entries(store).map(([key, { file }]) => [key, join(dir, 'store', file)]));
-    return { dir, config, round, checkpoint: files[name] && join(dir, name), state, stored };
+    const log = { bytes, sha256: logSha256 };
+    return { dir, config, round, checkpoint: files[name] && join(dir, name), state, log, stored };
   });
 }

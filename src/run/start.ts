@@ -1,13 +1,13 @@
 /** The beginning of a run: a new folder, or the last commit of one that is there, checked before anything is changed. */
-import { stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { PhoenixError } from '../errors.ts';
-import { makeFolder, type Point, readJson, remove, sync } from '../files.ts';
+import { draftOf, makeFolder, type Point, readJson, remove, statusOf, syncFolder } from '../files.ts';
+import { checkOutputFolder } from '../outputs.ts';
 import { asJson, digest, type Run, replaceJson, sweep, writer } from './commit.ts';
 import type { RunConfig } from './config.ts';
 import { type Committed, jsonRules, namesIn, readConfig, runIo, stateSchema } from './folder.ts';
-import { isLockFile, takeLock } from './lock.ts';
-import { beginLog, cutLog } from './log-file.ts';
+import { isLockFile, type LockOptions, takeLock } from './lock.ts';
+import { beginLog, openLog } from './log-file.ts';
 
 export type StartOptions = {
   /** Continue what is in the folder, if anything is. */
@@ -18,11 +18,14 @@ export type StartOptions = {
   initial: unknown;
   /** Paths into the configuration ('options.rounds') that a resume may give other values. */
   mayChange: readonly string[];
+  /** How the lock of the folder is taken. */
+  lock?: LockOptions;
   fault?: Point;
 };
 
-/** What a run leaves behind if it is killed before its first commit. */
-const beforeFirstCommit = ['config.json', 'config.json.tmp', 'log.jsonl', 'state.json.tmp'];
+/** Whether a run leaves a file of this name behind if it is killed before its first commit. */
+const isBeforeFirstCommit = (name: string) =>
+  name === 'config.json' || name === 'log.jsonl' || ['config.json', 'state.json'].includes(draftOf(name) ?? '');
 
 /**
  * Begins a run in a new or empty folder, or continues the one in it at its last commit.
@@ -36,28 +39,39 @@ export async function startRun(dir: string, config: RunConfig, options: StartOpt
     await point('mkdir');
     await makeFolder(dir);
     await point('lock');
-    const unlock = await takeLock(dir);
+    const lock = await takeLock(dir, options.lock);
     let fresh = false;
     try {
       const begun = await checkContents(dir, options.resume);
       fresh = !begun;
       const warnings = begun ? await compareConfig(dir, config, options.mayChange) : [];
-      const found = begun ? await readCommitted(dir) : undefined;
-      await replaceJson(join(dir, 'config.json'), config, point);
+      const found = begun ? await readCommitted(dir, warnings) : undefined;
+      if (!found) await replaceJson(join(dir, 'config.json'), config, point);
       const committed = found ?? (await begin(dir, config, options.initial, point));
-      await point('truncate log.jsonl');
-      await cutLog(dir, committed.log);
+      const opened = await openLog(dir, { bytes: committed.log, sha256: committed.logSha256 }, point);
+      warnings.push(...opened.warnings);
+      if (found) await replaceJson(join(dir, 'config.json'), config, point);
       await point('mkdir store');
       await makeFolder(join(dir, 'store'));
       await sweep(dir, committed, options.keep, point);
-      return writer({ dir, committed, warnings, keep: options.keep, unlock, point });
+      return writer({ dir, committed, log: opened.log, warnings, keep: options.keep, lock, point });
     } catch (error) {
       // A run that could not begin leaves the folder empty, so that it can be begun again.
-      if (fresh && !(await namesIn(dir))?.includes('state.json')) for (const name of beforeFirstCommit) await remove(join(dir, name));
-      await unlock();
+      const left = (fresh && (await namesIn(dir))) || ['state.json'];
+      if (!left.includes('state.json')) for (const name of left.filter(isBeforeFirstCommit)) await remove(join(dir, name));
+      await lock.release();
       throw error;
     }
   });
+}
+
+/**
+ * Checks before the work, and changes nothing: a run can be begun in this folder, or continued where `resume` is set.
+ * @throws PhoenixError ERR_PHOENIX_RUN for a folder that holds something else, ERR_PHOENIX_IO for one that takes no files
+ */
+export async function checkRunFolder(dir: string, resume: boolean): Promise<void> {
+  await runIo(dir, () => checkContents(dir, resume));
+  await checkOutputFolder(dir);
 }
 
 /** Whether the folder holds a run with a commit. */
@@ -69,7 +83,7 @@ async function checkContents(dir: string, resume: boolean): Promise<boolean> {
     const what = begun ? 'holds a run already: continue it with resume (--resume), or' : 'exists and is not empty:';
     throw new PhoenixError('ERR_PHOENIX_RUN', `${dir} ${what} choose another folder (--out).`);
   }
-  const foreign = found.find((name) => !beforeFirstCommit.includes(name));
+  const foreign = found.find((name) => !isBeforeFirstCommit(name));
   if (!begun && foreign)
     throw new PhoenixError(
       'ERR_PHOENIX_RUN',
@@ -80,10 +94,10 @@ async function checkContents(dir: string, resume: boolean): Promise<boolean> {
 }
 
 async function begin(dir: string, config: RunConfig, initial: unknown, point: Point): Promise<Committed> {
-  const log = await beginLog(dir, config.kind, point);
-  const committed: Committed = { schema: 1, round: 0, log, files: {}, store: {}, state: asJson(initial) };
+  const { bytes: log, sha256: logSha256 } = await beginLog(dir, config.kind, point);
+  const committed: Committed = { schema: 1, round: 0, log, logSha256, files: {}, store: {}, state: asJson(initial) };
   await replaceJson(join(dir, 'state.json'), committed, point);
-  await sync(dirname(resolve(dir)));
+  await syncFolder(dirname(resolve(dir)));
   return committed;
 }
 
@@ -122,27 +136,39 @@ async function compareConfig(dir: string, config: RunConfig, mayChange: readonly
     : [];
 }
 
-/** The last commit. @throws PhoenixError ERR_PHOENIX_RUN if a file that it refers to is missing or not what it was */
-async function readCommitted(dir: string): Promise<Committed> {
+/**
+ * The last commit. A sample grid that is missing or another is a warning: nothing is computed from it.
+ * @throws PhoenixError ERR_PHOENIX_RUN if another file that it refers to is missing or not what it was
+ */
+async function readCommitted(dir: string, warnings: string[]): Promise<Committed> {
   const committed = await readJson(join(dir, 'state.json'), stateSchema, jsonRules);
-  const { log, files, store } = committed;
-  const damaged = (path: string, why: string) =>
-    new PhoenixError('ERR_PHOENIX_RUN', `${path} is damaged: ${why}. Restore it, or begin a new run.`);
-  const size = await stat(join(dir, 'log.jsonl')).then(
-    (found) => found.size,
-    () => 0,
-  );
-  if (size < log) throw damaged(join(dir, 'log.jsonl'), `it has ${size} bytes, but ${log} were committed`);
-  const expected = [...Object.entries(files), ...Object.values(store).map((entry) => [join('store', entry.file), entry] as const)];
-  for (const [name, { sha256, bytes }] of expected) {
+  const files: Committed['files'] = {};
+  for (const [name, file] of Object.entries(committed.files)) {
     const path = join(dir, name);
-    const length = await stat(path).then(
-      (found) => found.size,
-      () => undefined,
-    );
-    if (length === undefined) throw damaged(path, 'it is missing');
-    if (length !== bytes) throw damaged(path, `it has ${length} bytes instead of ${bytes}`);
-    if ((await digest(path)).sha256 !== sha256) throw damaged(path, 'its content is not what was committed (sha256)');
+    const wrong = await damageOf(path, file);
+    const isPicture = name.startsWith('samples-');
+    if (wrong !== undefined && !isPicture) throw damaged(path, wrong);
+    if (wrong !== undefined) warnings.push(`${path} ${wrong}. It is only a picture, so the run goes on.`);
+    if (wrong !== MISSING) files[name] = file;
   }
-  return committed;
+  for (const entry of Object.values(committed.store)) {
+    const path = join(dir, 'store', entry.file);
+    const wrong = await damageOf(path, entry);
+    if (wrong !== undefined) throw damaged(path, wrong);
+  }
+  return { ...committed, files };
+}
+
+const MISSING = 'is missing';
+
+const damaged = (path: string, why: string) =>
+  new PhoenixError('ERR_PHOENIX_RUN', `${path} is damaged: it ${why}. Restore it, or begin a new run.`);
+
+/** What is wrong with a file that was committed; undefined if nothing is. */
+async function damageOf(path: string, { bytes, sha256 }: { bytes: number; sha256: string }): Promise<string | undefined> {
+  const found = await statusOf(path);
+  if (!found) return MISSING;
+  if (!found.isFile()) return 'is no plain file';
+  if (found.size !== bytes) return `has ${found.size} bytes instead of ${bytes}`;
+  return (await digest(path)).sha256 === sha256 ? undefined : 'does not hold what was committed (sha256)';
 }

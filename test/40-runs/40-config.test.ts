@@ -15,7 +15,7 @@ import { schedulers } from '../../src/ddpm/schedulers/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
 import { strategies } from '../../src/fl/strategies/index.ts';
 
-const commands: Command[] = ['federate', 'train', 'finetune', 'sample', 'experiment'];
+const commands: Command[] = ['federate', 'train', 'finetune', 'sample', 'experiment', 'report'];
 
 const refusal = (command: Command, raw: Record<string, unknown>): PhoenixError => {
   try {
@@ -184,9 +184,10 @@ test('every option has a help text, a flag of its own, and a default that is val
       const needed = {
         federate: { data: 'x', out: 'dir' },
         train: { data: 'x', out: 'dir' },
-        finetune: { source: 'x', data: 'x', checkpoint: 'x' },
+        finetune: { source: 'x', data: 'x', checkpoint: 'x.safetensors' },
         experiment: { grid: 'smoke' },
         sample: { source: 'x' },
+        report: { dir: 'x' },
       };
       const [key, inner] = row.path as [string, string?];
       const given = { ...needed[command], [key]: inner === undefined ? raw : { [inner]: raw } };

@@ -217,7 +217,7 @@ test('resume of nothing begins', async (t) => {
 
 test('one run at a time; a lock whose process is gone is replaced', async (t) => {
   const dir = join(await temporary(t), 'run');
-  const start = (resume = true) => startRun(dir, fakeConfig, { resume, keep: 2, initial: null, mayChange: [], fault: undefined });
+  const start = () => startRun(dir, fakeConfig, { resume: true, keep: 2, initial: null, mayChange: [], lock: { silence: 300 } });
   const first = await start();
   await refused(t, 'ERR_PHOENIX_RUN', new RegExp(`in use by process ${process.pid}`), () => start());
   const lock = JSON.parse(await readFile(join(dir, 'lock'), 'utf8'));
@@ -231,6 +231,8 @@ test('one run at a time; a lock whose process is gone is replaced', async (t) =>
     await leave({ boot: 'an earlier one', pid: 1 });
     await (await start()).close();
     await leave({ boot: 'another', host: `not-${hostname()}` });
+    await (await start()).close();
+    await leave({ id: undefined, boot: 'another', host: `not-${hostname()}` });
     await refused(t, 'ERR_PHOENIX_RUN', /cannot be looked up from here.*delete .*lock/s, () => start());
   } else t.log('SKIPPED: this system does not say when a process started');
   await writeFile(join(dir, 'lock'), 'no lock');

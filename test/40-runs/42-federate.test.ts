@@ -343,8 +343,9 @@ test('central training that is stopped and resumed ends with the same bytes', as
 });
 
 test('every kind of model trains and is drawn from: prediction, schedule, classes', async (t) => {
-  const dir = join(await temporary(t), 'run');
-  const grid = join(dir, 'grid.png');
+  const base = await temporary(t);
+  const dir = join(base, 'run');
+  const grid = join(base, 'grid.png');
   await train({
     ...central,
     epochs: 1,

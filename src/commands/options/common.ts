@@ -169,6 +169,14 @@ export const machine = headed('Machine', {
   }),
 });
 
+export const stealLock = option({
+  kind: flag,
+  default: false,
+  mayChange: true,
+  where: 'coordinator',
+  help: 'take the folder at once although its lock names a process that cannot be looked up, in another container or machine: only where that one has ended',
+});
+
 /** The folder of a run, and how it is continued. */
 export const runFolder = headed('Run folder', {
   out: option({
@@ -194,4 +202,5 @@ export const runFolder = headed('Run folder', {
     where: 'coordinator',
     help: 'how many of the newest checkpoints to keep',
   }),
+  stealLock,
 });

@@ -1,5 +1,5 @@
 /** The options of `phoenix experiment`: a grid of trainings, scored and compared. */
-import { machine } from './common.ts';
+import { machine, stealLock } from './common.ts';
 import { flag, number, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
@@ -44,6 +44,7 @@ export const experimentTable = {
       unit: 'minutes',
       help: 'stop at the first commit after this time; the same command resumes',
     }),
+    stealLock,
   }),
   ...machine,
 };

@@ -1,6 +1,7 @@
 /** The options of `phoenix finetune`: training a model on one site's images. */
+import { formats } from '../../outputs.ts';
 import { assumedNoise, hyper, machine, range, seed } from './common.ts';
-import { dataKind, integer, text } from './kinds.ts';
+import { dataKind, integer, outputKind, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
 export const finetuneTable = {
@@ -19,7 +20,7 @@ export const finetuneTable = {
     ...assumedNoise,
     range: { ...range, defaultText: 'the range that the model was trained on' },
     checkpoint: option({
-      kind: text('file.safetensors'),
+      kind: outputKind(formats.safetensors),
       default: required,
       help: 'the file to write: a whole model, to sample from without --client',
     }),

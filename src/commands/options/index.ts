@@ -9,6 +9,7 @@ export {
   type FinetuneOptions,
   type OptionRow,
   optionTable,
+  type ReportOptions,
   type SampleOptions,
   type Settings,
   type TrainOptions,

@@ -9,6 +9,7 @@ import { parseThreshold } from '../../fl/strategies/filter.ts';
 import { strategies } from '../../fl/strategies/index.ts';
 import type { Strategy } from '../../fl/strategy.ts';
 import { parseCompression } from '../../fl/wire/codec.ts';
+import { endsAs, type Format } from '../../outputs.ts';
 
 /** A type of option: how it is checked and what a help text calls it. Numbers may come as text, as a command line gives them. */
 export type Kind<T> = {
@@ -61,6 +62,13 @@ export function text(placeholder: string): Kind<string> {
     .min(1)
     .refine((value) => !value.includes('\0'));
   return { schema, valid: 'a text that is not empty', placeholder };
+}
+
+/** The path of a file that is written: its ending must be one of the format's. */
+export function outputKind(format: Format): Kind<string> {
+  const [ending] = format.endings;
+  const schema = text('').schema.refine((path) => endsAs(format, path));
+  return { schema, valid: `the path of a ${format.name}, which ends in ${ending}`, placeholder: `file${ending}` };
 }
 
 export function choice<const T extends string>(names: readonly T[]): Kind<T> {

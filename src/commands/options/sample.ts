@@ -1,8 +1,9 @@
 /** The options of `phoenix sample`: drawing images from a trained model. */
 import { spacings } from '../../ddpm/noise.ts';
 import { schedulers } from '../../ddpm/schedulers/index.ts';
+import { formats } from '../../outputs.ts';
 import { assumedNoise, machine, seed } from './common.ts';
-import { choice, classKind, flag, integer, names, number, text } from './kinds.ts';
+import { choice, classKind, flag, integer, names, number, outputKind, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
 const asModel = { default: undefined, defaultText: 'as the model says' } as const;
@@ -32,7 +33,7 @@ export const sampleTable = {
       defaultText: 'all in turn',
       help: 'class to sample, for a class-conditional model: its name, or its number from 0 where no name is a number',
     }),
-    grid: option({ kind: text('file.png'), default: undefined, defaultText: 'none', help: 'PNG file for all images as one grid' }),
+    grid: option({ kind: outputKind(formats.png), default: undefined, defaultText: 'none', help: 'PNG file for all images as one grid' }),
   }),
   ...headed('Sampler', {
     scheduler: option({ kind: choice(names(schedulers)), default: 'ddim', help: 'sampler' }),

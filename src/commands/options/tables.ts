@@ -3,6 +3,7 @@ import { experimentTable } from './experiment.ts';
 import { federateTable } from './federate.ts';
 import { finetuneTable } from './finetune.ts';
 import { flagOf, isOption, type OptionsOf, type Placed, placed, required, type SettingsOf, type Table, type Where } from './option.ts';
+import { reportTable } from './report.ts';
 import { sampleTable } from './sample.ts';
 import { trainTable } from './train.ts';
 
@@ -12,6 +13,7 @@ const tables = {
   finetune: finetuneTable,
   sample: sampleTable,
   experiment: experimentTable,
+  report: reportTable,
 } satisfies Record<string, Table>;
 
 export type Command = keyof typeof tables;
@@ -24,6 +26,7 @@ export interface TrainOptions extends OptionsOf<typeof trainTable> {}
 export interface FinetuneOptions extends OptionsOf<typeof finetuneTable> {}
 export interface SampleOptions extends OptionsOf<typeof sampleTable> {}
 export interface ExperimentOptions extends OptionsOf<typeof experimentTable> {}
+export interface ReportOptions extends OptionsOf<typeof reportTable> {}
 
 export function tableOf(command: Command): Table {
   return tables[command];

@@ -179,12 +179,15 @@ function checkStructure(path: string, json: string): void {
 }
 
 /**
- * Writes a file so that it is there whole or not at all: into `path`.tmp, one tensor after the other, then fsync and rename. The header is
- * padded with spaces to a multiple of 8 bytes. Equal tensors and metadata give equal bytes.
+ * Writes a file so that it is there whole or not at all: under a temporary name, one tensor after the other, then fsync and rename. The
+ * header is padded with spaces to a multiple of 8 bytes. Equal tensors and metadata give equal bytes.
  * @throws PhoenixError ERR_PHOENIX_IO when it cannot be written (a full disk: what was at `path` is untouched), ERR_PHOENIX_SHAPE when a
- * source gives another number of bytes than its shape, ERR_PHOENIX_ARGUMENT for two tensors of one name or too much metadata
+ * source gives another number of bytes than its shape, ERR_PHOENIX_ARGUMENT for a name that ends as pickles do, two tensors of one name, or
+ * too much metadata
  */
 export async function writeSafetensors(path: string, sources: TensorSource[], metadata: Record<string, string> = {}): Promise<void> {
+  if (pickles.includes(extname(path).toLowerCase()))
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${path} ends as Python pickles do, which are never read here. End it in .safetensors.`);
   const header: [string, unknown][] = [['__metadata__', metadata]];
   const sizes: number[] = [];
   let end = 0;

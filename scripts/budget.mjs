@@ -1,6 +1,6 @@
 /**
  * What each CUDA kernel takes of a multiprocessor, read from what ptxas wrote while phoenix-cuda was built. Run as a program, it writes the
- * table that the tests hold kernels to: native/kernels/budget.json.
+ * table that the tests hold kernels to: native/kernels/cuda/budget.json.
  */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -50,6 +50,6 @@ export function usageOfKernels(folder = join(root, 'build')) {
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
   const usage = usageOfKernels();
   const sorted = Object.fromEntries(Object.entries(usage).sort(([a], [b]) => (a < b ? -1 : 1)));
-  writeFileSync(join(root, 'native', 'kernels', 'budget.json'), `${JSON.stringify(sorted, null, 2)}\n`);
-  console.log(`native/kernels/budget.json: ${Object.keys(sorted).length} kernels`);
+  writeFileSync(join(root, 'native', 'kernels', 'cuda', 'budget.json'), `${JSON.stringify(sorted, null, 2)}\n`);
+  console.log(`native/kernels/cuda/budget.json: ${Object.keys(sorted).length} kernels`);
 }

@@ -1,7 +1,7 @@
 /**
  * `npm run gpu:verify [-- STEP …]`: whether the CUDA backend computes the right things on this machine's GPU, and nothing about speed.
  * Steps, the shortest first; each has a limit of time, since what is wrong there may hang:
- *   vectors    single instructions of Ampere and Hopper, and the products made of them, against plain loops bit for bit (native/simt/test)
+ *   vectors    single instructions of Ampere and Hopper, and the products made of them, against plain loops bit for bit (native/test)
  *   ops        chapters 71 and 72: every op against the definitions, outputs poisoned, guard words whole
  *   sessions   chapters 73 and 74: training, sampling, recorded steps, federated rounds, the golden network
  *   training   chapter 76: bf16 follows fp32, equal seeds give equal bits

@@ -18,8 +18,8 @@ async function step(name, run) {
 await step('biome', (options) => $(options)`biome check --error-on-warnings ${fix ? ['--write'] : []}`);
 await step('tsc', (options) => $(options)`tsc -p tsconfig.check.json`);
 
-const sources = await glob('native/**/*.{h,cpp,cu,cuh}');
-if (sources.length === 0) throw new Error('lint: no file of native/ found; run it in the root of the package');
+const sources = await glob('{native,tools}/**/*.{h,cpp,cu,cuh}');
+if (sources.length === 0) throw new Error('lint: no file of native/ or tools/ found; run it in the root of the package');
 if (await which('clang-format', { nothrow: true })) {
   await step('clang-format', (options) => $(options)`clang-format ${fix ? ['-i'] : ['--dry-run', '-Werror']} ${sources}`);
 } else {
@@ -49,7 +49,7 @@ function wideComments(text) {
 }
 
 const pages = await glob(['*.md', 'docs/**/*.md', 'test/**/*.md']);
-const code = await glob(['{src,test,bench,scripts,examples}/**/*.{ts,mjs}', 'native/**/*.{h,cpp,cu,cuh}', '!native/**/lab/**']);
+const code = await glob(['{src,test,bench,scripts,examples}/**/*.{ts,mjs}', '{native,tools}/**/*.{h,cpp,cu,cuh}', '!native/**/lab/**']);
 const checks = [
   ...pages.map((file) => ({ file, columns: PROSE, check: wideProse })),
   ...code.map((file) => ({ file, columns: COMMENT, check: wideComments })),

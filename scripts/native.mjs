@@ -54,11 +54,14 @@ const quietly = async (command) => {
   throw new Error([...(lines.length > 80 ? ['...'] : []), ...lines.slice(-80)].join('\n'));
 };
 
-/** Builds the emulator of a GPU (docs/simt.md), or other targets of its project, into build/simt, or where PHOENIX_SIMT_BUILD says. */
+/**
+ * Builds the emulator of a GPU (docs/simt.md) and programs that test kernels, the targets of native/test, into build/simt, or where
+ * PHOENIX_SIMT_BUILD says.
+ */
 export const buildEmulator = async (nvcc, targets = ['cuda_sim', 'dispatch_list']) => {
   const build = process.env.PHOENIX_SIMT_BUILD ?? join(root, 'build', 'simt');
   const run = $({ stdio: ['ignore', 'pipe', 'pipe'] });
-  await quietly(run`cmake -S ${join(root, 'native', 'simt')} -B ${build} -DPHOENIX_NVCC=${nvcc}`);
+  await quietly(run`cmake -S ${join(root, 'native', 'test')} -B ${build} -DPHOENIX_NVCC=${nvcc}`);
   await quietly(run`cmake --build ${build} --target ${targets} --parallel ${availableParallelism()}`);
 };
 

@@ -1,8 +1,8 @@
 // The addon's face to JavaScript: this folder alone includes napi. The TypeScript side of its contract is src/bindings/native.ts.
-#include "../kernels/device.h"
-#include "../kernels/philox.h"
-#include "../kernels/simd.h"
-#include "parts.h"
+#include "binding/parts.h"
+#include "kernels/device.h"
+#include "kernels/isa.h"
+#include "kernels/philox.h"
 
 namespace phx {
 namespace {

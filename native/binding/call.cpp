@@ -1,7 +1,7 @@
-#include "call.h"
+#include "binding/call.h"
 
-#include "../kernels/device.h"
-#include "../unet/runner.h"
+#include "kernels/device.h"
+#include "unet/runner.h"
 
 namespace phx {
 

@@ -228,9 +228,9 @@ Napi::Value adopt(Napi::Env env, std::shared_ptr<std::vector<T>> block, size_t l
   return Array::New(env, length, buffer, 0);
 }
 
-// Lets go of a block, on a thread of its own if it is large: the system takes back 143 MB in about 10 ms.
+// Releases a block, on a thread of its own if it is large: the system takes back 143 MB in about 10 ms.
 template <class T>
-void let_go_of(std::shared_ptr<T> block, size_t bytes) {
+void release_block(std::shared_ptr<T> block, size_t bytes) {
   if (bytes < size_t(64) << 20) return;
   try {
     std::thread([block = std::move(block)]() mutable { block.reset(); }).detach();

@@ -1,8 +1,8 @@
 // The metrics of samples as jobs, and the networks that they look through.
-#include "../metrics/metrics.h"
+#include "metrics/metrics.h"
 
-#include "../metrics/network.h"
-#include "parts.h"
+#include "binding/parts.h"
+#include "metrics/network.h"
 
 namespace phx {
 namespace {

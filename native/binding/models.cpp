@@ -1,7 +1,7 @@
-#include "models.h"
+#include "binding/models.h"
 
-#include "../unet/classifier.h"
-#include "../unet/unet.h"
+#include "unet/classifier.h"
+#include "unet/unet.h"
 
 namespace phx {
 namespace {

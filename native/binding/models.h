@@ -2,8 +2,8 @@
 #pragma once
 #include <optional>
 
-#include "../unet/trainer.h"
-#include "call.h"
+#include "binding/call.h"
+#include "unet/trainer.h"
 
 namespace phx {
 

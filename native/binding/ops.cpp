@@ -1,8 +1,8 @@
 // Single ops, called by name on tensors of plain numbers: for tests and benchmarks.
-#include "../kernels/check.h"
-#include "../kernels/device.h"
-#include "../op_table.h"
-#include "parts.h"
+#include "binding/op_table.h"
+#include "binding/parts.h"
+#include "kernels/check.h"
+#include "kernels/device.h"
 
 namespace phx {
 namespace {

@@ -1,6 +1,6 @@
 // The parts of the binding: each adds its classes and functions to the addon's exports.
 #pragma once
-#include "call.h"
+#include "binding/call.h"
 
 namespace phx {
 

@@ -1,8 +1,8 @@
 // Classes Images, Abort and Session: training, evaluating and drawing as jobs that take an Abort.
-#include "../unet/sampler.h"
-#include "models.h"
-#include "parts.h"
-#include "vector.h"
+#include "binding/models.h"
+#include "binding/parts.h"
+#include "binding/vector.h"
+#include "unet/sampler.h"
 
 namespace phx {
 namespace {
@@ -30,7 +30,7 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
     });
     Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(images_->bytes()));
   }
-  void Finalize(Napi::BasicEnv env) override { let_go(env); }
+  void Finalize(Napi::BasicEnv env) override { release(env); }
 
   static ImagesHandle& get(Napi::Env env, Napi::Value value) {
     if (!value.IsObject() || !value.As<Napi::Object>().InstanceOf(data_of(env).images_class.Value()))
@@ -43,11 +43,11 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
   std::shared_ptr<Lock> lock() const { return lock_; }
 
  private:
-  void let_go(Napi::BasicEnv env) {
+  void release(Napi::BasicEnv env) {
     if (!images_) return;
     size_t bytes = images_->bytes();
     Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(bytes));
-    let_go_of(std::move(images_), bytes);
+    release_block(std::move(images_), bytes);
   }
   ImagesHandle& self(const Napi::CallbackInfo& info) { return get(info.Env(), info.This()); }
   Napi::Value count(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(self(info).images_->count)); }
@@ -72,7 +72,7 @@ class ImagesHandle : public Napi::ObjectWrap<ImagesHandle> {
     return env.Undefined();
   }
   Napi::Value dispose(const Napi::CallbackInfo& info) {
-    let_go(info.Env());
+    release(info.Env());
     return info.Env().Undefined();
   }
   std::shared_ptr<Images> images_;
@@ -129,7 +129,7 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     params_->hold(env);
     account(env);
   }
-  void Finalize(Napi::BasicEnv env) override { let_go(env); }
+  void Finalize(Napi::BasicEnv env) override { release(env); }
 
  private:
   Trainer& self(const Napi::CallbackInfo& info) {
@@ -146,14 +146,14 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     if (bytes != accounted_) Napi::MemoryManagement::AdjustExternalMemory(env, bytes - accounted_);
     accounted_ = bytes;
   }
-  void let_go(Napi::BasicEnv env) {
+  void release(Napi::BasicEnv env) {
     if (!session_) return;
     size_t bytes = params_->bytes() + optimizer_bytes_ + activation_bytes_;
     for (auto* vector : {&params_, &ema_, &m_, &v_}) {
-      if (*vector) (*vector)->let_go(env);
+      if (*vector) (*vector)->release(env);
       vector->reset();
     }
-    let_go_of(std::move(session_), bytes);
+    release_block(std::move(session_), bytes);
     account(env);
   }
   Locks locked(const Napi::CallbackInfo& info) {
@@ -379,7 +379,7 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
     return value;
   }
   Napi::Value dispose(const Napi::CallbackInfo& info) {
-    let_go(info.Env());
+    release(info.Env());
     return info.Env().Undefined();
   }
 

@@ -1,11 +1,11 @@
 // Class Vector: sums, copies, encodings and checkpoints' tensors, each a job.
-#include "vector.h"
+#include "binding/vector.h"
 
 #include <cstring>
 
-#include "../kernels/file_tensor.h"
-#include "../kernels/ops.h"
-#include "parts.h"
+#include "binding/parts.h"
+#include "kernels/file_tensor.h"
+#include "kernels/ops.h"
 
 namespace phx {
 namespace {
@@ -58,14 +58,14 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
     shared_ = *info[0].As<Napi::External<std::shared_ptr<SharedVector>>>().Data();
     shared_->hold(info.Env());
   }
-  void Finalize(Napi::BasicEnv env) override { let_go(env); }
+  void Finalize(Napi::BasicEnv env) override { release(env); }
 
   std::shared_ptr<SharedVector> shared() const { return shared_; }
-  void let_go(Napi::BasicEnv env) {
+  void release(Napi::BasicEnv env) {
     if (!shared_) return;
-    shared_->let_go(env);
+    shared_->release(env);
     size_t bytes = shared_->bytes();
-    let_go_of(std::move(shared_), bytes);
+    release_block(std::move(shared_), bytes);
   }
 
  private:
@@ -91,7 +91,7 @@ class VectorHandle : public Napi::ObjectWrap<VectorHandle> {
 
   Napi::Value length(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(self(info.Env()).buffer->count)); }
   Napi::Value dispose(const Napi::CallbackInfo& info) {
-    let_go(info.Env());
+    release(info.Env());
     return info.Env().Undefined();
   }
 

@@ -1,7 +1,7 @@
 // A Vector: a block of the device's memory in JavaScript's hands.
 #pragma once
-#include "../unet/memory.h"
-#include "call.h"
+#include "binding/call.h"
+#include "unet/memory.h"
 
 namespace phx {
 
@@ -16,7 +16,7 @@ struct SharedVector {
   void hold(Napi::BasicEnv env) {
     if (holders++ == 0) Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(bytes()));
   }
-  void let_go(Napi::BasicEnv env) {
+  void release(Napi::BasicEnv env) {
     if (--holders == 0) Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(bytes()));
   }
 };

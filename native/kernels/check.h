@@ -1,9 +1,9 @@
-// Shape checks of the ops' launchers: a failed check throws std::invalid_argument with both sides in its text.
+// Checks of arguments: one that fails throws std::invalid_argument with both sides in its text.
 #pragma once
 #include <stdexcept>
 #include <string>
 
-#include "tensor.h"
+#include "kernels/tensor.h"
 
 namespace phx {
 

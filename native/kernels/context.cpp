@@ -1,6 +1,6 @@
-#include "context.h"
+#include "kernels/context.h"
 
-#include "device.h"
+#include "kernels/device.h"
 
 namespace phx {
 

@@ -4,11 +4,14 @@
 #include <cstddef>
 #include <memory>
 
-#include "tensor.h"
+#include "kernels/tensor.h"
 
 namespace phx {
 
-class PendingSums;  // reduce.cuda.cpp
+// What a device keeps with a Context (device.h).
+struct DeviceData {
+  virtual ~DeviceData() = default;
+};
 
 class Context {
  public:
@@ -27,8 +30,8 @@ class Context {
   real* scratch(size_t count);
   const real* block() const { return block_; }
 
-  // Parameters' gradients whose last sum is put off (GradientSums in ops.h), where a device does that.
-  std::shared_ptr<PendingSums> pending_sums;
+  // The device's own; nothing where the device's memory is the host's.
+  std::unique_ptr<DeviceData> device_data;
 
  private:
   int threads_;

@@ -1,5 +1,5 @@
-// What a Session needs of the device that its ops run on: memory, copies to, from and within it, and programs. `device.cpp` is the CPU,
-// where the device's memory is the host's; `device.cuda.cpp` a GPU. Host code reaches a device's memory through these functions only.
+// What a Session needs of the device that its ops run on: memory, copies to, from and within it, and programs. `host/device.cpp` is the CPU,
+// where the device's memory is the host's; `cuda/runtime/device.cpp` a GPU. Host code reaches a device's memory through these functions only.
 // Calls return when the host's side of them is done (its memory may be reused); the device does its work in the order of the calls.
 // A failed call throws: OutOfMemory, or std::runtime_error with the driver's reason.
 #pragma once
@@ -9,7 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "tensor.h"
+#include "kernels/context.h"
+#include "kernels/tensor.h"
 
 namespace phx {
 
@@ -55,6 +56,25 @@ class OnHost {
   const size_t count_;
   std::vector<real> copy_;
   real* data_;
+};
+
+// The backward pass of a step. While one lives, a device may run gradients of parameters on a side stream, and compute their last sums
+// later, many at once: they are there after `finish`. Without one, gradients are there when an op returns. At most one for a Context at a
+// time.
+class BackwardStage {
+ public:
+  explicit BackwardStage(Context&);
+  ~BackwardStage();  // what has not been finished is dropped
+  BackwardStage(const BackwardStage&) = delete;
+  BackwardStage& operator=(const BackwardStage&) = delete;
+  // Of an op that has gradients of parameters, after its run: `used` holds the tensors that it read. They must stay until the next such op
+  // has run, since a side stream may still read them. Dropped at once where there is none.
+  void keep(std::function<void()> used);
+  void finish();
+
+ private:
+  [[maybe_unused]] Context& context_;
+  std::function<void()> kept_;
 };
 
 // Device work that is the same each time but for what it reads in the device's memory. On a GPU the first run is an ordinary one, the

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "check.h"
-#include "ops.h"
-#include "philox.h"
+#include "kernels/check.h"
+#include "kernels/ops.h"
+#include "kernels/philox.h"
 
 namespace phx {
 

@@ -1,4 +1,4 @@
-#include "file_tensor.h"
+#include "kernels/file_tensor.h"
 
 #include <cmath>
 #include <cstring>

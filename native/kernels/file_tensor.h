@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "tensor.h"
+#include "kernels/tensor.h"
 
 namespace phx {
 

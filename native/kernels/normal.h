@@ -5,8 +5,8 @@
 #pragma once
 #include <cmath>
 
-#include "philox.h"
-#include "tensor.h"
+#include "kernels/philox.h"
+#include "kernels/tensor.h"
 
 namespace phx {
 

@@ -1,6 +1,7 @@
 // Every op of the diffusion U-Net and its training, once: signature, shapes, formula, source. The table of contents of this folder.
 //
-// Implementations lie beside it and are chosen by the linker: `<op>.cpp` (fast, float), `<op>.ref.cpp` (plain loops: the definition).
+// The linker chooses the implementations: cpu/ (fast, float) or ref/ (plain loops in double, the definition), with host/ where one text
+// serves both; or cuda/. Each begins with a call of shapes.h.
 // Arguments: context, outputs, saved (kept for backward), inputs, parameters, attributes. Sizes: N batch, H W side, C in-channels,
 // K out-channels, T = H·W tokens, G groups. Activations (N,H,W,C), weights (K,R,S,C).
 // Forward writes `=`. Backward writes parameter gradients `=` and input gradients as their Grad says. An empty Tensor is an argument left
@@ -10,8 +11,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "context.h"
-#include "tensor.h"
+#include "kernels/context.h"
+#include "kernels/tensor.h"
 
 namespace phx {
 
@@ -141,21 +142,6 @@ void normal_fill(Context&, Tensor x, uint64_t key, uint32_t first_image);
 void convert(Context&, Tensor y, Tensor x);
 void add(Context&, Tensor y, Tensor x);
 
-// While one lives, backward ops may put off the last sums of parameters' gradients (dw, db), so that many are made at once: they are there
-// after `end`.
-// Without one they are there when an op returns. At most one for a Context at a time.
-class GradientSums {
- public:
-  explicit GradientSums(Context&);
-  ~GradientSums();  // what has not been ended is dropped
-  GradientSums(const GradientSums&) = delete;
-  GradientSums& operator=(const GradientSums&) = delete;
-  void end();
-
- private:
-  [[maybe_unused]] Context& context_;
-};
-
 // ---- the parameter vector (count values each)
 
 // Σ g² in a fixed order, accumulated in double
@@ -214,7 +200,7 @@ void encode_bf16(Context&, uint8_t* bytes, const real* x, size_t count);
 void decode_bf16(Context&, real* x, const uint8_t* bytes, size_t count);
 // Blocks of 1024 values (the last one shorter): float32 scale = max|x|/127, then a signed byte per value, x/scale rounded to nearest even.
 constexpr size_t kInt8Block = 1024;
-constexpr size_t int8_bytes(size_t count) { return count + 4 * ((count + kInt8Block - 1) / kInt8Block); }
+constexpr size_t int8_bytes(size_t count) { return count + 4 * ceil_div(count, kInt8Block); }
 void encode_int8(Context&, uint8_t* bytes, const real* x, size_t count);
 void decode_int8(Context&, real* x, const uint8_t* bytes, size_t count);
 // The k values of largest magnitude, of equal ones those with lower indices; 1 <= k <= count.  u64 k, u8 coding, 7 zero bytes, k bfloat16

@@ -3,7 +3,7 @@
 // progress whatever the others do, so any number of callers may share the pool. Threads that run out of work look around for about a tenth
 // of a millisecond (longer than the distance between two ops of a step) and then sleep: on two cores 3 % of a denoising step ahead of a
 // quarter of that, and the same where eight Sessions share them.
-#include "parallel.h"
+#include "kernels/parallel.h"
 
 #include <algorithm>
 #include <atomic>
@@ -20,7 +20,7 @@
 namespace phx {
 namespace {
 
-constexpr int kMostWorkers = 255;
+constexpr int kMaxWorkers = 255;
 constexpr int kSpins = 4000;  // of about 15-40 ns
 
 void pause() {
@@ -61,7 +61,7 @@ class Pool {
   void run(Job& job) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (workers_ < kMostWorkers && size_t(workers_) + 1 < job.parts) {
+      while (workers_ < kMaxWorkers && size_t(workers_) + 1 < job.parts) {
         try {
           std::thread([this] { serve(); }).detach();
         } catch (const std::system_error&) {

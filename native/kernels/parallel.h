@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <functional>
 
-#include "context.h"
+#include "kernels/context.h"
 
 namespace phx {
 

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <string>
 
+#include "kernels/divide.h"
+
 namespace phx {
 
 #ifdef PHOENIX_REF
@@ -16,6 +18,8 @@ using real = float;
 #endif
 
 enum class Type { real, bf16 };
+// The bits of a bfloat16 (bf16.h, cuda.cuh): a type of its own, so that no pointer to it is taken for one to something else.
+enum class BFloat16 : uint16_t {};
 
 struct Tensor {
   real* data = nullptr;
@@ -27,18 +31,18 @@ struct Tensor {
   size_t rows() const { return size_t(n) * h * w; }
   size_t size() const { return rows() * c; }
   bool contiguous() const { return ld == c; }
+  // The memory of a tensor of Type::bf16.
+  BFloat16* bf16() const { return reinterpret_cast<BFloat16*>(data); }
   real* row(size_t i) const { return data + i * size_t(ld); }
   // Channels [first, first + count) of every pixel.
   Tensor channels(int first, int count) const {
-    real* at = type == Type::real ? data + first : reinterpret_cast<real*>(reinterpret_cast<uint16_t*>(data) + first);
+    real* at = type == Type::real ? data + first : reinterpret_cast<real*>(bf16() + first);
     return {at, n, h, w, count, ld, type};
   }
 };
 
 // Reals of memory that `count` values take.
-inline size_t reals_of(Type type, size_t count) {
-  return type == Type::real ? count : (count * sizeof(uint16_t) + sizeof(real) - 1) / sizeof(real);
-}
+inline size_t reals_of(Type type, size_t count) { return type == Type::real ? count : ceil_div(count * sizeof(BFloat16), sizeof(real)); }
 
 inline Tensor tensor(real* data, int n, int h, int w, int c, Type type = Type::real) { return {data, n, h, w, c, c, type}; }
 inline Tensor matrix(real* data, int rows, int columns) { return {data, rows, 1, 1, columns, columns}; }

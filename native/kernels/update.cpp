@@ -7,10 +7,10 @@
 #include <cstring>
 #include <limits>
 
-#include "bf16.h"
-#include "check.h"
-#include "ops.h"
-#include "parallel.h"
+#include "kernels/bf16.h"
+#include "kernels/check.h"
+#include "kernels/ops.h"
+#include "kernels/parallel.h"
 
 namespace phx {
 namespace {
@@ -21,7 +21,7 @@ constexpr size_t kSumLanes = 8;
 // body(begin, end) over whole blocks of [0, count).
 template <class Body>
 void for_blocks(Context& ctx, size_t count, Body body) {
-  parallel_for(ctx, (count + kBlock - 1) / kBlock, [&](size_t begin, size_t end) { body(begin * kBlock, std::min(count, end * kBlock)); });
+  parallel_for(ctx, ceil_div(count, kBlock), [&](size_t begin, size_t end) { body(begin * kBlock, std::min(count, end * kBlock)); });
 }
 
 // Σ (a-b)² in eight lanes of double.
@@ -71,13 +71,13 @@ constexpr size_t kLargestHeader = 16;
 
 void encode_bf16(Context& ctx, uint8_t* bytes, const real* x, size_t count) {
   for_blocks(ctx, count, [&](size_t begin, size_t end) {
-    for (size_t i = begin; i < end; i++) put16(bytes + 2 * i, to_bf16(x[i]));
+    for (size_t i = begin; i < end; i++) put16(bytes + 2 * i, uint16_t(to_bf16(x[i])));
   });
 }
 
 void decode_bf16(Context& ctx, real* x, const uint8_t* bytes, size_t count) {
   for_blocks(ctx, count, [&](size_t begin, size_t end) {
-    for (size_t i = begin; i < end; i++) x[i] = from_bf16(get16(bytes + 2 * i));
+    for (size_t i = begin; i < end; i++) x[i] = from_bf16(BFloat16(get16(bytes + 2 * i)));
   });
 }
 
@@ -127,7 +127,7 @@ std::vector<uint8_t> encode_largest(Context&, const real* x, size_t count, size_
     const uint32_t m = magnitude(x[i]);
     if (m < threshold || (m == threshold && ties == 0)) continue;
     if (m == threshold) ties--;
-    put16(out.data() + kLargestHeader + 2 * sent++, to_bf16(x[i]));
+    put16(out.data() + kLargestHeader + 2 * sent++, uint16_t(to_bf16(x[i])));
     bitmap[i / 8] |= uint8_t(1 << i % 8);
     uint64_t gap = i - next;
     for (; gap >= 128; gap >>= 7) gaps.push_back(uint8_t(gap | 128));
@@ -153,7 +153,7 @@ void decode_largest(Context&, real* x, size_t count, const uint8_t* bytes, size_
   const uint8_t* end = bytes + length;
   std::fill(x, x + count, real(0));
   size_t taken = 0;
-  auto set = [&](size_t i) { x[i] = from_bf16(get16(values + 2 * taken++)); };
+  auto set = [&](size_t i) { x[i] = from_bf16(BFloat16(get16(values + 2 * taken++))); };
   if (bytes[8] == 1) {
     demand(size_t(end - at) == (count + 7) / 8, "a bitmap of ceil(count/8) bytes");
     for (size_t i = 0; i < size_t(end - at) * 8; i++) {

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../kernels/check.h"
-#include "../kernels/parallel.h"
-#include "metrics.h"
+#include "kernels/check.h"
+#include "kernels/parallel.h"
+#include "metrics/metrics.h"
 
 namespace phx {
 namespace {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../kernels/context.h"
+#include "kernels/context.h"
 
 namespace phx {
 

@@ -4,9 +4,9 @@
 #include <limits>
 #include <stdexcept>
 
-#include "../kernels/check.h"
-#include "../kernels/parallel.h"
-#include "metrics.h"
+#include "kernels/check.h"
+#include "kernels/parallel.h"
+#include "metrics/metrics.h"
 
 namespace phx {
 namespace {
@@ -137,7 +137,7 @@ Moments moments(Context& ctx, const Features& x) {
   });
   // Blocks of rows of the upper triangle, the first beside the last: all threads have the same work.
   constexpr size_t kBlock = 16;
-  size_t blocks = (n + kBlock - 1) / kBlock;
+  size_t blocks = ceil_div(n, kBlock);
   auto fill = [&](size_t block) {
     size_t first = block * kBlock, last = std::min(n, first + kBlock);
     for (size_t r = 0; r < x.rows; r++)

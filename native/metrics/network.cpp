@@ -1,10 +1,10 @@
-#include "network.h"
+#include "metrics/network.h"
 
 #include <algorithm>
 
-#include "../kernels/check.h"
-#include "../kernels/ops.h"
-#include "../kernels/parallel.h"
+#include "kernels/check.h"
+#include "kernels/ops.h"
+#include "kernels/parallel.h"
 
 namespace phx {
 namespace {

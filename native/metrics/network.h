@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "../kernels/context.h"
-#include "../kernels/tensor.h"
+#include "kernels/context.h"
+#include "kernels/tensor.h"
 
 namespace phx {
 

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <limits>
 
-#include "../kernels/check.h"
-#include "../kernels/parallel.h"
-#include "metrics.h"
+#include "kernels/check.h"
+#include "kernels/parallel.h"
+#include "metrics/metrics.h"
 
 namespace phx {
 namespace {
@@ -16,7 +16,7 @@ constexpr size_t kRows = 32;  // rows of x that share a visit to a tile of y
 
 // Tile t holds rows 16t.. of y, [column][lane]; what is missing in the last is 0.
 std::vector<double> tiles_of(const Features& y) {
-  std::vector<double> tiles((y.rows + kLanes - 1) / kLanes * kLanes * y.columns, 0.0);
+  std::vector<double> tiles(round_up(y.rows, kLanes) * y.columns, 0.0);
   for (size_t j = 0; j < y.rows; j++)
     for (size_t c = 0; c < y.columns; c++) tiles[(j / kLanes * y.columns + c) * kLanes + j % kLanes] = y.row(j)[c];
   return tiles;

@@ -1,13 +1,12 @@
-// dispatch_list: which kernels the ops of two networks are sent to (native/kernels/dispatch.cuda.h), for test/77-cuda-dispatch.test.ts. The
-// networks run forward and backward on their tape, with ops that compute nothing and memory that is not there.
+// dispatch_list: which kernels the ops of two networks are sent to (kernels/cuda/gemm/dispatch.h), for chapter 77. The networks run forward and backward on their tape, with ops that compute nothing and memory that is not there.
 #include <cstdio>
 #include <map>
 #include <set>
 #include <string>
 
-#include "../kernels/device.h"
-#include "../kernels/dispatch.cuda.h"
-#include "../unet/unet.h"
+#include "kernels/cuda/gemm/dispatch.h"
+#include "kernels/device.h"
+#include "unet/unet.h"
 
 namespace phx {
 namespace {
@@ -22,7 +21,7 @@ std::map<std::string, Calls> calls;
 
 // conv: of the convolution that a linear layer is the shortcut around, whose kernels may add it.
 void note(const std::string& call, const Product& p, const Product* conv = nullptr) {
-  constexpr const char* names[] = {"wgmma", "mma", "few", "generic"};
+  constexpr const char* names[] = {"wgmma", "mma", "narrow", "generic"};
   if (!calls.contains(call)) in_order.push_back(call);
   Calls& c = calls[call];
   c.count += p.pass == Pass::forward;
@@ -114,9 +113,10 @@ void pad_forward(Context&, Tensor, Tensor) {}
 void pad_backward(Context&, Grad, Tensor) {}
 void add(Context&, Tensor, Tensor) {}
 
-GradientSums::GradientSums(Context& context) : context_(context) {}
-GradientSums::~GradientSums() = default;
-void GradientSums::end() {}
+BackwardStage::BackwardStage(Context& context) : context_(context) {}
+BackwardStage::~BackwardStage() = default;
+void BackwardStage::keep(std::function<void()> used) { kept_ = std::move(used); }
+void BackwardStage::finish() {}
 
 extern const bool device_is_host = false;
 real* device_allocate(size_t) { return somewhere(); }

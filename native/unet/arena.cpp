@@ -1,9 +1,9 @@
-#include "arena.h"
+#include "unet/arena.h"
 
 #include <cstdint>
 #include <stdexcept>
 
-#include "../kernels/device.h"
+#include "kernels/device.h"
 
 namespace phx {
 
@@ -17,7 +17,7 @@ Arena::~Arena() { device_release(block_); }
 real* Arena::base() const { return block_ ? block_ : reinterpret_cast<real*>(uintptr_t(1) << 20); }
 
 real* Arena::take(size_t count) {
-  size_t need = (count + kStep - 1) / kStep * kStep, at = 0;
+  size_t need = round_up(count, kStep), at = 0;
   for (const auto& [offset, size] : used_) {
     if (offset - at >= need) break;
     at = offset + size;
@@ -28,7 +28,7 @@ real* Arena::take(size_t count) {
   return base() + at;
 }
 
-void Arena::give_back(real* place) { used_.erase(size_t(place - base())); }
+void Arena::release(real* place) { used_.erase(size_t(place - base())); }
 
 void Arena::commit(size_t count) {
   reset();

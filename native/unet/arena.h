@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <map>
 
-#include "../kernels/tensor.h"
+#include "kernels/tensor.h"
 
 namespace phx {
 
@@ -18,9 +18,9 @@ class Arena {
 
   // `count` reals at a 64-byte boundary, contents undefined. First fit, so the same calls give the same places.
   real* take(size_t count);
-  void give_back(real* place);
+  void release(real* place);
 
-  // Throws std::bad_alloc; frees what was committed before. All tensors must have been given back.
+  // Throws std::bad_alloc; frees what was committed before. All tensors must have been released.
   void commit(size_t count);
   bool dry() const { return block_ == nullptr; }
   const real* block() const { return block_; }

@@ -1,11 +1,11 @@
-#include "classifier.h"
+#include "unet/classifier.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "../kernels/check.h"
-#include "../kernels/device.h"
-#include "../kernels/normal.h"
+#include "kernels/check.h"
+#include "kernels/device.h"
+#include "kernels/normal.h"
 
 namespace phx {
 namespace {
@@ -59,7 +59,7 @@ Classifier::Classifier(ClassifierConfig config) : config_(config) {
   w_ = add("linear.weight", {config.classes, channels});
   b_ = add("linear.bias", {config.classes});
   int step = large ? 8 : 4;
-  height_ = (config.height + step - 1) / step * step, width_ = (config.width + step - 1) / step * step;
+  height_ = round_up(config.height, step), width_ = round_up(config.width, step);
 }
 
 int Classifier::features() const { return kWidths[kLayers - 1]; }

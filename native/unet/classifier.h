@@ -1,7 +1,7 @@
 // A small classifier of one's own images, for metrics where no feature network is at hand: four 3x3 convolutions, each with GroupNorm and
 // SiLU, a global average (the features) and a linear layer, one score per class. The average runs in host memory, so this model does too.
 #pragma once
-#include "model.h"
+#include "unet/model.h"
 
 namespace phx {
 

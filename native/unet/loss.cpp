@@ -1,9 +1,9 @@
-#include "loss.h"
+#include "unet/loss.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "../kernels/check.h"
+#include "kernels/check.h"
 
 namespace phx {
 

@@ -2,9 +2,9 @@
 #pragma once
 #include <vector>
 
-#include "hyper.h"
-#include "memory.h"
-#include "tape.h"
+#include "unet/hyper.h"
+#include "unet/memory.h"
+#include "unet/tape.h"
 
 namespace phx {
 

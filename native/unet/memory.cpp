@@ -1,4 +1,4 @@
-#include "memory.h"
+#include "unet/memory.h"
 
 namespace phx {
 

@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "../kernels/device.h"
+#include "kernels/device.h"
 
 namespace phx {
 

@@ -1,4 +1,4 @@
-#include "model.h"
+#include "unet/model.h"
 
 namespace phx {
 

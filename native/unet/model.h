@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "tape.h"
+#include "unet/tape.h"
 
 namespace phx {
 

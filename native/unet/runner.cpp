@@ -1,6 +1,6 @@
-#include "runner.h"
+#include "unet/runner.h"
 
-#include "../kernels/check.h"
+#include "kernels/check.h"
 
 namespace phx {
 namespace {
@@ -28,7 +28,7 @@ struct Runner::BatchMemory {
     batch = {take(model.input()), take(model.output()), take({}), take({}), take({}), take({})};
   }
   ~BatchMemory() {
-    for (const Tensor& t : {batch.x, batch.target, batch.weight, batch.t, batch.classes, batch.loss}) arena.give_back(t.data);
+    for (const Tensor& t : {batch.x, batch.target, batch.weight, batch.t, batch.classes, batch.loss}) arena.release(t.data);
   }
 };
 

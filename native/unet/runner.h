@@ -8,8 +8,8 @@
 #include <tuple>
 #include <vector>
 
-#include "loss.h"
-#include "model.h"
+#include "unet/loss.h"
+#include "unet/model.h"
 
 namespace phx {
 
@@ -19,7 +19,7 @@ struct NotFinite {
 };
 
 constexpr size_t kRecordUnit = 16;
-inline size_t whole_units(size_t bytes) { return (bytes + kRecordUnit - 1) / kRecordUnit * kRecordUnit; }
+inline size_t whole_units(size_t bytes) { return round_up(bytes, kRecordUnit); }
 
 // What one step reads: a header of type T, then positions, classes and times of its batch.
 template <class T>
@@ -62,7 +62,7 @@ class Runner {
     Dropout dropout = {};
     const std::atomic<bool>* stop = nullptr;
   };
-  // `fill` writes the batch, `use` sees batch and outputs before their memory is given back. What `use` is told of stays until the next
+  // `fill` writes the batch, `use` sees batch and outputs before their memory is released. What `use` is told of stays until the next
   // pass.
   using Fill = std::function<void(const Batch&)>;
   using Use = std::function<void(const Batch&, const Outputs&)>;

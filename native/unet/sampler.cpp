@@ -1,9 +1,9 @@
-#include "sampler.h"
+#include "unet/sampler.h"
 
 #include <algorithm>
 #include <cstdint>
 
-#include "../kernels/check.h"
+#include "kernels/check.h"
 
 namespace phx {
 namespace {
@@ -55,7 +55,7 @@ std::vector<float> sample(Runner& runner, const SampleOptions& o, const std::ato
   ImageShape of = model.input();
   runner.use_weights(o.weights->data);
   std::vector<float> images(size_t(o.count) * of.size());
-  size_t rows = o.table.size() / kColumns, done = 0, all = rows * ((size_t(o.count) + o.batch - 1) / o.batch);
+  size_t rows = o.table.size() / kColumns, done = 0, all = rows * ceil_div(size_t(o.count), o.batch);
   for (int first = 0, n; first < o.count; first += n) {
     n = std::min(o.batch, o.count - first);
     size_t values = size_t(n) * of.size(), bytes = Record<SamplerStep>::bytes(n);

@@ -3,7 +3,7 @@
 #include <functional>
 #include <vector>
 
-#include "runner.h"
+#include "unet/runner.h"
 
 namespace phx {
 

@@ -1,10 +1,10 @@
-#include "tape.h"
+#include "unet/tape.h"
 
 #include <cstdint>
 #include <utility>
 
-#include "../kernels/check.h"
-#include "../kernels/device.h"
+#include "kernels/check.h"
+#include "kernels/device.h"
 
 namespace phx {
 
@@ -18,8 +18,8 @@ Value::Value(Arena& arena, Tensor tensor, bool owned, bool wants_gradient)
     : tensor(tensor), wants_gradient(wants_gradient), arena_(arena), owned_(owned) {}
 
 Value::~Value() {
-  if (owned_) arena_.give_back(tensor.data);
-  if (gradient_) arena_.give_back(gradient_.data);
+  if (owned_) arena_.release(tensor.data);
+  if (gradient_) arena_.release(gradient_.data);
 }
 
 Grad Value::gradient_in() {
@@ -70,19 +70,19 @@ void Tape::run(const std::function<void()>& work) {
   work();
 }
 
-void Tape::record(std::function<void()> backward, Runs runs) {
-  if (recording()) recorded_.push_back({std::move(backward), runs});
+void Tape::record(std::function<void()> backward, bool has_parameters) {
+  if (recording()) recorded_.push_back({std::move(backward), has_parameters});
 }
 
 void Tape::backward() {
-  Recorded forked{};  // holds its Vars until the next op has run
-  GradientSums sums(context_);
+  BackwardStage stage(context_);
   while (!recorded_.empty()) {
-    recorded_.back().backward();
-    if (recorded_.back().runs == Runs::forks && !device_is_host) forked = std::move(recorded_.back());
-    recorded_.pop_back();  // frees the Vars it held
-  }
-  run([&] { sums.end(); });
+    Recorded op = std::move(recorded_.back());
+    recorded_.pop_back();
+    op.backward();
+    if (op.has_parameters) stage.keep(std::move(op.backward));
+  }  // op goes, and with it the Vars that it held
+  run([&] { stage.finish(); });
 }
 
 Var Tape::conv2d(Var x, Parameter w, Parameter b, Conv2d a, const Added& to) {
@@ -103,7 +103,7 @@ Var Tape::conv2d(Var x, Parameter w, Parameter b, Conv2d a, const Added& to) {
         if (to.shortcut0) linear_gradients(*y, to.shortcut0, to.shortcut1, to.shortcut_w, to.shortcut_b);
         if (to.residual) to.residual->add_gradient(context_, *y, !arena_.dry());
       },
-      Runs::forks);
+      true);
   return y;
 }
 
@@ -121,7 +121,7 @@ Var Tape::linear(Var x0, Var x1, Parameter w, Parameter b, Var residual) {
         linear_gradients(*y, x0, x1, w, b);
         if (residual) residual->add_gradient(context_, *y, !arena_.dry());
       },
-      Runs::forks);
+      true);
   return y;
 }
 

@@ -11,8 +11,8 @@
 #include <memory>
 #include <vector>
 
-#include "../kernels/ops.h"
-#include "arena.h"
+#include "kernels/ops.h"
+#include "unet/arena.h"
 
 namespace phx {
 
@@ -100,8 +100,8 @@ class Tape {
   Tensor matrix_weight(Parameter p) const;
   Tensor gradient(Parameter p) const;
   void linear_gradients(const Value& y, const Var& x0, const Var& x1, Parameter w, Parameter b);
-  enum class Runs { in_order, forks };
-  void record(std::function<void()> backward, Runs runs = Runs::in_order);
+  // has_parameters: convolutions and linear layers, whose tensors a device may read for longer (BackwardStage in device.h).
+  void record(std::function<void()> backward, bool has_parameters = false);
 
   Context& context_;
   Arena& arena_;
@@ -109,11 +109,9 @@ class Tape {
   real* gradients_;
   const std::atomic<bool>* stop_;
   const Tensor rounded_;
-  // forks: convolutions and linear layers put the gradients of their weights on a side stream where the device has one (GPUs do). That
-  // stream may still read the op's tensors while the next op runs, so their memory must not be given back before.
   struct Recorded {
     std::function<void()> backward;
-    Runs runs;
+    bool has_parameters;
   };
   std::vector<Recorded> recorded_;
 };

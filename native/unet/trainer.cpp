@@ -1,9 +1,9 @@
-#include "trainer.h"
+#include "unet/trainer.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "../kernels/check.h"
+#include "kernels/check.h"
 
 namespace phx {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "runner.h"
+#include "unet/runner.h"
 
 namespace phx {
 

@@ -1,9 +1,9 @@
-#include "unet.h"
+#include "unet/unet.h"
 
 #include <cmath>
 
-#include "../kernels/check.h"
-#include "../kernels/philox.h"
+#include "kernels/check.h"
+#include "kernels/philox.h"
 
 namespace phx {
 
@@ -167,7 +167,7 @@ struct UNet::Pass {
 
 Outputs UNet::forward(Tape& tape, Inputs in) const {
   int levels = int(down_.size()), unit = 1 << (levels - 1);
-  auto padded = [unit](int side) { return (side + unit - 1) / unit * unit; };
+  auto padded = [unit](int side) { return round_up(side, unit); };
 
   Var temb = tape.time_embedding(in.t, config_.block_out_channels[0], config_.flip_sin_to_cos, config_.freq_shift);
   temb = tape.linear(tape.silu(tape.linear(temb, {}, time1_.w, time1_.b)), {}, time2_.w, time2_.b);

@@ -1,6 +1,6 @@
 // The U-Net of Ho et al. 2020 (app. B) in diffusers' parametrisation (UNet2DModel): names, shapes and the forward pass, written once.
 #pragma once
-#include "model.h"
+#include "unet/model.h"
 
 namespace phx {
 

@@ -1,5 +1,5 @@
 /** Who may know whom: the layering of docs/architecture.md, read from the imports and includes themselves. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import test from 'ava';
@@ -123,37 +123,65 @@ function circle(imports: Record<string, string[]>): string[] {
   );
 }
 
-const NATIVE_FOLDERS: Record<string, string[]> = {
-  kernels: ['kernels'],
-  unet: ['kernels', 'unet'],
-  metrics: ['kernels', 'metrics'],
-  simt: ['kernels', 'simt'],
+/**
+ * The rooms of native/, and whose headers each may include besides its own. `kernels` is what lies directly in native/kernels: the ops'
+ * declarations and what all backends share. Backends know nothing of each other, and nobody above the kernels knows a backend.
+ */
+const NATIVE_ROOMS: Record<string, string[]> = {
+  kernels: [],
+  'kernels/host': ['kernels'],
+  'kernels/ref': ['kernels'],
+  'kernels/cpu': ['kernels', 'kernels/cpu/simd'],
+  'kernels/cpu/simd': ['kernels'],
+  'kernels/cuda': ['kernels', 'kernels/cuda/gemm', 'kernels/cuda/runtime'],
+  'kernels/cuda/gemm': ['kernels', 'kernels/cuda', 'kernels/cuda/runtime'],
+  'kernels/cuda/runtime': ['kernels', 'kernels/cuda', 'kernels/cuda/gemm'],
+  'kernels/lab': ['kernels', 'kernels/cpu', 'kernels/cpu/simd'],
+  unet: ['kernels'],
+  metrics: ['kernels'],
+  binding: ['kernels', 'unet', 'metrics'],
+  test: ['kernels', 'kernels/cuda', 'kernels/cuda/gemm', 'kernels/cuda/runtime', 'unet'],
 };
+const nativeRoomOf = (file: string) => dirname(file).split('/').slice(1).join('/');
 
-/** What one file of native/ includes against the rules. Includes in quotes are ours, those in angle brackets the compiler's. */
+/** What one file of native/ includes against the rules. Includes in quotes are ours, from native/ on; those in angle brackets the compiler's. */
 function nativeBreaches(file: string, text: string): string[] {
   const found: string[] = [];
-  const folder = file.split('/')[1]!;
+  const room = nativeRoomOf(file);
+  const allowed = NATIVE_ROOMS[room];
+  if (!allowed) return [`${file} lies in no known room`];
   for (const [, open, name] of text.matchAll(/^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]/gm)) {
     if (/^(napi|node_api|js_native_api)/.test(name!)) {
-      if (folder !== 'binding') found.push(`${file} includes ${name}: only native/binding speaks Node-API`);
+      if (room !== 'binding') found.push(`${file} includes ${name}: only native/binding speaks Node-API`);
       continue;
     }
     if (open === '<') {
       if (name!.includes('/') && !name!.startsWith('sys/')) found.push(`${file} includes <${name}>, which is not of the standard library`);
       continue;
     }
-    const beside = join(dirname(file), name!);
-    const target = known.has(beside) ? beside : join('native', name!);
-    const allowed = NATIVE_FOLDERS[folder];
-    if (!known.has(target)) found.push(`${file} includes "${name}", which is not in native/`);
-    else if (allowed && !allowed.includes(target.split('/')[1]!)) found.push(`${file} (${folder}) includes ${target}`);
-    if (/\/kernels\/[^/]+\.(cpp|cu)$/.test(target)) found.push(`${file} includes the implementation ${target}; kernels meet in ops.h`);
+    const target = join('native', name!);
+    const targetRoom = nativeRoomOf(target);
+    // The tests share the emulator's checks.
+    if (room === 'test' && /^(test|hopper|\w+_vectors)\.h$/.test(name!)) continue;
+    if (!known.has(target)) found.push(`${file} includes "${name}": includes name a file from native/ on`);
+    else if (targetRoom !== room && !allowed.includes(targetRoom)) found.push(`${file} (${room}) includes ${target}`);
+    // The binding reads arguments and starts work. What computes over values lies in kernels, unet or metrics.
+    if (room === 'binding' && target === 'native/kernels/parallel.h') found.push(`${file} includes ${target}: the binding computes nothing`);
+    if (/\.(cpp|cu)$/.test(target)) found.push(`${file} includes the implementation ${target}; kernels meet in ops.h`);
   }
   return found;
 }
 const nativeFiles = files('native', /\.(h|cpp|cu|cuh)$/);
 const known = new Set(nativeFiles);
+
+/** Includes in quotes of the emulator, tools/simt: its own files. Only its seeded defects are written with the kernels' instructions. */
+function emulatorBreaches(file: string, text: string): string[] {
+  return [...text.matchAll(/^[ \t]*#[ \t]*include[ \t]*"([^"]+)"/gm)].flatMap(([, name]) =>
+    existsSync(join(root, dirname(file), name!)) || (file === 'tools/simt/test/defects.cu' && known.has(join('native', name!)))
+      ? []
+      : [`${file} includes "${name}", which is not of the emulator`],
+  );
+}
 
 test('imports of src/ run only from one room to those after it: cli, experiment, commands, net, report, run, fl, ddpm, bindings, leaves', (t) => {
   const sources = files('src', /\.ts$/);
@@ -174,10 +202,16 @@ test('no circle of imports in src/', (t) => {
   t.deepEqual(circle({ a: ['b', 'c'], b: ['d'], c: ['d'], d: [] }), [], 'two ways to one file are none');
 });
 
-test('native: kernels know kernels, unet knows kernels, only binding knows Node-API', (t) => {
+test('native: backends know nothing of each other, unet and metrics know what backends share, only binding knows Node-API', (t) => {
   t.true(nativeFiles.length > 5);
   t.deepEqual(
     nativeFiles.flatMap((file) => nativeBreaches(file, read(file))),
+    [],
+  );
+  const emulator = files('tools/simt', /\.(h|cpp|cu)$/);
+  t.true(emulator.length > 5);
+  t.deepEqual(
+    emulator.flatMap((file) => emulatorBreaches(file, read(file))),
     [],
   );
 });
@@ -210,9 +244,17 @@ test('a breach is seen', (t) => {
   t.deepEqual(breaches('src/files.ts', "import { writeFile } from 'node:fs/promises';"), []);
   t.deepEqual(breaches('src/cli/main.ts', "import { federate } from '../commands/federate.ts'; console.log(1)"), []);
   const include = (file: string, name: string) => nativeBreaches(file, `#include ${name}\n`);
-  t.is(include('native/kernels/conv2d.cpp', '<napi.h>').length, 1);
-  t.is(include('native/kernels/conv2d.cpp', '"../unet/arena.h"').length, 1);
+  t.is(include('native/kernels/cpu/conv2d.cpp', '<napi.h>').length, 1);
+  t.is(include('native/kernels/cpu/conv2d.cpp', '"unet/arena.h"').length, 1);
+  t.is(include('native/kernels/cpu/conv2d.cpp', '"kernels/cuda/conv2d.cuh"').length, 1);
+  t.is(include('native/kernels/cuda/conv2d.cpp', '"kernels/cpu/gemm.h"').length, 1);
+  t.is(include('native/kernels/context.cpp', '"kernels/cuda/runtime/launch.h"').length, 1);
+  t.is(include('native/unet/tape.cpp', '"kernels/cuda/runtime/side_stream.h"').length, 1);
+  t.is(include('native/kernels/other/x.cpp', '"kernels/ops.h"').length, 1);
+  t.is(include('native/binding/vector.cpp', '"kernels/parallel.h"').length, 1);
   t.is(include('native/unet/unet.cpp', '"kernels/missing.h"').length, 1);
-  t.is(include('native/binding/ops.cpp', '"../kernels/conv2d.ref.cpp"').length, 1);
+  t.is(include('native/unet/unet.cpp', '"unet.h"').length, 1);
+  t.is(include('native/kernels/ref/linear.cpp', '"kernels/ref/conv2d.cpp"').length, 1);
+  t.is(emulatorBreaches('tools/simt/driver.cpp', '#include "kernels/ops.h"').length, 1);
   t.deepEqual(include('native/unet/unet.cpp', '"kernels/ops.h"'), []);
 });

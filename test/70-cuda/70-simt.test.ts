@@ -1,6 +1,7 @@
 /**
- * The SIMT emulator (native/simt): its own tests, on both compute capabilities and in several orders of threads. The program checks every
- * supported opcode against a formula of the host's, the driver API, and that each seeded defect is reported (docs/simt.md).
+ * The SIMT emulator (tools/simt): its own tests, on both compute capabilities and in several orders of threads. simt_test checks every
+ * supported opcode against a formula of the host's, the driver API, and that each seeded defect is reported (docs/simt.md); hopper_test
+ * (native/test) the instructions and products that our kernels are made of.
  */
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -32,8 +33,8 @@ if (nvcc === undefined) {
 } else {
   test.before(async () => {
     const hint = existsSync(nvcc) ? [`-DPHOENIX_NVCC=${nvcc}`] : [];
-    await run('cmake', ['-S', join(root, 'native', 'simt'), '-B', build, ...hint]);
-    await run('cmake', ['--build', build, '--target', 'simt_test', '--target', 'hopper_test', '--parallel', '2']);
+    await run('cmake', ['-S', join(root, 'native', 'test'), '-B', build, ...hint]);
+    await run('cmake', ['--build', build, '--target', 'simt_test', 'hopper_test', '--parallel', '2']);
   });
   const runProgram = (program: string, environment: Record<string, string>) =>
     run(join(build, program), [build], { env: { ...process.env, PHOENIX_SIMT_QUIET: '1', ...environment } }).catch(

@@ -1,6 +1,6 @@
 /**
  * What each CUDA kernel takes of a multiprocessor, as ptxas says it while phoenix-cuda is built: registers per thread, bytes spilled, bytes
- * of static shared memory. No kernel takes more than native/kernels/budget.json allows; one that is not in it spills nothing. `node
+ * of static shared memory. No kernel takes more than native/kernels/cuda/budget.json allows; one that is not in it spills nothing. `node
  * scripts/budget.mjs` writes the table anew. Nor may ptxas note that it serialises wgmma or ignores setmaxnreg. Skipped aloud where
  * phoenix-cuda is not built here.
  */
@@ -14,7 +14,7 @@ const usage: Budget = usageOfKernels();
 const count = Object.keys(usage).length;
 
 (count > 0 ? test : test.skip)('no CUDA kernel takes more than its budget', async (t) => {
-  const budget: Budget = JSON.parse(await readFile(new URL('../../native/kernels/budget.json', import.meta.url), 'utf8'));
+  const budget: Budget = JSON.parse(await readFile(new URL('../../native/kernels/cuda/budget.json', import.meta.url), 'utf8'));
   const over: string[] = [];
   const unknown: string[] = [];
   for (const [kernel, architectures] of Object.entries(usage))

@@ -25,8 +25,8 @@
 #include <cstdio>
 #include <vector>
 
-#include "kernels/gemm.h"
-#include "kernels/simd.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/isa.h"
 
 namespace {
 

@@ -34,8 +34,8 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/gemm_leaves.h"
-#include "kernels/vec.h"
+#include "kernels/cpu/simd/gemm.h"
+#include "kernels/cpu/simd/vec.h"
 
 namespace {
 
@@ -160,8 +160,8 @@ double seconds() {  // processor time: other processes do not count
 template <class W>
 __attribute__((noinline)) void convolve(const Shape& s, const float* x, const float* w, float* y, int block, std::vector<float>& scratch) {
   constexpr int window = W::window, points = W::points, products = W::products, outputs = W::outputs;
-  const phx::GemmLeaves& leaves = phx::gemm_leaves();
-  int nr = leaves.nr, ldv = padded(s.c), ldm = padded(s.k), panels = s.k / nr, side = 2 * s.h, down = (side + outputs - 1) / outputs;
+  const phx::GemmMicrokernels& micro = phx::gemm_microkernels();
+  int nr = micro.nr, ldv = padded(s.c), ldm = padded(s.k), panels = s.k / nr, side = 2 * s.h, down = (side + outputs - 1) / outputs;
   size_t u_stride = size_t(s.k) * s.c + 16, v_stride = size_t(block) * ldv + 16, m_stride = size_t(block) * ldm + 16;
   scratch.resize(std::max(scratch.size(), u_stride * products * products + v_stride * points * points + m_stride * products * products +
                                               padded(s.c) + size_t(9) * s.c * nr));
@@ -170,7 +170,7 @@ __attribute__((noinline)) void convolve(const Shape& s, const float* x, const fl
   std::memset(zeros, 0, padded(s.c) * sizeof(float));
   for (int j = 0; j < panels; j++) {
     for (int tap = 0; tap < 9; tap++)
-      leaves.pack(s.c, nr, w + size_t(j) * nr * 9 * s.c + size_t(tap) * s.c, 1, 9 * s.c, taps + size_t(tap) * s.c * nr);
+      micro.pack(s.c, nr, w + size_t(j) * nr * 9 * s.c + size_t(tap) * s.c, 1, 9 * s.c, taps + size_t(tap) * s.c * nr);
     for (int i = 0; i < s.c * nr; i += kLanes) {
       Vec g[9], out[products * products];
 #pragma GCC unroll 9
@@ -204,7 +204,7 @@ __attribute__((noinline)) void convolve(const Shape& s, const float* x, const fl
     for (int e = 0; e < products * products; e++) {
       int point = W::point_of(e / products) * points + W::point_of(e % products);
       for (int j = 0; j < panels; j++)
-        leaves.panel(
+        micro.panel(
             {last - first, nr, s.c, v + point * v_stride, ldv, 1, u + e * u_stride + size_t(j) * nr * s.c, m + e * m_stride + j * nr, ldm});
     }
     for (int t = first; t < last; t++) {

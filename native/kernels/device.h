@@ -1,5 +1,6 @@
-// What a Session needs of the device that its ops run on: memory, copies to, from and within it, and programs. `host/device.cpp` is the CPU,
-// where the device's memory is the host's; `cuda/runtime/device.cpp` a GPU. Host code reaches a device's memory through these functions only.
+// What a Session needs of the device that its ops run on: memory, copies to, from and within it, and programs. `host/device.cpp` is the
+// CPU, where the device's memory is the host's; `cuda/runtime/device.cpp` a GPU. Host code reaches a device's memory only through these
+// functions.
 // Calls return when the host's side of them is done (its memory may be reused); the device does its work in the order of the calls.
 // A failed call throws: OutOfMemory, or std::runtime_error with the driver's reason.
 #pragma once

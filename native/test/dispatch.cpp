@@ -1,4 +1,5 @@
-// dispatch_list: which kernels the ops of two networks are sent to (kernels/cuda/gemm/dispatch.h), for chapter 77. The networks run forward and backward on their tape, with ops that compute nothing and memory that is not there.
+// dispatch_list: which kernels the ops of two networks are sent to (kernels/cuda/gemm/dispatch.h), for chapter 77. The networks run forward
+// and backward on their tape, with ops that compute nothing and memory that is not there.
 #include <cstdio>
 #include <map>
 #include <set>

@@ -1,11 +1,11 @@
 // hopper_test FOLDER: the instructions of Ampere and Hopper that kernels are made of, and Hopper's convolutions, against plain loops; their
 // PTX lies in FOLDER. Prints JSON: the device, and for each vector the hash of what the loops say and of what the device did. Runs on the
 // emulator, to which it is linked, and on a GPU by LD_PRELOAD=libcuda.so.1.
+#include "hopper.h"
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iterator>
-#include "hopper.h"
 
 static std::string vectors;
 

@@ -144,7 +144,7 @@ const NATIVE_ROOMS: Record<string, string[]> = {
 };
 const nativeRoomOf = (file: string) => dirname(file).split('/').slice(1).join('/');
 
-/** What one file of native/ includes against the rules. Includes in quotes are ours, from native/ on; those in angle brackets the compiler's. */
+/** What one file of native/ includes against the rules. Includes in quotes are ours, those in angle brackets the compiler's. */
 function nativeBreaches(file: string, text: string): string[] {
   const found: string[] = [];
   const room = nativeRoomOf(file);
@@ -166,7 +166,8 @@ function nativeBreaches(file: string, text: string): string[] {
     if (!known.has(target)) found.push(`${file} includes "${name}": includes name a file from native/ on`);
     else if (targetRoom !== room && !allowed.includes(targetRoom)) found.push(`${file} (${room}) includes ${target}`);
     // The binding reads arguments and starts work. What computes over values lies in kernels, unet or metrics.
-    if (room === 'binding' && target === 'native/kernels/parallel.h') found.push(`${file} includes ${target}: the binding computes nothing`);
+    if (room === 'binding' && target === 'native/kernels/parallel.h')
+      found.push(`${file} includes ${target}: the binding computes nothing`);
     if (/\.(cpp|cu)$/.test(target)) found.push(`${file} includes the implementation ${target}; kernels meet in ops.h`);
   }
   return found;

@@ -8,6 +8,7 @@ import type { Addon, OpTensor } from '../../src/bindings/native.ts';
 import { rng } from '../../src/rng.ts';
 import { backwardArguments, cases, type OpArguments, rounded } from '../cases.ts';
 import { instructionSets, loadFast, loadReference } from '../support/addons.ts';
+import { misshapen, refusal } from '../support/misshapen.ts';
 import { error } from '../support/relative-error.ts';
 
 const reference = loadReference();
@@ -87,6 +88,16 @@ for (const isa of instructionSets.filter((name) => names[name])) {
     });
   }
 }
+
+test('a tensor with a channel too many is refused by every op that takes one, in the same words by all backends', (t) => {
+  const calls = misshapen();
+  t.true(calls.length > 80, `${calls.length} calls`);
+  for (const call of calls) {
+    const said = refusal(reference, call);
+    t.regex(said, new RegExp(`${call.op}: .*expected`), `${call.op} with another ${call.name}: ${said}`);
+    for (const { isa, addon } of addons) t.is(refusal(addon, call), said, `${call.op} with another ${call.name} on ${isa}`);
+  }
+});
 
 test('the definitions are in double precision', (t) => {
   const x: OpTensor = { data: Float64Array.from([1 / 3]), shape: [1, 1, 1, 1] };

@@ -11,6 +11,7 @@ import { rng } from '../../src/rng.ts';
 import { cases, type OpArguments, roundToBf16 } from '../cases.ts';
 import { loadReference } from '../support/addons.ts';
 import { built, checkPair, cuda, device, emulated, path, usable } from '../support/cuda.ts';
+import { misshapen, refusal } from '../support/misshapen.ts';
 
 const emulatedCalls = 6;
 const withDevice = usable ? test.serial : test.serial.skip;
@@ -63,6 +64,10 @@ for (const row of cases) {
     });
   }
 }
+
+withDevice('a tensor with a channel too many is refused in the words of the definitions', (t) => {
+  for (const call of misshapen()) t.is(refusal(cuda!, call), refusal(loadReference(), call), `${call.op} with another ${call.name}`);
+});
 
 withDevice('adam_step rounds the new parameters to bf16', (t) => {
   const r = rng(2, 'cuda', 'adam');

@@ -1,7 +1,7 @@
 /**
- * The table that sends convolutions and linear layers to their CUDA kernels (native/kernels/cuda/gemm/dispatch.cpp), for the two larger presets
- * in bf16 on both architectures, without a device: what it says is checked in, so that a change is seen. Skipped aloud where `npm test` has
- * built no emulator.
+ * The table that sends convolutions and linear layers to their CUDA kernels (native/kernels/cuda/gemm/dispatch.cpp), for the two larger
+ * presets in bf16 on both architectures, without a device: what it says is checked in, so that a change is seen. Skipped aloud where
+ * `npm test` has built no emulator.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';

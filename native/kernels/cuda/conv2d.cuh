@@ -45,8 +45,8 @@ struct ConvUnfold {
   View dw;             // (K,3,3,C), fp32: the sum over ranges and over the sums that a tap is in
 };
 
-// Between a tensor of few channels, the narrow one, and one of many, the wide one (conv2d_narrow.cu): 3x3, stride 1, padding 1. One of the two tensors is the output, which has the other's
-// sides.
+// Between a tensor of few channels, the narrow one, and one of many, the wide one (conv2d_narrow.cu): 3x3, stride 1, padding 1. One of the
+// two tensors is the output, which has the other's sides.
 constexpr int kNarrowMax = 4;
 constexpr unsigned kNarrowShared = 48 << 10;
 constexpr int kNarrowRange = 256;  // pixels of a block

@@ -1,6 +1,6 @@
 // 3x3 convolutions between a narrow tensor, of up to kNarrowMax channels (an image's), and a wide one in bf16, stride 1 and padding 1,
-// without tiles that would be mostly empty: to the wide one, from it, and the weights' gradient of either. The inputs' gradient of the one is the other with its
-// taps turned round.
+// without tiles that would be mostly empty: to the wide one, from it, and the weights' gradient of either. The inputs' gradient of the one
+// is the other with its taps turned round.
 #include "kernels/cuda/conv2d.cuh"
 
 namespace phx {
@@ -49,8 +49,8 @@ __device__ inline float narrow_weight(const ConvNarrow& a, int t, int narrow, in
                      : value(a.w, (size_t(narrow) * 9 + tap) * a.wide.c + wide);
 }
 
-// wide(p, ·) = Σ narrow(p at t, c) w(t, c, ·) + b: a thread has 8 channels of 4 pixels at a time. The weights' first four of each 8 channels
-// lie before all second fours, so that neighbouring threads read neighbouring words.
+// wide(p, ·) = Σ narrow(p at t, c) w(t, c, ·) + b: a thread has 8 channels of 4 pixels at a time. The weights' first four of each 8
+// channels lie before all second fours, so that neighbouring threads read neighbouring words.
 extern "C" __global__ void __launch_bounds__(kThreads) conv2d_to_wide_kernel(const __grid_constant__ ConvNarrow a) {
   begin_kernel();
   constexpr int kPixels = 4;
@@ -161,8 +161,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_from_wide_kernel(c
   }
 }
 
-// Σ over a range of pixels of wide(p, ·) narrow(p at t, ·), and of dy, which is one of the two: a thread has two channels of the wide and all
-// of the rest, for every `lines`-th pixel.
+// Σ over a range of pixels of wide(p, ·) narrow(p at t, ·), and of dy, which is one of the two: a thread has two channels of the wide and
+// all of the rest, for every `lines`-th pixel.
 extern "C" __global__ void __launch_bounds__(kThreads) conv2d_narrow_weights_kernel(const __grid_constant__ ConvNarrowWeights a) {
   begin_kernel();
   NarrowTile tile(a.narrow, narrow_memory);

@@ -1,4 +1,4 @@
-// Race: gemm.cpp's matrix product of factors in float against that of factors rounded to bfloat16 (gemm_bf16.simd.cpp: vdpbf16ps, two products a
+// Race: gemm.cpp's matrix product of factors in float against that of factors rounded to bfloat16 (cpu/simd/gemm_bf16.cpp: vdpbf16ps, two products a
 // lane and instruction, sums in float), at linear layers of sampling, and what it costs in accuracy. The weights are packed beforehand, the rows
 // are rounded as they are taken up.
 //
@@ -6,9 +6,9 @@
 //   K=native/kernels; V="-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mprefer-vector-width=512"
 //   for isa in portable avx2 avx512; do
 //     case $isa in portable) o=;; avx2) o="-mavx2 -mfma";; avx512) o=$V;; esac
-//     for leaf in gemm gemm_bf16; do g++ $F $o -DPHOENIX_ISA=$isa -c $K/$leaf.simd.cpp -o $leaf.$isa.o; done
+//     for kernel in gemm gemm_bf16; do g++ $F $o -DPHOENIX_ISA=$isa -c $K/cpu/simd/$kernel.cpp -o $kernel.$isa.o; done
 //   done
-//   g++ $F $K/lab/bf16_products.cpp $K/{gemm,context,device,parallel,simd}.cpp gemm*.o -pthread -o bf16_products && ./bf16_products
+//   g++ $F $K/lab/bf16_products.cpp $K/{cpu/gemm,context,host/device,parallel,isa}.cpp gemm*.o -pthread -o bf16_products && ./bf16_products
 //
 // One Zen 4 core of a busy machine, GFLOP/s, float → bf16 (relative L2 difference 2e-3 each):
 //   6272 rows 64 → 192     84–87 → 127–137      4096 rows 256 → 768    107–110 → 189–191

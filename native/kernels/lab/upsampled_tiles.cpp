@@ -9,9 +9,9 @@
 //   K=native/kernels; V="-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mprefer-vector-width=512"
 //   for isa in portable avx2 avx512; do
 //     case $isa in portable) o=;; avx2) o="-mavx2 -mfma";; avx512) o=$V;; esac
-//     g++ $F $o -DPHOENIX_ISA=$isa -c $K/gemm.simd.cpp -o gemm.$isa.o
+//     g++ $F $o -DPHOENIX_ISA=$isa -c $K/cpu/simd/gemm.cpp -o gemm.$isa.o
 //   done
-//   g++ $F $V -DPHOENIX_ISA=avx512 $K/lab/upsampled_tiles.cpp $K/simd.cpp gemm.*.o -o upsampled_tiles && ./upsampled_tiles
+//   g++ $F $V -DPHOENIX_ISA=avx512 $K/lab/upsampled_tiles.cpp $K/isa.cpp gemm.*.o -o upsampled_tiles && ./upsampled_tiles
 //
 // One Zen 4 core, forward, GFLOP/s of the direct formula with the best length of blocks, in brackets the relative L2 error:
 //                                          F(4x4,3x3)       m = 2          m = 3          m = 4
@@ -22,7 +22,7 @@
 //   4 -> 8, 256 channels, batch 8            229 (1.3e-6)   421 (4.0e-7)   171 (1.4e-6)   143 (1.7e-6)
 //   8 -> 16, 256 channels, batch 8           329 (1.5e-6)   521 (3.9e-7)   372 (1.2e-6)   340 (1.7e-6)
 //   16 -> 32, 256 channels, batch 8          339 (1.4e-6)   548 (4.0e-7)   423 (1.4e-6)   453 (1.6e-6)
-// m = 2 is taken (winograd.simd.cpp, docs/decisions.md): with larger tiles filters of 49 and 81 frequencies (21 MB at 256 -> 256) stream past
+// m = 2 is taken (cpu/simd/winograd.cpp, docs/decisions.md): with larger tiles filters of 49 and 81 frequencies (21 MB at 256 -> 256) stream past
 // and more outputs lie outside the map; they save too few products for that. Never linked.
 #include <time.h>
 

@@ -7,7 +7,7 @@
 //   ±1/2, ±1    1.9e-6                 ±2/3, ±3/2  9.7e-7
 //   ±1/2, ±2    1.3e-6                 ±3/4, ±3/2  9.6e-7
 //   ±1/2, ±3/2  1.1e-6                 ±5/8, ±3/2  9.2e-7 (taken)
-// Matrices for any points: Lavin & Gray 2016, §4.1 (Toom-Cook); the kernel's form of them is in winograd.simd.cpp.
+// Matrices for any points: Lavin & Gray 2016, §4.1 (Toom-Cook); the kernel's form of them is in cpu/simd/winograd.cpp.
 #include <cmath>
 #include <cstdio>
 #include <random>

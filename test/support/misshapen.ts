@@ -5,12 +5,16 @@ import { rng } from '../../src/rng.ts';
 import { backwardArguments, cases, type OpArguments } from '../cases.ts';
 import { loadReference } from './addons.ts';
 
-/** The ops whose tensors' shapes are checked. */
+/** The ops whose tensors' shapes are checked, and which tensors these are. */
 const header = readFileSync(new URL('../../native/kernels/shapes.h', import.meta.url), 'utf8');
-const checked = new Set([...header.matchAll(/^inline void (\w+)\(const (?:Tensor|Grad)& /gm)].map(([, op]) => op!));
-/** Arguments whose shapes say nothing: blocks of memory whose sizes come from elsewhere. */
-const BLOCKS = ['images', 'indices', 'alpha_bar', 'rounded', 'p', 'm', 'v', 'ema', 'g'];
-const blocks = (op: string) => (op === 'noise_batch' || op === 'adam_step' ? BLOCKS : []);
+const checked = new Map(
+  [...header.matchAll(/^inline void (\w+)\((const (?:Tensor|Grad)& [^{]*)\) \{/gm)].map(([, op, parameters]) => [
+    op!,
+    [...parameters!.matchAll(/const (?:Tensor|Grad|Shortcut)& (\w+)/g)].flatMap(([, name]) =>
+      name === 'shortcut' ? ['skip0', 'skip1', 'skip_w', 'skip_b'] : [name!],
+    ),
+  ]),
+);
 
 const wider = ({ shape: [n, h, w, c] }: OpTensor): OpTensor => ({ data: new Float64Array(n * h * w * (c + 1)), shape: [n, h, w, c + 1] });
 
@@ -35,7 +39,7 @@ export function misshapen(): Misshapen[] {
       .filter(({ op }) => checked.has(op))
       .flatMap(({ op, args: { tensors, attributes } }) =>
         Object.keys(tensors)
-          .filter((name) => !blocks(op).includes(name))
+          .filter((name) => checked.get(op)!.includes(name))
           .map((name) => ({ op, name, args: { tensors: { ...tensors, [name]: wider(tensors[name]!) }, attributes } })),
       );
   });

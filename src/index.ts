@@ -10,6 +10,7 @@ export { federate } from './commands/federate.ts';
 export { type Finetuned, type FinetuneEvents, finetune } from './commands/finetune.ts';
 export type { ExperimentOptions, FederateOptions, FinetuneOptions, SampleOptions, TrainOptions } from './commands/options/index.ts';
 export { type SampleEvents, type Samples, sample } from './commands/sample.ts';
+export { type SampledFiles, sampleFiles } from './commands/sample-files.ts';
 export { train } from './commands/train.ts';
 export { type ExperimentEvents, type ExperimentResult, experiment } from './experiment/experiment.ts';
 export type { Plan } from './experiment/plan.ts';

@@ -86,12 +86,12 @@ export const commandLines: readonly CommandLine[] = [
   },
   {
     name: 'sample',
-    description: 'Samples images from a trained model into a PNG.',
+    description: 'Samples images from a trained model: into a PNG, or many into a folder.',
     table: 'sample',
-    required: ['grid'],
     examples: [
       ['64 images of the newest checkpoint of a run', 'phoenix sample runs/photos --grid samples.png'],
-      ['16 images of class 3, in 100 steps', 'phoenix sample runs/photos --n 16 --class 3 --steps 100 --grid three.png'],
+      ['16 images of the class cat, in 100 steps', 'phoenix sample runs/photos --n 16 --class cat --steps 100 --grid cats.png'],
+      ['10,000 files in folders by class; the same command goes on after a stop', 'phoenix sample runs/photos --n 10000 --out drawn'],
     ],
     run: (options, terminal) => runSample(options as SampleOptions, terminal),
   },

@@ -5,8 +5,8 @@ import type { OptionRow, RawOptions } from '../commands/options/index.ts';
 /** Options and arguments of one call as commander gives them: text, or true for a flag. */
 export type Given = Record<string, unknown> & { json?: boolean };
 
-/** Values of a command line that are its own: defaults in place of the table's, and options that it cannot do without. */
-export type Own = { defaults?: RawOptions; required?: readonly string[] };
+/** Values of a command line that are its own: defaults in place of the table's. */
+export type Own = { defaults?: RawOptions };
 
 /** The name that an option of this flag has in a Given. */
 const attributeOf = ({ flag }: OptionRow) => new Option(flag).attributeName();
@@ -29,13 +29,13 @@ export function addOptions(command: Command, rows: OptionRow[], own: Own): void 
 }
 
 /** 'passes over the images (passes, default 10)' */
-function describe(row: OptionRow, { defaults, required }: Own): string {
+function describe(row: OptionRow, { defaults }: Own): string {
   const notes: string[] = [];
   if (row.choices) notes.push(row.choices.join(' | '));
   if (row.unit) notes.push(row.unit);
   const given = at(defaults, row.path);
   if (given !== undefined) notes.push(`default ${given}`);
-  else if (row.required || required?.includes(row.name)) notes.push('required');
+  else if (row.required) notes.push('required');
   else if (row.defaultText) notes.push(`default ${row.defaultText}`);
   if (row.where === 'simulation') notes.push('simulation only');
   return notes.length > 0 ? `${row.help} (${notes.join(', ')})` : row.help;

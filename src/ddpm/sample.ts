@@ -11,6 +11,8 @@ export type DrawSamplesOptions = {
   noise: Noise;
   /** Images to draw, an integer ≥ 1. */
   count: number;
+  /** Number of the first image in the stream: image i is the same whatever is drawn with it. @default 0 */
+  firstImage?: number;
   /** Images at a time; the images do not depend on it. @default min(count, 64) */
   batch?: number;
   /** A name of the scheduler registry. @default 'ddim' */
@@ -43,7 +45,7 @@ export type DrawSamplesOptions = {
  */
 export async function drawSamples(options: DrawSamplesOptions): Promise<Float32Array> {
   const { session, noise, count, batch = Math.min(count, 64), scheduler = 'ddim', steps = 50, key } = options;
-  const { eta, variance, spacing, clip = noise.sampling.clip } = options;
+  const { firstImage = 0, eta, variance, spacing, clip = noise.sampling.clip } = options;
   const { weights = session.params, classes, onProgress, signal } = options;
   for (const [name, value] of Object.entries({ count, batch })) {
     if (!Number.isSafeInteger(value) || value < 1)
@@ -53,7 +55,7 @@ export async function drawSamples(options: DrawSamplesOptions): Promise<Float32A
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${count} images need ${count} classes, not ${classes.length}.`);
   }
   const table = makeTable(scheduler, noise, steps, { eta, variance, spacing });
-  return session.sample({ count, batch, table, clip, key, firstImage: 0, classes, weights, onProgress }, signal);
+  return session.sample({ count, batch, table, clip, key, firstImage, classes, weights, onProgress }, signal);
 }
 
 /** [-1,1] → 0..255: round((x+1)·127.5), clamped. */

@@ -154,9 +154,11 @@ function checkAssumed({ schedule, prediction }: Settings<'sample' | 'finetune'>)
     contradiction('schedule and prediction go together (--schedule, --prediction): give both, or none where the model says them.');
 }
 
-/** @throws OptionError for an option that the chosen sampler does not have */
+/** @throws OptionError for an option that the chosen sampler does not have, or two places for the images */
 function checkSampler(settings: Settings<'sample'>): void {
-  const { scheduler } = settings;
+  const { scheduler, grid, out } = settings;
+  if (grid !== undefined && out !== undefined)
+    contradiction('grid is one file for all images, and out a folder with a file for each (--grid, --out): give one of them.');
   for (const name of ['eta', 'variance'] as const) {
     if (settings[name] === undefined || schedulers[scheduler].options.includes(name)) continue;
     const others = names(schedulers).filter((other) => schedulers[other].options.includes(name));

@@ -5,10 +5,18 @@
 
 // Whole commands: what the command line does, with events in place of text and an AbortSignal.
 
-export type { MessageEvent, RunEvents, RunResult, StartEvent, StepEvent } from './commands/events.ts';
+export type { DataEvents, MessageEvent, RunEvents, RunResult, StartEvent, StepEvent } from './commands/events.ts';
 export { federate } from './commands/federate.ts';
 export { type Finetuned, type FinetuneEvents, finetune } from './commands/finetune.ts';
-export type { ExperimentOptions, FederateOptions, FinetuneOptions, SampleOptions, TrainOptions } from './commands/options/index.ts';
+export { type Inspection, inspect } from './commands/inspect.ts';
+export type {
+  ExperimentOptions,
+  FederateOptions,
+  FinetuneOptions,
+  InspectOptions,
+  SampleOptions,
+  TrainOptions,
+} from './commands/options/index.ts';
 export { type SampleEvents, type Samples, sample } from './commands/sample.ts';
 export { type SampledFiles, sampleFiles } from './commands/sample-files.ts';
 export { train } from './commands/train.ts';

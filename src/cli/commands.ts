@@ -5,6 +5,7 @@ import {
   type ExperimentOptions,
   type FederateOptions,
   type FinetuneOptions,
+  type InspectOptions,
   mergeOptions,
   type RawOptions,
   type ReportOptions,
@@ -12,7 +13,7 @@ import {
   type TrainOptions,
 } from '../commands/options/index.ts';
 import { runExperiment } from './experiment.ts';
-import { runDoctor, runReport } from './inspect.ts';
+import { runDoctor, runInspect, runReport } from './inspect.ts';
 import { runFinetune, runSample } from './model.ts';
 import type { Own } from './options.ts';
 import type { Terminal } from './terminal.ts';
@@ -104,6 +105,16 @@ export const commandLines: readonly CommandLine[] = [
       ['what a grid of your own would cost', 'phoenix experiment grid.json --data photos --plan'],
     ],
     run: (options, terminal) => runExperiment(options as ExperimentOptions, terminal),
+  },
+  {
+    name: 'inspect',
+    description: 'Says what a dataset is read as: sizes, values, classes, sites, damaged and equal files.',
+    table: 'inspect',
+    examples: [
+      ['for a person', 'phoenix inspect photos'],
+      ['as a page with a contact sheet', 'phoenix inspect scans --out scans.html'],
+    ],
+    run: (options, terminal) => runInspect(options as InspectOptions, terminal),
   },
   {
     name: 'report',

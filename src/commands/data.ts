@@ -8,6 +8,7 @@ import {
   type DatasetSource,
   describeData,
   emptyClasses,
+  findReader,
   openSource,
 } from '../ddpm/data/index.ts';
 import { PhoenixError } from '../errors.ts';
@@ -63,7 +64,7 @@ export async function requireApart(data: unknown, out: string): Promise<void> {
   if (typeof data !== 'string' || !(await exists(data))) return;
   const within = `${await realpath(data)}${sep}`;
   const target = `${await realOf(resolve(out))}${sep}`;
-  if (!target.startsWith(within)) return;
+  if (!target.startsWith(within) || (await findReader(data)).kind !== 'folder') return;
   throw new PhoenixError(
     'ERR_PHOENIX_CONFIG',
     `The run folder ${out} (--out) lies inside the data ${data} (--data), and its pictures would be taken for data. Name a folder elsewhere.`,

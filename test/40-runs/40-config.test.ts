@@ -15,7 +15,7 @@ import { schedulers } from '../../src/ddpm/schedulers/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
 import { strategies } from '../../src/fl/strategies/index.ts';
 
-const commands: Command[] = ['federate', 'train', 'finetune', 'sample', 'experiment', 'report'];
+const commands: Command[] = ['federate', 'train', 'finetune', 'sample', 'experiment', 'report', 'inspect'];
 
 const refusal = (command: Command, raw: Record<string, unknown>): PhoenixError => {
   try {
@@ -188,6 +188,7 @@ test('every option has a help text, a flag of its own, and a default that is val
         experiment: { grid: 'smoke' },
         sample: { source: 'x' },
         report: { dir: 'x' },
+        inspect: { data: 'x' },
       };
       const [key, inner] = row.path as [string, string?];
       const given = { ...needed[command], [key]: inner === undefined ? raw : { [inner]: raw } };

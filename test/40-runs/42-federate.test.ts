@@ -267,7 +267,9 @@ test('bad input is refused before there is a run folder', async (t) => {
   await refused(t, 'ERR_PHOENIX_DATA', /nowhere/, () => federate({ ...little, data: join(base, 'nowhere'), out }));
   const dataset = { ...(await openDataset('synthetic:20', { size: 8 })), labels: undefined };
   await refused(t, 'ERR_PHOENIX_CONFIG', /labelled/, () => federate({ data: dataset, classConditional: true, out }));
-  await refused(t, 'ERR_PHOENIX_CONFIG', /size and limit/, () => federate({ data: dataset, limit: 10, out }));
+  await refused(t, 'ERR_PHOENIX_CONFIG', /limit with a Dataset: size, limit and range go with the path/, () =>
+    federate({ data: dataset, limit: 10, out }),
+  );
   t.false(existsSync(out));
 });
 

@@ -254,7 +254,7 @@ test('smoke: killed in trainings and between scores, then continued, it finds th
     t.is(result.done, result.cells);
     t.like(plan!, { cells: result.cells, done: 0, imagesPerCell: 4 * 4 * 32 });
     t.true(plan!.secondsLeft > 0 && plan!.bytes > 0);
-    t.regex(messages[0]!, /compared with 400 test images in 64 features of own: \d+\.\d % of them are classified correctly/);
+    t.regex(messages[1]!, /compared with 400 test images in 64 features of own: \d+\.\d % of them are classified correctly/);
 
     await breakOff(t, broken);
     const continued = await experiment({ grid: 'smoke', out: broken });
@@ -273,7 +273,7 @@ test('smoke: killed in trainings and between scores, then continued, it finds th
     const repeated: string[] = [];
     const again = await experiment({ grid: 'smoke', out: whole }, { onMessage: ({ text }) => repeated.push(text) });
     t.is(again.done, again.cells);
-    t.is(repeated[0], messages[0]);
+    t.is(repeated[1], messages[1]);
     t.deepEqual(await findings(whole), await findings(broken));
   }));
 
@@ -350,7 +350,7 @@ test('a site that nobody trained on: half of its test images to learn it from, t
     const messages: string[] = [];
     const { done } = await experiment({ grid: file, out: join(folder, 'out') }, { onMessage: ({ text }) => messages.push(text) });
     t.is(done, 3);
-    t.regex(messages[0]!, /compared with 60 test images, and with 40 of sites that nobody trains on/);
+    t.regex(messages[1]!, /compared with 60 test images, and with 40 of sites that nobody trains on/);
     const unseen = async (arm: string) => {
       const score = JSON.parse(await readFile(join(folder, 'out', 'scores', `${arm}.site.s0.json`), 'utf8'));
       return score.final.metrics.fd_own_60_unseen_sites as number;

@@ -7,6 +7,7 @@ export {
   type ExperimentOptions,
   type FederateOptions,
   type FinetuneOptions,
+  type InspectOptions,
   type OptionRow,
   optionTable,
   type ReportOptions,

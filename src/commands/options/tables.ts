@@ -2,6 +2,7 @@
 import { experimentTable } from './experiment.ts';
 import { federateTable } from './federate.ts';
 import { finetuneTable } from './finetune.ts';
+import { inspectTable } from './inspect.ts';
 import { flagOf, isOption, type OptionsOf, type Placed, placed, required, type SettingsOf, type Table, type Where } from './option.ts';
 import { reportTable } from './report.ts';
 import { sampleTable } from './sample.ts';
@@ -14,6 +15,7 @@ const tables = {
   sample: sampleTable,
   experiment: experimentTable,
   report: reportTable,
+  inspect: inspectTable,
 } satisfies Record<string, Table>;
 
 export type Command = keyof typeof tables;
@@ -27,6 +29,7 @@ export interface FinetuneOptions extends OptionsOf<typeof finetuneTable> {}
 export interface SampleOptions extends OptionsOf<typeof sampleTable> {}
 export interface ExperimentOptions extends OptionsOf<typeof experimentTable> {}
 export interface ReportOptions extends OptionsOf<typeof reportTable> {}
+export interface InspectOptions extends OptionsOf<typeof inspectTable> {}
 
 export function tableOf(command: Command): Table {
   return tables[command];

@@ -19,7 +19,7 @@ import {
   readValues,
   refuseRejected,
 } from './image-file.ts';
-import { type Extent, extentOf, histogram, showRange, type ValueRange, widest } from './range.ts';
+import { type Extent, extentOf, histogram, showRange, type ValueRange, wholeBits, widest } from './range.ts';
 import type { Reader, Size, Watch } from './reader.ts';
 import { mapAhead } from './stream.ts';
 import { extensions, findImages, holdsImages } from './tree.ts';
@@ -112,7 +112,7 @@ function requireShallow(root: string, headers: Header[]): void {
 
 export function describeDepth(depth: string, bits: number): string {
   if (depth === 'float' || depth === 'double') return `floating-point numbers of ${bits} bits`;
-  return `${depth === 'char' || depth === 'short' || depth === 'int' ? 'signed' : 'unsigned'} integers of ${bits} bits`;
+  return `${depth === 'char' || depth === 'short' || depth === 'int' ? 'signed' : 'unsigned'} integers of ${bits} ${bits === 1 ? 'bit' : 'bits'}`;
 }
 
 /** The values that become 0 and 255; percentiles are taken over the values of all images. */
@@ -227,6 +227,3 @@ function judge({ range, notes }: Opened, { widest: span }: Levels, outside: numb
   if (span < FEW_LEVELS)
     notes.warnings.push(`No image uses more than ${span + 1} of 256 levels: the images are nearly uniform, or their range is another.`);
 }
-
-/** The greatest value of as many bits as this one has. */
-export const wholeBits = (value: number) => 2 ** Math.max(1, Math.ceil(Math.log2(value + 1))) - 1;

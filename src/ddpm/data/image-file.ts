@@ -187,6 +187,17 @@ export async function readValues(header: Header, signal?: AbortSignal): Promise<
   });
 }
 
+/** What a decoder remarks on a JPEG that it reads all the same, as of damage inside it; other formats have no such remarks. */
+export async function decoderWarning({ file, format }: Header, signal?: AbortSignal): Promise<string | undefined> {
+  if (format !== 'jpeg') return undefined;
+  const bytes = await readFile(file, { signal });
+  const strict = await openImage(bytes, { failOn: 'warning' });
+  return strict.stats().then(
+    () => undefined,
+    (cause) => (cause as Error).message.split('\n')[0]!.trim(),
+  );
+}
+
 /** Reads a file and decodes it; a failure of either is told apart. */
 async function decoding<T extends object>(
   file: string,

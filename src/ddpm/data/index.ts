@@ -102,7 +102,7 @@ async function find(path: string, options: DatasetOptions): Promise<Found> {
   const size = typeof options.size === 'number' ? { height: options.size, width: options.size } : options.size;
   checkOptions(size, channels, limit, split);
   const range = options.range === undefined ? undefined : parseRange(options.range);
-  const reader = await findReader(path);
+  const { reader } = await findReader(path);
   if (range && !reader.takesRange && !isWhole8(range)) {
     const found = `${path} holds pixels of 8 bits`;
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `A range is for an image folder, but ${found}. Leave it out, or pass 0,255.`);
@@ -170,12 +170,13 @@ function checkOptions(size: Size | undefined, channels: unknown, limit: number |
   if (split !== 'train' && split !== 'test') throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `split takes train or test, not ${split}.`);
 }
 
-async function findReader(path: string): Promise<Reader> {
+/** The reader of a path, and its name. @throws PhoenixError ERR_PHOENIX_DATA for a path that is of no kind */
+export async function findReader(path: string): Promise<{ kind: string; reader: Reader }> {
   const entries = await readdir(path).catch((cause) => {
     if (cause.code === 'ENOENT' || cause.code === 'ENOTDIR') return undefined;
-    throw cause;
+    throw fileError(path, cause);
   });
-  for (const reader of Object.values(readers)) if (await reader.detect(path, entries?.sort())) return reader;
+  for (const [kind, reader] of Object.entries(readers)) if (await reader.detect(path, entries?.sort())) return { kind, reader };
   const found = existsSync(path) ? 'is no data set that Phoenix knows' : 'does not exist';
   const looked = Object.values(readers).map(({ looksFor }) => `  ${looksFor}`);
   throw new PhoenixError('ERR_PHOENIX_DATA', `${path} ${found}. A data set is one of\n${looked.join('\n')}`);

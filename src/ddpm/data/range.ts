@@ -84,6 +84,20 @@ export function histogram({ low, high, isWhole }: Extent) {
   };
 }
 
+/**
+ * A range for values of this extent. Undefined for unsigned integers of 16 bits that use the whole of theirs, and for what has no extent.
+ */
+export function proposeRange({ low, high, isWhole }: Extent, isUnsigned16: boolean): string | undefined {
+  if (!(low < high)) return undefined;
+  if (isUnsigned16) return high > 0x3fff ? undefined : `0,${wholeBits(high)}`;
+  if (low >= 0 && high <= 1) return '0,1';
+  if (isWhole && low >= 0 && high <= 255) return '0,255';
+  return showRange([low, high]);
+}
+
+/** The greatest value of as many bits as this one has. */
+export const wholeBits = (value: number) => 2 ** Math.max(1, Math.ceil(Math.log2(value + 1))) - 1;
+
 /** The two values as a person writes them. */
 export function showRange([low, high]: readonly [number, number]): string {
   return [low, high].map((value) => String(Number(value.toPrecision(6)))).join(',');

@@ -2,7 +2,9 @@
  * A Session is one model on one device: parameters, optimizer moments, EMA. Training, evaluation and sampling run on a native thread;
  * one call at a time (a second one is ERR_PHOENIX_BUSY).
  */
+
 import { availableParallelism } from 'node:os';
+import { withCallbacks } from '../callbacks.ts';
 import { PhoenixError } from '../errors.ts';
 import { type ImageSet, type ImageSource, imageBytes, mismatch, PIECE_BYTES, sourceOfSet, windows } from '../images.ts';
 import { addon } from './load.ts';
@@ -170,25 +172,10 @@ export const sessionOn = (native: Addon, options: NativeSessionOptions): Session
     train: (images, train, signal) => training(() => abortable(native, signal, (abort) => session.train(images, train, abort))),
     describe: (images, given, signal) => abortable(native, signal, (abort) => session.describe(images, given, abort)),
     evalLoss: (images, evaluation, signal) => abortable(native, signal, (abort) => session.evalLoss(images, evaluation, abort)),
-    sample: (sample, signal) =>
-      abortable(native, signal, async (abort) => {
-        const { onProgress } = sample;
-        let thrown: { error: unknown } | undefined;
-        const guarded = (done: number) => {
-          try {
-            onProgress?.(done);
-          } catch (error) {
-            thrown ??= { error };
-            abort.abort();
-          }
-        };
-        const drawn = session.sample(onProgress ? { ...sample, onProgress: guarded } : sample, abort);
-        const images = await drawn.catch((error) => {
-          throw thrown ? thrown.error : error;
-        });
-        if (thrown) throw thrown.error;
-        return images;
-      }),
+    sample: (sample, outer) =>
+      withCallbacks('sample', { ...sample, signal: outer }, ({ signal, ...guarded }) =>
+        abortable(native, signal, (abort) => session.sample(guarded, abort)),
+      ),
     forward: (x, t, weights, classes) => session.forward(x, t, weights, classes),
     gradient: (x, t, target, weights, classes) => training(() => session.gradient(x, t, target, weights, classes)),
     memory: () => session.memory(),

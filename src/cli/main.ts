@@ -6,7 +6,8 @@
  * {"event":"start", …}, a line {"event":"round", …} per round and {"event":"done", …} at the end; experiment writes {"event":"plan", …},
  * a line {"event":"cell", …} per cell and {"event":"done", …}; the other commands write one document; an error is the line
  * {"event":"error","code":…,"message":…}.
- * Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
+ * Exit codes: 0 done, 1 failed, 2 wrong usage, 129, 130, 143 stopped by SIGHUP, Ctrl-C, SIGTERM. A stream that cannot be written to stops
+ * nothing; where stdout could not take a result for another reason than a reader that left, the exit code is 1.
  */
 import { Command, CommanderError, Option } from 'commander';
 import { OptionError, optionTable } from '../commands/options/index.ts';
@@ -14,7 +15,7 @@ import { packageInfo } from '../commands/package-info.ts';
 import { PhoenixError } from '../errors.ts';
 import { type CommandLine, commandLines } from './commands.ts';
 import { addOptions, collect, type Given } from './options.ts';
-import { openTerminal, print, Stopped, UsageError, warn } from './terminal.ts';
+import { exitCodeOf, openTerminal, print, Stopped, UsageError, warn } from './terminal.ts';
 
 function buildProgram(onJson: (asJson: boolean) => void): Command {
   const program = new Command('phoenix')
@@ -86,9 +87,4 @@ async function main(argv: string[]): Promise<number> {
   }
 }
 
-// A reader that has seen enough (`phoenix … | head`) is no failure.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') throw error;
-  process.exit(0);
-});
-process.exitCode = await main(process.argv.slice(2));
+process.exitCode = exitCodeOf(await main(process.argv.slice(2)));

@@ -6,7 +6,7 @@ import { createProgress, type Progress } from './progress.ts';
 /** What a command does its work with. */
 export type Terminal = {
   progress: Progress;
-  /** Set by Ctrl-C and SIGTERM; its reason is a Stopped. */
+  /** Set by Ctrl-C, SIGTERM and SIGHUP; its reason is a Stopped. */
   signal: AbortSignal;
   /** One line of JSON on stdout, if --json is given. */
   json(value: object): void;
@@ -17,13 +17,32 @@ export type Terminal = {
 /** Wrong usage that only the command line can make. */
 export class UsageError extends Error {}
 
-/** Stands for Ctrl-C or SIGTERM. */
+/** Stands for Ctrl-C, SIGTERM or SIGHUP. */
 export class Stopped extends Error {
   readonly exitCode: number;
   constructor(exitCode: number) {
     super('stopped');
     this.exitCode = exitCode;
   }
+}
+
+/** What stdout and stderr could not take, but for a reader that has seen enough (`phoenix … | head`); the first of each. */
+const lost: Partial<Record<'stdout' | 'stderr', NodeJS.ErrnoException>> = {};
+
+/** A stream that cannot be written to is no reason to stop the work: its output is dropped. */
+function dropWhatFails(name: 'stdout' | 'stderr'): void {
+  process[name].on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') lost[name] ??= error;
+  });
+}
+dropWhatFails('stdout');
+dropWhatFails('stderr');
+
+/** The exit code of work that has ended with `exitCode`: results that stdout could not take are a failure of their own. */
+export function exitCodeOf(exitCode: number): number {
+  if (!lost.stdout) return exitCode;
+  warn(`phoenix: stdout could not be written to (${lost.stdout.message}), so a part of the output is lost.`);
+  return exitCode || 1;
 }
 
 export function print(line: string): void {
@@ -47,7 +66,7 @@ export function reading(progress: Progress): (read: ReadProgress) => void {
   };
 }
 
-/** Ctrl-C or SIGTERM once stops after the running call, twice at once. */
+/** Ctrl-C, SIGTERM or SIGHUP (the end of a session) once stops after the running call, twice at once. */
 function stopOnSignals(progress: Progress): AbortSignal {
   const controller = new AbortController();
   const stop = (exitCode: number) => () => {
@@ -58,6 +77,7 @@ function stopOnSignals(progress: Progress): AbortSignal {
   };
   process.on('SIGINT', stop(130));
   process.on('SIGTERM', stop(143));
+  process.on('SIGHUP', stop(129));
   return controller.signal;
 }
 

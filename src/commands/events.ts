@@ -43,10 +43,11 @@ export type DataEvents = {
   signal?: AbortSignal;
 };
 
+/** Callbacks may be asynchronous: what one throws or rejects with stops the run, and is what the call rejects with. */
 export type RunEvents = DataEvents & {
   onStart?(event: StartEvent): void;
   onStep?(event: StepEvent): void;
-  /** After a round has been committed. */
+  /** After a round has been committed; the next round waits for it. */
   onRound?(record: RoundRecord): void;
   /** Stops the run within one native call; it rejects with `signal.reason`, and can be resumed from its last commit. */
   signal?: AbortSignal;

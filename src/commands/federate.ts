@@ -1,6 +1,8 @@
 /** Federated training of a diffusion model over clients that each hold a part of a dataset, as a run that can be resumed. */
+
 import { z } from 'zod';
 import { chooseBackend, createImages, type Images, type Session } from '../bindings/session.ts';
+import { withCallbacks } from '../callbacks.ts';
 import { saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import { type Length, plannedSteps, warmupSteps } from '../ddpm/fit.ts';
 import { type FeatureSource, featureSource } from '../ddpm/metrics/sources.ts';
@@ -62,7 +64,11 @@ type Federation = {
  * run folder (in use, existing, of another configuration), ERR_PHOENIX_ROUND for a round that no client finished, ERR_PHOENIX_NOT_FINITE,
  * ERR_PHOENIX_IO; an abort rejects with `signal.reason`
  */
-export async function federate(options: FederateOptions, events: RunEvents = {}): Promise<RunResult> {
+export function federate(options: FederateOptions, events: RunEvents = {}): Promise<RunResult> {
+  return withCallbacks('federate', events, (guarded) => runFederated(options, guarded));
+}
+
+async function runFederated(options: FederateOptions, events: RunEvents): Promise<RunResult> {
   const { onStart, signal, fault } = events;
   const settings = parseOptions('federate', options);
   const { rounds, resume, keep, stealLock, device, threads } = settings;
@@ -115,7 +121,7 @@ export async function federate(options: FederateOptions, events: RunEvents = {})
     const { parameterCount, info } = session;
     const why = chooseBackend(device).why;
     const start = { dir, round: run.round, rounds, parameterCount, backend: info.backend, device: why, threads: session.threads };
-    onStart?.({ kind: 'federate', ...start });
+    await onStart?.({ kind: 'federate', ...start });
 
     const records = await runRounds(world, run, begun, plain, events);
     const report = await writeReport(dir);
@@ -198,7 +204,7 @@ async function runRounds(
       onRound: async (after, record) => {
         await commitRound(world, run, after, plain.warmupSteps, record, signal);
         records.push(record);
-        onRound?.(record);
+        await onRound?.(record);
       },
       signal,
     });

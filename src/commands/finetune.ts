@@ -2,7 +2,9 @@
  * Training a model on one site's images: only its personal layers, where it has some, so that a site that took no part in a federation gets
  * its own; else all of it. The rest stays as it is, bit for bit.
  */
+
 import { createImages } from '../bindings/session.ts';
+import { withCallbacks } from '../callbacks.ts';
 import { readCheckpoint, saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import { matchClasses, numbered } from '../ddpm/data/classes.ts';
 import { atStart, plainHyper } from '../ddpm/fit.ts';
@@ -51,7 +53,11 @@ const SITE = 'site';
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, ERR_PHOENIX_CONFIG for images that do not fit the model, ERR_PHOENIX_DATA, also
  * for images of classes that the model does not have by name, ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
  */
-export async function finetune(options: FinetuneOptions, events: FinetuneEvents = {}): Promise<Finetuned> {
+export function finetune(options: FinetuneOptions, events: FinetuneEvents = {}): Promise<Finetuned> {
+  return withCallbacks('finetune', events, (guarded) => runFinetune(options, guarded));
+}
+
+async function runFinetune(options: FinetuneOptions, events: FinetuneEvents): Promise<Finetuned> {
   const { onStep, onMessage, signal } = events;
   const settings = parseOptions('finetune', options);
   const { data, epochs, seed, checkpoint: out } = settings;

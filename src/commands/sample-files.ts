@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import sharp from 'sharp';
 import { z } from 'zod';
+import { withCallbacks } from '../callbacks.ts';
 import { PhoenixError } from '../errors.ts';
 import { draftOf, exists, hasCode, io, type JsonRules, makeFolder, readJson, remove, writeWhole } from '../files.ts';
 import { imageBytes } from '../images.ts';
@@ -57,7 +58,11 @@ const recordRules: JsonRules = {
  * @throws PhoenixError as `sample` does, and ERR_PHOENIX_ARGUMENT for a folder that holds something else, or samples of another model or of
  * other options; an abort rejects with `signal.reason`, and what is drawn stays
  */
-export async function sampleFiles(options: SampleOptions, { onProgress, onMessage, signal }: SampleEvents = {}): Promise<SampledFiles> {
+export function sampleFiles(options: SampleOptions, events: SampleEvents = {}): Promise<SampledFiles> {
+  return withCallbacks('sampleFiles', events, (guarded) => drawFiles(options, guarded));
+}
+
+async function drawFiles(options: SampleOptions, { onProgress, onMessage, signal }: SampleEvents): Promise<SampledFiles> {
   const settings = parseOptions('sample', options);
   const { n, out, batch } = settings;
   if (out === undefined)

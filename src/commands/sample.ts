@@ -1,4 +1,5 @@
 /** Drawing images from a trained model: a checkpoint, the newest one of a run folder, or a diffusers folder. */
+import { withCallbacks } from '../callbacks.ts';
 import { PhoenixError } from '../errors.ts';
 import { writeWhole } from '../files.ts';
 import { type ImageSet, imageBytes } from '../images.ts';
@@ -38,7 +39,11 @@ export type Samples = ImageSet & {
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, and for a precision that the device does not have, ERR_PHOENIX_RUN for a run
  * folder without a checkpoint, ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
  */
-export async function sample(options: SampleOptions, { onProgress, onMessage, signal }: SampleEvents = {}): Promise<Samples> {
+export function sample(options: SampleOptions, events: SampleEvents = {}): Promise<Samples> {
+  return withCallbacks('sample', events, (guarded) => runSample(options, guarded));
+}
+
+async function runSample(options: SampleOptions, { onProgress, onMessage, signal }: SampleEvents): Promise<Samples> {
   const settings = parseOptions('sample', options);
   const { n: count, grid } = settings;
   if (settings.out !== undefined)

@@ -1,6 +1,8 @@
 /** Central training of a diffusion model on one dataset, as a run that can be resumed: what a federation is compared with. */
+
 import { z } from 'zod';
 import { chooseBackend, createImages, type Images, type Session } from '../bindings/session.ts';
+import { withCallbacks } from '../callbacks.ts';
 import { saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import { type Length, plannedSteps, warmupSteps } from '../ddpm/fit.ts';
 import { evaluation, MAX_EVAL_IMAGES } from '../ddpm/held-out.ts';
@@ -52,7 +54,11 @@ type Training = {
  * per-step EMA go on from round to round.
  * @throws PhoenixError as `federate` does; an abort rejects with `signal.reason`
  */
-export async function train(options: TrainOptions, events: RunEvents = {}): Promise<RunResult> {
+export function train(options: TrainOptions, events: RunEvents = {}): Promise<RunResult> {
+  return withCallbacks('train', events, (guarded) => runTrain(options, guarded));
+}
+
+async function runTrain(options: TrainOptions, events: RunEvents): Promise<RunResult> {
   const { onStart, onMessage, signal, fault } = events;
   const settings = parseOptions('train', options);
   const { seed, resume, keep, stealLock, device, threads } = settings;
@@ -95,7 +101,7 @@ export async function train(options: TrainOptions, events: RunEvents = {}): Prom
   await restore(run, { params, ema, moments: [adamM, adamV], table });
   const why = chooseBackend(device).why;
   const start = { dir, round: run.round, rounds, parameterCount, backend: info.backend, device: why, threads: session.threads };
-  onStart?.({ kind: 'train', ...start });
+  await onStart?.({ kind: 'train', ...start });
 
   const records = await trainRounds({ settings, prepared, plan, session, images, indices, heldOut }, run, state, events);
   const report = await writeReport(dir);
@@ -148,7 +154,7 @@ async function trainRounds(training: Training, run: Run, begun: PlainState, even
     state = { ...before, globalStep: before.globalStep + trained.steps, images: before.images + trained.images };
     await commitRound(training, run, state, record, signal);
     records.push(record);
-    onRound?.(record);
+    await onRound?.(record);
     evalLoss = evalLossLocal;
   }
   return records;

@@ -2,8 +2,10 @@
  * The local training loop: which images a step sees, and how many steps a native call makes. It knows one model and one list of images,
  * nothing of a federation.
  */
+
 import type { Images, Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
+import { withCallbacks } from '../callbacks.ts';
 import { PhoenixError } from '../errors.ts';
 import { rng } from '../rng.ts';
 import { checkHyper, type Hyper, type Length, type Position, plannedSteps } from './fit.ts';
@@ -37,6 +39,7 @@ export type TrainLocalOptions = {
   key: bigint;
   /** What FedProx pulls towards; needed if `hyper.mu` > 0. */
   anchor?: Vector;
+  /** What it throws or rejects with stops the training. */
   onStep?(progress: StepProgress): void;
   signal?: AbortSignal;
 };
@@ -60,7 +63,11 @@ export type Trained = {
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for hyper-parameters, a length, indices or an anchor out of range, and what `session.train`
  * throws, ERR_PHOENIX_NOT_FINITE among it; an abort rejects with `signal.reason`. `session.params` is then somewhere on the way.
  */
-export async function trainLocal(options: TrainLocalOptions): Promise<Trained> {
+export function trainLocal(options: TrainLocalOptions): Promise<Trained> {
+  return withCallbacks('trainLocal', options, train);
+}
+
+async function train(options: TrainLocalOptions): Promise<Trained> {
   const { session, images, indices, classes, hyper, length, position, key, anchor, onStep, signal } = options;
   checkHyper(hyper);
   const { batch } = hyper;

@@ -2,8 +2,10 @@
  * An experiment: every cell of a grid trained with an equal budget and scored in the same way, as a folder that can be killed at any moment
  * and continued, and a report at its end.
  */
+
 import { join } from 'node:path';
 import { z } from 'zod';
+import { withCallbacks } from '../callbacks.ts';
 import { requireApart } from '../commands/data.ts';
 import type { MessageEvent } from '../commands/events.ts';
 import { type ExperimentOptions, parseOptions } from '../commands/options/index.ts';
@@ -46,7 +48,11 @@ export type ExperimentResult = {
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for the grid or an option, ERR_PHOENIX_CONFIG for a grid that its data cannot carry,
  * ERR_PHOENIX_RUN for a folder of another experiment, and what training and metrics throw; an abort rejects with `signal.reason`
  */
-export async function experiment(options: ExperimentOptions, events: ExperimentEvents = {}): Promise<ExperimentResult> {
+export function experiment(options: ExperimentOptions, events: ExperimentEvents = {}): Promise<ExperimentResult> {
+  return withCallbacks('experiment', events, (guarded) => runExperiment(options, guarded));
+}
+
+async function runExperiment(options: ExperimentOptions, events: ExperimentEvents): Promise<ExperimentResult> {
   const { onPlan, onProgress, onMessage, signal } = events;
   const settings = parseOptions('experiment', options);
   const { device, threads } = settings;
@@ -88,7 +94,7 @@ export async function experiment(options: ExperimentOptions, events: ExperimentE
     };
     const scores = await scoresOf(dir, cells);
     const plan = await planOf({ lab, cells, scores, workOf, prepared, dir });
-    onPlan?.(plan);
+    await onPlan?.(plan);
     if (settings.plan) return { dir, cells: cells.length, done: plan.done };
 
     if (cells.some((cell) => !isDone(scores, cell))) {
@@ -163,7 +169,7 @@ async function scoreCells({ lab, scorer, cells, scores, workOf, plan }: Scoring,
     const own = cells.filter((cell) => cell.training === training);
     await runTraining({ lab, scorer, training, cells: own, work: workOf(training.partition), scores, clock });
     const done = cells.filter((cell) => isDone(scores, cell)).length;
-    for (const cell of own) if (isDone(scores, cell) && left.includes(cell)) onCell?.(scores.get(cell.id)!, done, cells.length);
+    for (const cell of own) if (isDone(scores, cell) && left.includes(cell)) await onCell?.(scores.get(cell.id)!, done, cells.length);
     if (lab.due()) break;
   }
 }

@@ -1,7 +1,9 @@
 /** A federation: the state that it begins with, and rounds until enough are done. */
+
 import { isDeepStrictEqual } from 'node:util';
 import type { Session } from '../bindings/session.ts';
 import type { CreateVector, Vector } from '../bindings/vector.ts';
+import { withCallbacks } from '../callbacks.ts';
 import { PhoenixError } from '../errors.ts';
 import { streamKey } from '../rng.ts';
 import type { Hello, RoundRecord } from './protocol.ts';
@@ -56,7 +58,11 @@ export type FederationOptions = RoundIo & {
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for rounds that are no integer ≥ 0, ERR_PHOENIX_CONFIG for clients whose classes have other
  * names, and what runRound throws
  */
-export async function runFederation(state: FederationState, { rounds, onRound, ...options }: FederationOptions): Promise<FederationState> {
+export function runFederation(state: FederationState, options: FederationOptions): Promise<FederationState> {
+  return withCallbacks('runFederation', options, (guarded) => runRounds(state, guarded));
+}
+
+async function runRounds(state: FederationState, { rounds, onRound, ...options }: FederationOptions): Promise<FederationState> {
   if (!Number.isSafeInteger(rounds) || rounds < 0)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `rounds must be an integer of at least 0, not ${rounds}.`);
   checkClasses(options.transport.clients);

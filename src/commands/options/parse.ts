@@ -39,8 +39,9 @@ export function mergeOptions(command: Command, ...layers: RawOptions[]): RawOpti
  * ERR_PHOENIX_CONFIG for options that contradict each other
  */
 export function parseOptions<C extends Command>(command: C, raw: object): Settings<C> {
-  checkNames(command, raw as RawOptions);
-  const given = command === 'federate' ? withMethod(raw as RawOptions) : (raw as RawOptions);
+  if (!isObject(raw)) throw new OptionError('ERR_PHOENIX_ARGUMENT', `${command} takes an object of options, not ${show(raw)}.`);
+  checkNames(command, raw);
+  const given = command === 'federate' ? withMethod(raw) : raw;
   const settings: RawOptions = {};
   for (const place of optionsOf(command)) {
     const [key, inner] = place.path as [string, string?];
@@ -114,8 +115,8 @@ function nameOf(place: Placed): string {
 }
 
 function show(value: unknown): string {
-  const shown =
-    typeof value === 'string' ? JSON.stringify(value) : typeof value === 'object' && value !== null ? 'an object' : String(value);
+  const kind = Array.isArray(value) ? 'a list' : 'an object';
+  const shown = typeof value === 'string' ? JSON.stringify(value) : typeof value === 'object' && value !== null ? kind : String(value);
   return shown.length > 80 ? `${shown.slice(0, 80)}…` : shown;
 }
 

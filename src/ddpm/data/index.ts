@@ -1,8 +1,10 @@
 /** Data sets: `openDataset` finds the kind of a path, reads its images and brings them to one size and number of channels. */
+
 import { createHash, type Hash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { basename, resolve } from 'node:path';
+import { withCallbacks } from '../../callbacks.ts';
 import { PhoenixError } from '../../errors.ts';
 import { everyPosition, groupBy, type ImageSize, imageBytes, inTurn, sourceOfSet, valuesAt } from '../../images.ts';
 import { cifar10 } from './cifar10.ts';
@@ -56,8 +58,8 @@ export type DatasetOptions = Watch & {
  * @throws PhoenixError ERR_PHOENIX_DATA for data that is missing, damaged or of no known kind, ERR_PHOENIX_ARGUMENT for an option out of
  * its range, ERR_PHOENIX_MEMORY, ERR_PHOENIX_IO
  */
-export async function openDataset(path: string, options: DatasetOptions = {}): Promise<Dataset> {
-  return orDataError(path, async () => load(await find(path, options), options));
+export function openDataset(path: string, options: DatasetOptions = {}): Promise<Dataset> {
+  return withCallbacks('openDataset', options, (guarded) => orDataError(path, async () => load(await find(path, guarded), guarded)));
 }
 
 /**
@@ -65,7 +67,11 @@ export async function openDataset(path: string, options: DatasetOptions = {}): P
  * they are read through once for the fingerprint and then when they are asked for; others are held in memory.
  * @throws PhoenixError as openDataset does, and from `read`, too
  */
-export async function openSource(path: string, options: DatasetOptions = {}): Promise<DatasetSource> {
+export function openSource(path: string, options: DatasetOptions = {}): Promise<DatasetSource> {
+  return withCallbacks('openSource', options, (guarded) => source(path, guarded));
+}
+
+function source(path: string, options: DatasetOptions): Promise<DatasetSource> {
   return orDataError(path, async () => {
     const found = await find(path, options);
     if (!found.listing.inWindows || !isSameSize(found.stream, found.shape)) return sourceOfSet(await load(found, options));

@@ -2,9 +2,11 @@
  * A small classifier of one's own images (native/unet/classifier.h), for metrics where no feature network is at hand. Its 64 features
  * know what its classes needed and nothing else: distances in them are named after it (`fd_own_2k`), and compare within one data set only.
  */
+
 import { createHash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { createImages, createNativeSession } from '../../bindings/session.ts';
+import { withCallbacks } from '../../callbacks.ts';
 import { PhoenixError } from '../../errors.ts';
 import { everyPosition, type ImageSet, slice } from '../../images.ts';
 import { rng, streamKey } from '../../rng.ts';
@@ -43,12 +45,14 @@ export type ClassifierOptions = {
  * @throws PhoenixError ERR_PHOENIX_SHAPE or ERR_PHOENIX_ARGUMENT for images and labels that do not fit, ERR_PHOENIX_NOT_FINITE; an abort
  * rejects with `signal.reason`
  */
-export const trainClassifier = async (
+export const trainClassifier = (
   images: ImageSet,
   labels: Int32Array,
   classes: number,
   options: ClassifierOptions = {},
-): Promise<Float32Array> => {
+): Promise<Float32Array> => withCallbacks('trainClassifier', options, (guarded) => train(images, labels, classes, guarded));
+
+const train = async (images: ImageSet, labels: Int32Array, classes: number, options: ClassifierOptions): Promise<Float32Array> => {
   const { batch = 64, lr = 0.004, seed = 0, threads = availableParallelism(), onProgress, signal } = options;
   const { pixels, count, height, width, channels } = images;
   const { steps = Math.min(4000, Math.max(200, Math.ceil((10 * count) / batch))) } = options;
@@ -107,7 +111,7 @@ export const trainClassifier = async (
 export const classifierNetwork = (shape: ClassifierConfig, weights: Float32Array): FeatureNetwork => {
   const { height, width, channels, classes } = shape;
   const bytes = height * width * channels;
-  const run = async (images: ImageSet, { threads = availableParallelism(), signal, onProgress }: RunNetworkOptions = {}) => {
+  const compute = async (images: ImageSet, { threads = availableParallelism(), signal, onProgress }: RunNetworkOptions) => {
     const { pixels, count } = images;
     if (images.height !== height || images.width !== width || images.channels !== channels || pixels.length !== count * bytes)
       throw new PhoenixError(
@@ -135,6 +139,7 @@ export const classifierNetwork = (shape: ClassifierConfig, weights: Float32Array
     }
     return { features: featureMatrix(features, FEATURES), logits: featureMatrix(logits, classes) };
   };
+  const run: FeatureNetwork['run'] = (images, options = {}) => withCallbacks('run', options, (guarded) => compute(images, guarded));
   const fingerprint = createHash('sha256').update(JSON.stringify(shape)).update(new Uint8Array(weights.buffer)).digest('hex');
   return { name: 'own', fingerprint, dims: FEATURES, classes, height, width, run };
 };

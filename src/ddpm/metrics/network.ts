@@ -3,13 +3,16 @@
  * the CIFAR ResNet of He et al. 2016, §4.2 (depth 6n+2, option A shortcuts) with the names of PyTorch's common implementation, and
  * MobileNet v1 (Howard et al. 2017, table 1) with its batch norms folded in; the file's `__metadata__` must say `arch` and `input`.
  */
+
 import { createHash } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { addon } from '../../bindings/load.ts';
+import { withCallbacks } from '../../callbacks.ts';
 import { PhoenixError } from '../../errors.ts';
+import type { ImageSet } from '../../images.ts';
 import { openSafetensors, quote, type SafetensorsFile, showShape } from '../checkpoint/safetensors.ts';
-import { checkImages, type FeatureNetwork } from './feature-network.ts';
+import { checkImages, type FeatureNetwork, type RunNetworkOptions } from './feature-network.ts';
 import { checkInteger, featureMatrix } from './features.ts';
 
 const WIDTHS = [16, 32, 64];
@@ -212,8 +215,7 @@ const build = (description: Description): FeatureNetwork => {
     weights: all,
   });
 
-  const run: FeatureNetwork['run'] = async (images, options = {}) => {
-    const { threads = availableParallelism(), signal, onProgress } = options;
+  const compute = async (images: ImageSet, { threads = availableParallelism(), signal, onProgress }: RunNetworkOptions) => {
     checkInteger('featureNetwork: threads', threads, 1, 1024);
     checkImages(images, side);
     const { pixels, count, height, width, channels } = images;
@@ -230,6 +232,7 @@ const build = (description: Description): FeatureNetwork => {
     }
     return { features: featureMatrix(features, dims), logits: classes > 0 ? featureMatrix(logits, classes) : undefined };
   };
+  const run: FeatureNetwork['run'] = (images, options = {}) => withCallbacks('run', options, (guarded) => compute(images, guarded));
   const fingerprint = createHash('sha256').update(text).update(new Uint8Array(all.buffer)).digest('hex');
   return { name, fingerprint, dims, classes, height: side, width: side, run };
 };

@@ -3,15 +3,17 @@
  * that the native engine does not know. The file takes one float32 input (N,3,H,W) of RGB values 0..255 and gives `features` or `pool3`,
  * (N,D) or (N,D,1,1), and, if it classifies, `logits` or `logits_unbiased`, (N,K).
  */
+
 import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { parse } from 'node:path';
+import { withCallbacks } from '../../callbacks.ts';
 import { PhoenixError } from '../../errors.ts';
 import { io } from '../../files.ts';
 import { type ImageSet, slice } from '../../images.ts';
 import { resizer } from '../data/pixels.ts';
-import { checkImages, type FeatureNetwork } from './feature-network.ts';
+import { checkImages, type FeatureNetwork, type RunNetworkOptions } from './feature-network.ts';
 import { checkInteger, featureMatrix } from './features.ts';
 
 /** What of onnxruntime-node is used here. */
@@ -61,7 +63,7 @@ export async function onnxNetwork(path: string): Promise<FeatureNetwork> {
   await probe.release();
 
   const { input, side, isOpen, features, logits } = shape;
-  const run: FeatureNetwork['run'] = async (images, { threads = availableParallelism(), signal, onProgress } = {}) => {
+  const compute = async (images: ImageSet, { threads = availableParallelism(), signal, onProgress }: RunNetworkOptions) => {
     checkInteger('featureNetwork: threads', threads, 1, 1024);
     checkImages(images, side);
     const own = isOpen ? images.height : side;
@@ -93,6 +95,7 @@ export async function onnxNetwork(path: string): Promise<FeatureNetwork> {
     const [first, second] = outputs.map(({ all, width }) => featureMatrix(all, width));
     return { features: first!, logits: second };
   };
+  const run: FeatureNetwork['run'] = (images, options = {}) => withCallbacks('run', options, (guarded) => compute(images, guarded));
   const fingerprint = createHash('sha256').update(bytes).digest('hex');
   return { name: nameOf(path), fingerprint, dims: features.width, classes: logits?.width ?? 0, height: side, width: side, run };
 }

@@ -2,9 +2,11 @@
  * A client: answers what it is asked, trains on its own images, and keeps its update until it is asked for. What outlives a call lies in
  * the Store; the Session is only borrowed, so many clients may share one, one after the other.
  */
+
 import { randomBytes } from 'node:crypto';
 import type { Images, Session } from '../../bindings/session.ts';
 import type { CreateVector } from '../../bindings/vector.ts';
+import { withCallbacks } from '../../callbacks.ts';
 import { PhoenixError } from '../../errors.ts';
 import { streamKey } from '../../rng.ts';
 import { type ClientId, clientId, finish, type Hello, PROTOCOL, parcel, readInstruction, task, upload } from '../protocol.ts';
@@ -143,7 +145,7 @@ export function createClient(options: ClientOptions): Client {
   return {
     hello: { protocol: PROTOCOL, id, examples: train.length, capabilities: probing ? ['probe/1'] : [], ...(classNames && { classNames }) },
     async answer(request, options = {}) {
-      if (Object.hasOwn(verbs, request.kind)) return verbs[request.kind]!(request, options);
+      if (Object.hasOwn(verbs, request.kind)) return withCallbacks('answer', options, (guarded) => verbs[request.kind]!(request, guarded));
       throw new PhoenixError(
         'ERR_PHOENIX_MESSAGE',
         `Client ${id} does not know the request ${request.kind}: the sender speaks protocol ${request.protocol}, this client ${PROTOCOL}.`,

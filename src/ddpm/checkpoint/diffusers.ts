@@ -61,12 +61,14 @@ export async function readDiffusers(folder: string, assumed: NoiseOptions | unde
       "it holds neither config.json nor unet/config.json, so it is not a diffusers model; expected one of diffusers' layouts",
     );
   }
+  const around = pipeline ? unetFolder : dirname(resolve(folder));
+  await checkPipeline(folder);
+  if (!pipeline) await checkPipeline(around);
   const warnings: string[] = [];
   const unet = await readUNet(unetFolder, warnings);
   const emaFolder = join(folder, 'unet_ema');
   const hasEma = pipeline && (await exists(emaFolder));
   if (hasEma) await checkEma(emaFolder, unetFolder, unet);
-  const around = pipeline ? unetFolder : dirname(resolve(folder));
   const named = (name: string) => name;
   return checkpoint({
     unet,
@@ -77,6 +79,24 @@ export async function readDiffusers(folder: string, assumed: NoiseOptions | unde
     params: { file: await findWeights(unetFolder), named },
     ema: hasEma ? { file: await findWeights(emaFolder), named } : undefined,
   });
+}
+
+/**
+ * A pipeline of diffusers may have more models than the U-Net, such as the autoencoder of a latent one: what the U-Net draws is no image then.
+ * @throws PhoenixError ERR_PHOENIX_CHECKPOINT naming them
+ */
+async function checkPipeline(folder: string): Promise<void> {
+  const path = join(folder, 'model_index.json');
+  if (!(await exists(path))) return;
+  const index = await readConfig(path);
+  if (typeof index !== 'object' || index === null || Array.isArray(index)) throw refused(path, 'expected a JSON object');
+  const others = Object.entries(index).filter(
+    ([name, value]) =>
+      !name.startsWith('_') && !['unet', 'scheduler'].includes(name) && Array.isArray(value) && value.some((part) => part !== null),
+  );
+  if (others.length === 0) return;
+  const shown = others.map(([name, value]) => `${quote(name)} (${quote((value as unknown[])[1])})`).join(', ');
+  throw refused(path, `the pipeline has ${shown} besides its U-Net and scheduler, and only pipelines of these two are supported`);
 }
 
 async function readUNet(folder: string, warnings: string[]): Promise<UNetConfig> {

@@ -2,6 +2,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import { z } from 'zod';
 import { io, type JsonRules, parseJson } from '../../files.ts';
+import { strangerOf } from '../stranger.ts';
 import { quote } from './safetensors.ts';
 import { refused } from './weights.ts';
 
@@ -18,11 +19,17 @@ export const configRules: JsonRules = {
 /** The JSON in a configuration file. Python writes numbers that JSON does not have (-Infinity): they are read as texts. */
 export async function readConfig(path: string): Promise<unknown> {
   const read = async () => {
-    const { size } = await stat(path);
+    const status = await stat(path);
+    const { size } = status;
+    if (!status.isFile()) throw refused(path, 'it is not a regular file');
     if (size > configRules.maxBytes) throw refused(path, `it has ${size} bytes; at most ${configRules.maxBytes} are read`);
-    return readFile(path, 'utf8');
+    return readFile(path);
   };
-  return parseConfig(path, await io(path, read, { action: 'read' }));
+  const bytes = await io(path, read, { action: 'read' });
+  const stranger = strangerOf(bytes.subarray(0, 256));
+  if (stranger) throw refused(path, `${stranger.what}. ${stranger.advice.replace(/\.$/, '')}`);
+  if ([0xfeff, 0xfffe].includes(bytes.length < 2 ? 0 : bytes.readUInt16BE(0))) throw refused(path, 'it is UTF-16 text. Save it as UTF-8');
+  return parseConfig(path, bytes.toString('utf8'));
 }
 
 export function parseConfig(where: string, text: string): unknown {

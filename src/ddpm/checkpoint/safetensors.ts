@@ -3,11 +3,13 @@
  * The header maps names to {dtype, shape, data_offsets: [begin, end] relative to the data}; `__metadata__` maps strings to strings.
  * Files come from elsewhere: every length is checked against the file's size before anything is allocated.
  */
+import { constants } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { open } from 'node:fs/promises';
 import { extname } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
 import { io, writeWhole } from '../../files.ts';
+import { strangerOf } from '../stranger.ts';
 
 const itemBytes = { F64: 8, F32: 4, F16: 2, BF16: 2, I64: 8, I32: 4, I16: 2, I8: 1, U8: 1, BOOL: 1 };
 
@@ -33,6 +35,8 @@ export type TensorSource = { name: string; dtype: Dtype; shape: number[]; bytes:
 
 /** The format allows 100 MB; a tenth of that holds every U-Net, and what JSON makes of it in memory stays small. */
 const MAX_HEADER_BYTES = 10_000_000;
+/** Bytes by which files of other kinds are told. */
+const HEAD_BYTES = 256;
 const pickles = ['.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle'];
 
 /**
@@ -41,7 +45,8 @@ const pickles = ['.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle'];
  */
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   if (pickles.includes(extname(path).toLowerCase())) throw pickleRefused(path);
-  const file = await io(path, () => open(path, 'r'), { action: 'read' });
+  // A pipe in place of the file would be waited for.
+  const file = await io(path, () => open(path, constants.O_RDONLY | constants.O_NONBLOCK), { action: 'read' });
   try {
     return await readHeader(path, file);
   } catch (error) {
@@ -54,10 +59,9 @@ async function readHeader(path: string, file: FileHandle): Promise<SafetensorsFi
   const status = await file.stat();
   if (!status.isFile()) throw damaged(path, 'it is not a regular file');
   if (status.size < 8) throw damaged(path, `it has ${status.size} bytes, too few for the header's length`);
-  const start = Buffer.from(await readExactly(path, file, 0, 8));
+  const start = Buffer.from(await readExactly(path, file, 0, Math.min(status.size, HEAD_BYTES)));
   const headerBytes = start.readBigUInt64LE();
-  const looksPickled = start.toString('latin1').startsWith('PK\x03\x04') || (start[0] === 0x80 && (start[1] as number) <= 5);
-  if (looksPickled && headerBytes > BigInt(status.size)) throw pickleRefused(path);
+  if (headerBytes > BigInt(status.size)) refuseStranger(path, start);
   if (headerBytes > BigInt(MAX_HEADER_BYTES))
     throw damaged(path, `its header claims ${headerBytes} bytes; at most ${MAX_HEADER_BYTES} are allowed`);
   if (headerBytes > BigInt(status.size - 8))
@@ -256,6 +260,20 @@ export function quote(value: unknown): string {
 
 const damaged = (path: string, what: string, cause?: unknown) =>
   new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is not a valid safetensors file: ${what}.`, { cause });
+
+/** @throws PhoenixError ERR_PHOENIX_CHECKPOINT naming what the file is, if that can be seen */
+function refuseStranger(path: string, head: Buffer): void {
+  const isZip = head.toString('latin1', 0, 4) === 'PK\x03\x04';
+  const isTorch = isZip && /\.pkl|archive\/|\/data\//.test(head.toString('latin1'));
+  if (isTorch || (head[0] === 0x80 && (head[1] as number) <= 5)) throw pickleRefused(path);
+  const stranger = strangerOf(head);
+  if (stranger) throw new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is no safetensors file: ${stranger.what}. ${stranger.advice}`);
+  if (/^(\ufeff|\xef\xbb\xbf)?\s*\{/.test(head.toString('latin1')))
+    throw new PhoenixError(
+      'ERR_PHOENIX_CHECKPOINT',
+      `${path} is no safetensors file: it is JSON. Name the folder that holds it: a run, or a folder of diffusers.`,
+    );
+}
 
 const pickleRefused = (path: string) =>
   new PhoenixError(

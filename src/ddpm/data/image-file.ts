@@ -4,6 +4,7 @@ import { relative } from 'node:path';
 import type { Sharp, SharpOptions } from 'sharp';
 import { PhoenixError } from '../../errors.ts';
 import { hasCode, ioError } from '../../files.ts';
+import { strangerOf } from '../stranger.ts';
 import { toBytes } from './range.ts';
 import type { Size } from './reader.ts';
 import { type TiffTags, tiffTags } from './tiff.ts';
@@ -62,22 +63,6 @@ export function unreadable(file: string, cause: unknown): Rejected {
   if (hasCode(cause, 'ERR_FS_FILE_TOO_LARGE'))
     return { file, reason: 'it has more than 2 GiB', advice: 'Cut large images into smaller ones.' };
   throw ioError(file, cause, { action: 'read' });
-}
-
-/** What a file is that is no image, from its first bytes: the kinds that are often found under an image's name. */
-export function strangerOf(head: Buffer): { what: string; advice: string } | undefined {
-  const text = head.toString('latin1').trimStart().toLowerCase();
-  const again = 'Fetch such files again.';
-  if (head.length === 0) return { what: 'it is empty', advice: again };
-  if (text.startsWith('version https://git-lfs'))
-    return { what: 'it is a Git LFS pointer in place of the file', advice: 'Fetch files of Git LFS with: git lfs pull.' };
-  if (text.startsWith('<!doctype html') || text.startsWith('<html')) return { what: 'it is a web page (HTML)', advice: again };
-  if (head.toString('latin1', 0, 4) === 'PK\x03\x04') return { what: 'it is a zip archive', advice: 'Unpack archives first.' };
-  if (head[0] === 0x1f && head[1] === 0x8b) return { what: 'it is gzipped', advice: 'Unpack archives first.' };
-  if (head.toString('latin1', 0, 5) === '%PDF-') return { what: 'it is a PDF document', advice: 'Save its pictures as PNG.' };
-  if (head.toString('latin1', 128, 132) === 'DICM')
-    return { what: 'it is a DICOM file', advice: 'DICOM is not read: save it as PNG or TIFF, with the values that matter.' };
-  return undefined;
 }
 
 /** A failure of decoding. @throws PhoenixError ERR_PHOENIX_MEMORY where not the image, but the machine is its cause */

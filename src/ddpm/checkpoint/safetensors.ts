@@ -3,9 +3,8 @@
  * The header maps names to {dtype, shape, data_offsets: [begin, end] relative to the data}; `__metadata__` maps strings to strings.
  * Files come from elsewhere: every length is checked against the file's size before anything is allocated.
  */
-import { constants } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
-import { open } from 'node:fs/promises';
+import { open, stat } from 'node:fs/promises';
 import { extname } from 'node:path';
 import { PhoenixError } from '../../errors.ts';
 import { io, writeWhole } from '../../files.ts';
@@ -46,7 +45,8 @@ const pickles = ['.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle'];
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   if (pickles.includes(extname(path).toLowerCase())) throw pickleRefused(path);
   // A pipe in place of the file would be waited for.
-  const file = await io(path, () => open(path, constants.O_RDONLY | constants.O_NONBLOCK), { action: 'read' });
+  if (!(await io(path, () => stat(path), { action: 'read' })).isFile()) throw damaged(path, 'it is not a regular file');
+  const file = await io(path, () => open(path, 'r'), { action: 'read' });
   try {
     return await readHeader(path, file);
   } catch (error) {
@@ -57,7 +57,6 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
 
 async function readHeader(path: string, file: FileHandle): Promise<SafetensorsFile> {
   const status = await file.stat();
-  if (!status.isFile()) throw damaged(path, 'it is not a regular file');
   if (status.size < 8) throw damaged(path, `it has ${status.size} bytes, too few for the header's length`);
   const start = Buffer.from(await readExactly(path, file, 0, Math.min(status.size, HEAD_BYTES)));
   const headerBytes = start.readBigUInt64LE();

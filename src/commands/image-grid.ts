@@ -1,5 +1,6 @@
 /** Pictures for people: many small images laid out in one PNG. */
 import sharp from 'sharp';
+import { GRID_MARK } from '../ddpm/data/image-file.ts';
 import { PhoenixError } from '../errors.ts';
 import { type ImageSet, mismatch } from '../images.ts';
 
@@ -49,6 +50,7 @@ export async function imageGrid(images: ImageSet, options: GridOptions = {}): Pr
   return sharp(grid, { raw: { width: gridWidth, height: gridHeight, channels: channels as 1 | 3 } })
     .resize({ width: gridWidth * scale, height: gridHeight * scale, kernel: 'nearest', fit: 'fill' })
     .toColourspace(channels === 1 ? 'b-w' : 'srgb')
+    .withExif({ IFD0: { Software: GRID_MARK } })
     .png()
     .toBuffer();
 }

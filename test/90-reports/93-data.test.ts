@@ -335,6 +335,9 @@ test('D5: runs and experiments among the images are left out, and a run is not w
   t.deepEqual([after.classNames, after.fingerprint], [before.classNames, before.fingerprint]);
   t.is(describeData(after), 'data: 8 images 8×8 RGB, 2 classes; left out: 2 folders that Phoenix wrote');
   await refuses(t, dir, /was written by Phoenix: it holds a run or an experiment, not data/);
+  const grid = join(data, 'a', 'samples.png');
+  await sample({ source: dir, n: 4, steps: 1, scheduler: 'dpm-solver', threads: 1, device: 'cpu', grid });
+  await refuses(t, data, /a\/samples\.png: it is a grid of images that Phoenix drew/, { size: 8 });
 });
 
 // ---- D6: classes without images

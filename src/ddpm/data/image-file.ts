@@ -36,6 +36,9 @@ export type Rejected = { file: string; reason: string; advice: string };
 
 export const isRejected = (result: object): result is Rejected => 'reason' in result;
 
+/** What grids of images say of themselves in EXIF (Software), so that they are not taken for data later. */
+export const GRID_MARK = 'Phoenix image grid';
+
 const REPAIR = 'Repair or remove them, or save them as PNG or JPEG.';
 
 /** A file, opened to look at; closed by itself. */
@@ -97,6 +100,8 @@ export async function readHeader(file: string): Promise<Header | Rejected> {
     const first = head.subarray(0, bytesRead);
     try {
       const found = await (await openImage(file, { limitInputPixels: false })).metadata();
+      if (found.exif?.includes(GRID_MARK))
+        return { file, reason: 'it is a grid of images that Phoenix drew', advice: 'Keep pictures of Phoenix elsewhere.' };
       const { width, height } = found.autoOrient;
       if (width * height > MAX_PIXELS) {
         const most = MAX_PIXELS.toLocaleString('en-US');

@@ -23,7 +23,8 @@ export function describeData({ count, height, width, channels, classNames, siteN
   const parts = [`data: ${count} ${count === 1 ? 'image' : 'images'} ${width}×${height} ${channels === 1 ? 'gray' : 'RGB'}`];
   const classes = labels ? new Set(labels).size : 0;
   if (labels && classNames.length > 0) parts.push(`${classes} ${classes === 1 ? 'class' : 'classes'}`);
-  if (sites && siteNames) parts.push(`${new Set(sites).size} of ${siteNames.length} sites`);
+  const present = new Set(sites).size;
+  if (siteNames) parts.push(`${present === siteNames.length ? present : `${present} of ${siteNames.length}`} sites`);
   if (range) parts.push(`values ${showRange(range)} as 0..255`);
   const leftOut = (notes?.leftOut ?? []).map(({ count, what }) => `${count} ${what}`);
   return `${parts.join(', ')}${leftOut.length > 0 ? `; left out: ${leftOut.join(', ')}` : ''}`;

@@ -47,7 +47,9 @@ export async function onnxNetwork(path: string): Promise<FeatureNetwork> {
   const { InferenceSession, Tensor } = await loadRuntime(path);
   const refuse: Refuse = (what, cause) =>
     new PhoenixError('ERR_PHOENIX_CHECKPOINT', `${path} is no feature network that is known here: ${what}.`, { cause });
-  const { size } = await io(path, () => stat(path), { action: 'read' });
+  const found = await io(path, () => stat(path), { action: 'read' });
+  if (!found.isFile()) throw refuse('it is not a regular file');
+  const { size } = found;
   if (size > MAX_BYTES) throw refuse(`it has ${size} bytes; at most ${MAX_BYTES} are read`);
   const bytes = await io(path, () => readFile(path), { action: 'read' });
   // From bytes, not by path: a model so opened can name no other files.

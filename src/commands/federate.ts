@@ -27,7 +27,7 @@ import { writeVectors } from '../run/vector-file.ts';
 import { dataMetadata, requireApart } from './data.ts';
 import { type Deal, dealImages, explainShared, type Share } from './deal.ts';
 import type { RunEvents, RunResult } from './events.ts';
-import { type FederateOptions, parseOptions, type Settings } from './options/index.ts';
+import { type FederateOptions, idleOptions, parseOptions, type Settings } from './options/index.ts';
 import { checkGrid, describeRun, drawGrid, gridDue, mayChange, type Prepared, prepare } from './prepare.ts';
 import { restore } from './resume.ts';
 import { probingOf, serverStepOf, sharingOf, strategyOf } from './wiring.ts';
@@ -69,11 +69,13 @@ export function federate(options: FederateOptions, events: RunEvents = {}): Prom
 }
 
 async function runFederated(options: FederateOptions, events: RunEvents): Promise<RunResult> {
-  const { onStart, signal, fault } = events;
+  const { onStart, onMessage, signal, fault } = events;
   const settings = parseOptions('federate', options);
   const { rounds, resume, keep, stealLock, device, threads } = settings;
   const strategy = strategyOf(settings);
   const serverStep = serverStepOf(settings);
+  const idle = idleOptions(options, settings, strategy.needs);
+  if (idle) onMessage?.({ level: 'warning', text: idle });
   if (settings.out !== undefined) await checkRunFolder(settings.out, resume);
 
   // The data, the model, and what a round takes.

@@ -4,7 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
 import { finetune } from '../../src/commands/finetune.ts';
+import { idleOptions, rules } from '../../src/commands/options/idle.ts';
 import { parseOptions } from '../../src/commands/options/index.ts';
+import { optionsOf } from '../../src/commands/options/tables.ts';
 import { sample } from '../../src/commands/sample.ts';
 import { readCheckpoint, saveCheckpoint } from '../../src/ddpm/checkpoint/checkpoint.ts';
 import { saveDiffusers } from '../../src/ddpm/checkpoint/diffusers.ts';
@@ -270,4 +272,27 @@ test('C4: an option that the chosen sampler does not have is refused', async (t)
   t.throws(() => makeTable('ddpm', noise(), 10, { eta: 0 }), { code: 'ERR_PHOENIX_ARGUMENT', message: /ddpm has no eta: it has variance/ });
   t.throws(() => schedulers['dpm-solver'](noise(), 10, { toImage: true }), { code: 'ERR_PHOENIX_ARGUMENT' });
   t.notThrows(() => makeTable('ddpm', noise(), 10, { eta: undefined }));
+});
+
+test('N17: options of federate that nothing in the run uses are named', (t) => {
+  const paths = optionsOf('federate').map(({ path }) => path.join('.'));
+  for (const { options } of rules) for (const name of options) t.true(paths.includes(name), name);
+  const idle = (given: object, needs = {}) => {
+    const options = { data: 'x', ...given };
+    return idleOptions(options, parseOptions('federate', options), needs);
+  };
+  t.is(idle({}), undefined);
+  t.is(idle({ sharing: { alpha: 0.3 } }), 'Nothing in this run uses --share-alpha (goes with --share-beta above 0).');
+  t.is(idle({ sharing: { alpha: 0.3, beta: 0.1 } }), undefined);
+  t.is(idle({ sharing: { alpha: undefined }, probe: {} }), undefined);
+  t.regex(
+    idle({ diversity: { pull: 1 }, serverStep: { beta1: 0.5 } })!,
+    /uses --diversity-pull .*, --server-beta1 \(goes with --server-step/,
+  );
+  t.is(idle({ diversity: { pull: 1 }, strategy: 'diversity' }, { histogram: true }), undefined);
+  t.regex(idle({ histogram: { bins: 4 } })!, /--bins/);
+  t.is(idle({ histogram: { bins: 4 }, features: 'pixels8', probe: { every: 2 } }, { histogram: true }), undefined);
+  t.regex(idle({ probe: { samples: 8 } }, { histogram: true })!, /--probe-samples/);
+  t.is(idle({ probe: { samples: 8 } }, { vendi: true }), undefined);
+  t.is(idle({ method: 'phoenix' }, { histogram: true, statistic: 'loss' }), undefined, 'what a method brings is not given');
 });

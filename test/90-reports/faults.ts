@@ -26,6 +26,7 @@ export const FAULTS: Readonly<Record<string, string>> = {
   N14: 'The U-Net of a latent pipeline was sampled as if it drew images.',
   N15: 'LFS pointers, web pages, archives and JSON in place of a checkpoint were called a header of so many bytes, or no JSON.',
   N16: 'A FIFO in place of weights or of a configuration was waited for.',
+  N17: 'Options of a federation that nothing in the run uses were taken without a word.',
   N20: 'A FIFO in place of an idx, CIFAR-10 or records file was waited for.',
   N21: 'A file that may not be read was called an unsupported format.',
   N22: 'Want of memory, threads or handles was blamed on an image.',

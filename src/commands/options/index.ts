@@ -1,4 +1,5 @@
 /** Every option of Phoenix, once: a table per command says key, type, default, unit and help; all else derives from the tables. */
+export { idleOptions } from './idle.ts';
 export { demoOptions } from './methods.ts';
 export { mergeOptions, OptionError, parseOptions, type RawOptions } from './parse.ts';
 export {

@@ -39,7 +39,7 @@ export const commandLines: readonly CommandLine[] = [
     defaults: demoOptions,
     examples: [
       ['about two minutes on two cores', 'phoenix demo'],
-      ['the whole Phoenix method, in a folder of its own', 'phoenix demo --method phoenix --out runs/demo-phoenix'],
+      ['the whole Phoenix method, in a folder of its own', 'phoenix demo --method phoenix --share-real --out runs/demo-phoenix'],
     ],
     run: (options, terminal) => runFederate('demo', mergeOptions('federate', demoOptions, options) as FederateOptions, terminal),
   },

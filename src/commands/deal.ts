@@ -6,8 +6,11 @@ import { carveShared } from '../fl/server/sharing.ts';
 import { valuesAt } from '../images.ts';
 import type { Settings } from './options/index.ts';
 
-/** The shared set: how many images it has, how many of them each client gets, and of a real one which. */
-export type Shared = { count: number; each: number; images?: Int32Array };
+/**
+ * The shared set: how many images it has, how many of them each client gets; of a real one also which, and how many come from each site, where
+ * sites are known.
+ */
+export type Shared = { count: number; each: number; images?: Int32Array; from?: Record<string, number> };
 
 /** One client's part of the data, as indices into it. */
 export type Share = { id: string; train: Int32Array; heldOut: Int32Array; histogram?: number[] };
@@ -52,11 +55,28 @@ function setAside({ seed, sharing }: Settings<'federate'>, dataset: DatasetFacts
       'ERR_PHOENIX_CONFIG',
       `sharing.beta ${beta} (--share-beta) of ${dataset.count} images is less than one image: take more.`,
     );
-  return { shared: { count, each: count > 0 ? Math.max(1, Math.round(alpha * count)) : 0, ...(real && { images }) }, rest };
+  const each = count > 0 ? Math.max(1, Math.round(alpha * count)) : 0;
+  return { shared: { count, each, ...(real && { images, from: originOf(images, dataset) }) }, rest };
 }
 
-export function explainShared({ sharing }: Settings<'federate'>, { count, each }: Shared): string {
-  return sharing.source === 'real'
-    ? `The shared set has ${count} real training images. They are public to all clients now, and each client receives ${each} of them.`
-    : `The shared set has ${count} images drawn from the global model every ${sharing.every} rounds. Each client receives ${each} of them.`;
+/** How many images are of each site; undefined where no sites are known. */
+function originOf(images: Int32Array, { sites, siteNames }: DatasetFacts): Record<string, number> | undefined {
+  if (!sites || !siteNames) return undefined;
+  const counts = siteNames.map((name, site): [string, number] => [name, images.filter((image) => sites[image] === site).length]);
+  return Object.fromEntries(counts.filter(([, count]) => count > 0));
+}
+
+/** Says what is shared: of real images how many go from whom to whom. */
+export function explainShared({ sharing }: Settings<'federate'>, { shares, shared }: Deal): string {
+  const { count, each, from } = shared;
+  if (sharing.source === 'synthetic')
+    return `The shared set has ${count} images drawn from the global model every ${sharing.every} rounds. Each client receives ${each} of them.`;
+  const origin = from
+    ? Object.entries(from)
+        .map(([site, images]) => `${images} from ${site}`)
+        .join(', ')
+    : 'taken from all images before they are divided over the clients';
+  const names = shares.map(({ id }) => id);
+  const clients = names.length <= 10 ? names.join(', ') : `${names.slice(0, 10).join(', ')} and ${names.length - 10} more`;
+  return `The shared set has ${count} real training images, which are public to all clients now: ${origin}. Each of ${names.length} clients receives ${each} of them, ${each * names.length} in all: ${clients}.`;
 }

@@ -141,13 +141,13 @@ function meanSteps({ shares, shared }: Deal, batch: number, length: Length): num
 
 /** config.json of the run. */
 function configOf({ settings, prepared, deal, length, strategy, serverStep, session, features, personal, split }: Federation) {
-  const { count, each } = deal.shared;
+  const { count, each, from } = deal.shared;
   const described = { ...settings, strategy: strategy.name, features: features.name };
   return describeRun('federate', described, prepared, session, {
     length: { ...length, optimizer: settings.optimizer },
     serverStep,
     features: strategy.needs && { name: features.name, fingerprint: features.fingerprint },
-    sharing: count > 0 ? { count, each, source: settings.sharing.source } : undefined,
+    shared: count > 0 ? { count, each, source: settings.sharing.source, from } : undefined,
     personal: split && { patterns: personal, parameters: split.names, values: split.personalCount },
     clients: deal.shares.map(({ id, train, heldOut, histogram }) => ({ id, examples: train.length, heldOut: heldOut.length, histogram })),
   });
@@ -157,7 +157,7 @@ function configOf({ settings, prepared, deal, length, strategy, serverStep, sess
 function announce({ settings, deal, session, split }: Federation, run: Run, { onMessage }: RunEvents): void {
   for (const text of run.warnings) onMessage?.({ level: 'warning', text });
   if (split) onMessage?.({ level: 'info', text: explainSplit(split, session.parameterCount) });
-  if (deal.shared.count > 0) onMessage?.({ level: 'info', text: explainShared(settings, deal.shared) });
+  if (deal.shared.count > 0) onMessage?.({ level: 'info', text: explainShared(settings, deal) });
   if (run.round > 0) onMessage?.({ level: 'info', text: `Continuing ${run.dir} after round ${run.round}.` });
 }
 

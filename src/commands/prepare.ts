@@ -69,9 +69,12 @@ function chosenHyper(options: Partial<Hyper>, preset: Partial<Hyper>): Prepared[
   return schema.parse(Object.fromEntries(names.map((name) => [name, options[name] ?? preset[name] ?? usual[name]])));
 }
 
-/** What a resume may change in addition to options: the path of the data, and what lies beside it. A different build is only a warning. */
+/**
+ * What a resume may change in addition to options: the path of the data, what lies beside it, and what follows from options and was noted
+ * otherwise by earlier versions. A different build is only a warning.
+ */
 export function mayChange(command: TrainingKind): string[] {
-  return [...changeableOptions(command).map((name) => `options.${name}`), 'data.name', 'data.leftOut'];
+  return [...changeableOptions(command).map((name) => `options.${name}`), 'data.name', 'data.leftOut', 'shared', 'sharing'];
 }
 
 /** config.json of a run. `options`: as they were given, objects among them by their names. `facts`: what only this kind of training has. */

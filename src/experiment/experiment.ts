@@ -16,7 +16,7 @@ import { type JsonRules, readJson } from '../files.ts';
 import { checkOutputFolder } from '../outputs.ts';
 import { clockOf, runTraining } from './cells.ts';
 import { createScorer, explainScorer, type ScoredBy, type Scorer, scoredByOf } from './features.ts';
-import { type Cell, expandGrid, type Grid, parseGrid, trainOptions } from './grid.ts';
+import { type Cell, expandGrid, type Grid, parseGrid, sharesReal, trainOptions } from './grid.ts';
 import type { Lab } from './models.ts';
 import { type Plan, planOf, type WorkOf, workTable } from './plan.ts';
 import { experimentPresets } from './presets.ts';
@@ -94,6 +94,12 @@ async function runExperiment(options: ExperimentOptions, events: ExperimentEvent
     };
     const scores = await scoresOf(dir, cells);
     const plan = await planOf({ lab, cells, scores, workOf, prepared, dir });
+    const publics = grid.arms.filter((arm) => sharesReal(arm) && cells.some((cell) => cell.arm === arm)).map((arm) => arm.name);
+    if (publics.length > 0)
+      onMessage?.({
+        level: 'info',
+        text: `Real training images become public to all clients of the arms ${publics.join(', ')} (shareReal of the grid).`,
+      });
     await onPlan?.(plan);
     if (settings.plan) return { dir, cells: cells.length, done: plan.done };
 

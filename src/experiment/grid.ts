@@ -81,6 +81,8 @@ const gridSchema = z.strictObject({
   rounds: z.int().min(1).max(1_000_000),
   /** Images a client trains on in a round. */
   localImages: z.int().min(1),
+  /** Consent to arms whose shared set is of real training images, as --share-real of `federate`; without it they are refused. */
+  shareReal: z.boolean().default(false),
   /** Options that all trainings have: preset, prediction, training.batch, training.lr, … */
   options: options.default({}),
   arms: z
@@ -169,9 +171,16 @@ export function parseGrid(value: unknown, source: string): Grid {
   return grid;
 }
 
-/** All options of a federated arm, with their defaults. */
+/** All options of a federated arm, with their defaults; whether it has consent to share real images, its grid says. */
 export function settingsOf(arm: Arm) {
-  return parseOptions('federate', { data: 'synthetic', ...arm.options });
+  return parseOptions('federate', mergeOptions('federate', { data: 'synthetic' }, arm.options, { sharing: { consent: true } }));
+}
+
+/** Whether real training images become public to all clients of an arm. */
+export function sharesReal(arm: Arm): boolean {
+  if (arm.train !== 'federated') return false;
+  const { sharing } = settingsOf(arm);
+  return sharing.beta > 0 && sharing.source === 'real';
 }
 
 /** Whether each client ends with a model of its own. */
@@ -199,7 +208,8 @@ const QUIET = { samples: { every: 0 }, keep: 1 };
 export function federateOptions(grid: Grid, arm: Arm, { partition, fraction, clients }: Partition, seed: number) {
   const bySite = partition === 'site';
   const places = { clients: bySite ? clients : (clients ?? grid.clients), partition, fraction, localImages: grid.localImages };
-  return mergeOptions('federate', { data: 'synthetic' }, grid.options, places, arm.options, { seed, ...QUIET });
+  const sharing = { consent: grid.shareReal };
+  return mergeOptions('federate', { data: 'synthetic', sharing }, grid.options, places, arm.options, { seed, ...QUIET });
 }
 
 /** Options of `train` for so many images; a checkpoint after every `commitImages`. */

@@ -1,4 +1,7 @@
-/** Grids that come with Phoenix. docs/experiments.md says what each is for and what it costs. */
+/**
+ * Grids that come with Phoenix. docs/experiments.md says what each is for and what it costs. Their data sets are public, so they consent to
+ * a shared set of real images.
+ */
 
 /** Every arm that a partition with classes can carry. */
 const arms = [
@@ -19,6 +22,7 @@ const arms = [
 /** Half a minute of work, to see that everything runs; its figures mean nothing. */
 const smoke = {
   name: 'smoke',
+  shareReal: true,
   data: 'synthetic:400',
   size: 16,
   clients: 4,
@@ -48,6 +52,7 @@ const smoke = {
  */
 const fashion = {
   name: 'fashion',
+  shareReal: true,
   size: 16,
   clients: 10,
   rounds: 40,
@@ -66,6 +71,7 @@ const fashion = {
 /** Seven boards as sites, four more that only test images are of. */
 const deeppcbSites = {
   name: 'deeppcb-sites',
+  shareReal: true,
   size: 32,
   rounds: 30,
   localImages: 512,
@@ -79,6 +85,7 @@ const deeppcbSites = {
 /** The size of Ho et al. 2020, for one large GPU: run it in pieces with --stop-after. */
 const cifar10 = {
   name: 'cifar10',
+  shareReal: true,
   clients: 10,
   rounds: 100,
   localImages: 2560,

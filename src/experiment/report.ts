@@ -6,7 +6,7 @@ import type { Dataset } from '../ddpm/data/index.ts';
 import { writeWhole } from '../files.ts';
 import { formatCount } from '../report/units.ts';
 import { explainScorer, type ScoredBy } from './features.ts';
-import { type Cell, type Grid, settingsOf } from './grid.ts';
+import { type Cell, type Grid, sharesReal } from './grid.ts';
 import { renderMarkdown } from './markdown.ts';
 import { renderExperiment } from './page.ts';
 import type { WorkOf } from './plan.ts';
@@ -48,11 +48,8 @@ export async function writeExperimentReport(input: ReportInput): Promise<{ repor
   const { height, width, channels, count, name } = dataset;
   const { steps, scheduler, samples } = grid.score;
   const publics = grid.arms
-    .filter((arm) => arm.train === 'federated' && results.some(({ rows }) => rows.some((row) => row.arm === arm)))
-    .filter((arm) => {
-      const { sharing } = settingsOf(arm);
-      return sharing.beta > 0 && sharing.source === 'real';
-    })
+    .filter((arm) => results.some(({ rows }) => rows.some((row) => row.arm === arm)))
+    .filter(sharesReal)
     .map((arm) => arm.name);
   const report: ExperimentReport = {
     name: grid.name,

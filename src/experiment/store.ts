@@ -86,7 +86,7 @@ export function lockFolder(dir: string, options: LockOptions): Promise<Lock> {
 
 /**
  * Notes what the experiment in a folder is, or checks that it is this one, as far as is known of it by now. The grid may have grown: by
- * arms and partitions, and in what is run of it.
+ * arms and partitions, and in what is run of it; and consent to share images may have been given.
  * @returns all that is noted by now
  * @throws PhoenixError ERR_PHOENIX_RUN for an experiment that differs, naming where; ERR_PHOENIX_IO
  */
@@ -98,7 +98,7 @@ export async function noteBasis(dir: string, basis: { grid: object } & Record<st
     const differing = [...new Set([...Object.keys(before), ...Object.keys(now)])].flatMap((key) =>
       key === 'grid'
         ? [...new Set([...Object.keys(before.grid), ...Object.keys(now.grid)])]
-            .filter((field) => field !== 'runs' && !isGrown(before.grid[field], now.grid[field]))
+            .filter((field) => !['runs', 'shareReal'].includes(field) && !isGrown(before.grid[field], now.grid[field]))
             .map((field) => `grid.${field}`)
         : before[key] === undefined || now[key] === undefined || isDeepStrictEqual(before[key], now[key])
           ? []

@@ -49,8 +49,8 @@ export const runConfigSchema = z.looseObject({
   serverStep: fields.optional(),
   /** What client statistics compare images by, where any are asked for. */
   features: z.object({ name: z.string(), fingerprint: z.string() }).optional(),
-  /** Images of the shared set, and how many of them each client gets. */
-  shared: z.object({ count, each: count }).optional(),
+  /** Images of the shared set, how many of them each client gets, and of real ones how many come from each site. */
+  shared: z.looseObject({ count, each: count, from: z.record(z.string(), count).optional() }).optional(),
   /** Patterns of the personal layers, and the parameters that they fit. */
   personal: z.object({ patterns: z.array(z.string()), parameters: z.array(z.string()), values: count }).optional(),
   /** Where it was computed: all else must be equal for a resume. */

@@ -555,11 +555,13 @@ test('options that do not go together are refused when they are read', (t) => {
     t.throws(() => parseOptions('federate', { data: 'x', ...options }), { code: 'ERR_PHOENIX_CONFIG', message });
   refused({ sharing: { beta: 0.1, source: 'synthetic' }, personal: 'head' }, /needs a global model in which every layer is trained/);
   refused({ filter: { kind: 'quarantine', by: 'frechet-shared' } }, /needs a shared set/);
-  t.notThrows(() => parseOptions('federate', { data: 'x', filter: { kind: 'quarantine', by: 'frechet-shared' }, sharing: { beta: 0.1 } }));
+  t.notThrows(() =>
+    parseOptions('federate', { data: 'x', filter: { kind: 'quarantine', by: 'frechet-shared' }, sharing: { beta: 0.1, consent: true } }),
+  );
 });
 
 test('method phoenix sets what the options leave open, and nothing else', (t) => {
-  const settings = parseOptions('federate', { data: 'x', method: 'phoenix', personal: 'none', sharing: { beta: 0.02 } });
+  const settings = parseOptions('federate', { data: 'x', method: 'phoenix', personal: 'none', sharing: { beta: 0.02, consent: true } });
   t.like(settings, {
     personal: 'none',
     sharing: { beta: 0.02, alpha: 0.5 },

@@ -107,7 +107,7 @@ test('options that contradict each other are refused', (t) => {
   const towards = { data: 'x', strategy: 'diversity', diversity: { target: 'shared' } };
   t.regex(refusal('federate', towards).message, /diversity\.target shared \(--diversity-target\) needs real shared images/);
   t.regex(refusal('federate', { ...towards, sharing: { beta: 0.1, source: 'synthetic' } }).message, /needs real shared images/);
-  t.notThrows(() => parseOptions('federate', { ...towards, sharing: { beta: 0.1 } }));
+  t.notThrows(() => parseOptions('federate', { ...towards, sharing: { beta: 0.1, consent: true } }));
 });
 
 test('an option that has moved into a group is refused with its place', (t) => {
@@ -145,7 +145,7 @@ test('every option of a federation says where it lives once sites are programs o
   );
   const at = (place: string) => rows.flatMap(({ name, where }) => (where === place ? name : []));
   t.deepEqual(at('simulation'), ['clients', 'partition']);
-  t.deepEqual(at('site'), ['data', 'limit']);
+  t.deepEqual(at('site'), ['data', 'limit', 'sharing.consent']);
   t.deepEqual(at('both'), ['features', 'device', 'threads']);
 });
 

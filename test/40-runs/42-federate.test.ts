@@ -167,6 +167,7 @@ const methods = {
   phoenix: {
     ...little,
     method: 'phoenix',
+    sharing: { consent: true },
     rounds: 4,
     fraction: 0.7,
     probe: { every: 2, samples: 8, steps: 2 },

@@ -55,6 +55,7 @@ test('every preset, arm and partition that is known is a valid grid', (t) => {
   const grid = parseGrid(
     {
       ...small,
+      shareReal: true,
       arms: Object.keys(knownArms),
       partitions: Object.keys(knownPartitions),
       runs: [{ ...small.runs[0], arms: Object.keys(knownArms) }],
@@ -394,7 +395,7 @@ test('what an experiment cannot do is refused before anything is trained', (t) =
     await refused(small, 'ERR_PHOENIX_RUN', /differs in data/, { data: 'synthetic:300' });
 
     // An arm may join those that are there, but none may change or leave.
-    const more = { ...small, arms: [...small.arms, 'sharing'] };
+    const more = { ...small, shareReal: true, arms: [...small.arms, 'sharing'] };
     await writeFile(file, JSON.stringify(more));
     t.deepEqual(await experiment({ grid: file, out, plan: true }), { dir: out, cells: 15, done: 0 });
     await refused(small, 'ERR_PHOENIX_RUN', /differs in grid\.arms/);

@@ -108,7 +108,7 @@ const sharing = headed('Sharing', {
       kind: number(0, 1),
       default: 0,
       where: 'coordinator',
-      help: "size of the shared set, relative to all clients' images; 0 = none. WARNING: with --share-source real, real training images become public to all clients",
+      help: "size of the shared set, relative to all clients' images; 0 = none. A real one takes --share-real",
     }),
     alpha: option({
       flag: '--share-alpha',
@@ -123,6 +123,14 @@ const sharing = headed('Sharing', {
       default: 'real',
       where: 'coordinator',
       help: 'what the shared set is: real training images, set aside before the partition, equally many of every class; or samples of the global model',
+    }),
+    consent: option({
+      flag: '--share-real',
+      kind: flag,
+      default: false,
+      mayChange: true,
+      where: 'site',
+      help: 'consent to a shared set of real training images, which become public to all clients: without it, options that would send any are refused',
     }),
     every: option({
       flag: '--share-every',
@@ -355,7 +363,7 @@ const method = headed('Method', {
     kind: choice(names(methods)),
     default: 'plain',
     where: 'coordinator',
-    help: `defaults of a whole method. plain: none; phoenix: ${asFlags(methods.phoenix, ofMethods)}. WARNING: phoenix makes real training images public to all clients`,
+    help: `defaults of a whole method. plain: none; phoenix: ${asFlags(methods.phoenix, ofMethods)}. phoenix has a shared set of real training images, which takes --share-real`,
   }),
 });
 

@@ -144,6 +144,10 @@ function checkFederate({ epochs, localImages, sharing, personal, filter, strateg
   } catch (error) {
     throw error instanceof PhoenixError ? new OptionError('ERR_PHOENIX_CONFIG', error.message) : error;
   }
+  if (sharing.beta > 0 && sharing.source === 'real' && !sharing.consent)
+    contradiction(
+      `Real training images would become public to all clients (sharing.beta ${sharing.beta}, sharing.source real), which takes consent: sharing.consent (--share-real). Without it, share none (--share-beta 0) or images of the global model (--share-source synthetic).`,
+    );
 }
 
 function checkResume({ resume, out }: Settings<'federate' | 'train'>): void {

@@ -103,8 +103,8 @@ export async function answerProbe(probe: Probe, input: ProbeInput): Promise<Pick
   if (probe.vendi) answer.vendi = vendiScore(await samples());
   if (probe.histogram) {
     const counted = probe.histogram.of === 'data' ? await own() : await samples();
-    if (!bins) answer.points = await pointsOf(counted);
-    else answer.histogram = await histogram(counted, bins, probe.histogram, input);
+    if (bins) answer.histogram = await histogram(counted, bins, probe.histogram, input);
+    else if (counted.rows >= MIN_CLUSTER) answer.points = await pointsOf(counted);
   }
   return answer;
 }
@@ -126,7 +126,7 @@ async function drawFromModel({ samples: count, steps }: Probe, input: ProbeInput
 
 /**
  * Centres of up to 16 clusters, to six digits. One of few images would show them, so only those of at least four are given, and the mean of
- * all if there are none.
+ * all if there are none; a client with fewer images gives no points.
  */
 async function pointsOf(x: Features): Promise<number[][]> {
   const { centres, assignment } = await kMeans(x, Math.min(MAX_POINTS, x.rows));

@@ -85,7 +85,16 @@ export {
 } from './ddpm/checkpoint/checkpoint.ts';
 export { saveDiffusers } from './ddpm/checkpoint/diffusers.ts';
 export { matchClasses } from './ddpm/data/classes.ts';
-export { type Dataset, type DatasetOptions, type DatasetSource, openDataset, openSource } from './ddpm/data/index.ts';
+export type { Examination } from './ddpm/data/examine.ts';
+export {
+  type Dataset,
+  type DatasetNotes,
+  type DatasetOptions,
+  type DatasetSource,
+  openDataset,
+  openSource,
+  type ReadProgress,
+} from './ddpm/data/index.ts';
 export { type Hyper, type Length, type Position, plainHyper } from './ddpm/fit.ts';
 export { type FeatureSource, featureSource, pixels8, sourceOf } from './ddpm/metrics/sources.ts';
 export { type ClassifierConfig, classifierModel } from './ddpm/model/classifier.ts';

@@ -39,7 +39,15 @@ export {
 
 export { createImages, type Device, type Images, type Session } from './bindings/session.ts';
 export { matchClasses } from './ddpm/data/classes.ts';
-export { type Dataset, type DatasetOptions, type DatasetSource, openDataset, openSource } from './ddpm/data/index.ts';
+export {
+  type Dataset,
+  type DatasetNotes,
+  type DatasetOptions,
+  type DatasetSource,
+  openDataset,
+  openSource,
+  type ReadProgress,
+} from './ddpm/data/index.ts';
 export { type FeatureSource, featureSource, pixels8 } from './ddpm/metrics/sources.ts';
 export { type UNetConfig, unetConfig, unetModel } from './ddpm/model/unet.ts';
 export { type Noise, type NoiseOptions, noise } from './ddpm/noise.ts';

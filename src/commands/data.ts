@@ -42,6 +42,17 @@ export function requirePath(data: unknown, options: Record<string, unknown>): vo
   );
 }
 
+/** Warns where images are not on the range that a model was trained on: equal pixels are not equal values then. */
+export function compareRanges(
+  trained: [number, number] | undefined,
+  own: [number, number] | undefined,
+  onMessage: DataEvents['onMessage'],
+): void {
+  if (trained === undefined || trained.join() === own?.join()) return;
+  const text = `The model was trained on values ${trained.join(',')} as 0..255, and these images are ${own ? `on ${own.join(',')}` : 'as they are'}.`;
+  onMessage?.({ level: 'warning', text });
+}
+
 /** What a model keeps that was trained further on images of these classes: their range, and the classes that had none before either. */
 export function tunedMetadata(
   range: [number, number] | undefined,

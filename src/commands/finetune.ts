@@ -20,7 +20,7 @@ import { trainPersonal } from '../fl/site/train-personal.ts';
 import { everyPosition } from '../images.ts';
 import { checkOutput, formats } from '../outputs.ts';
 import { streamKey } from '../rng.ts';
-import { openData, requirePath, tunedMetadata } from './data.ts';
+import { compareRanges, openData, requirePath, tunedMetadata } from './data.ts';
 import type { DataEvents } from './events.ts';
 import { type FinetuneOptions, parseOptions } from './options/index.ts';
 import { assumedNoise, emptyClassesOf, findCheckpoint, personalOf, rangeOf } from './sources.ts';
@@ -71,8 +71,10 @@ async function runFinetune(options: FinetuneOptions, events: FinetuneEvents): Pr
   if (channels !== 1 && channels !== 3)
     throw new PhoenixError('ERR_PHOENIX_CONFIG', `The model is for ${channels} channels, but images have 1 (gray) or 3 (RGB).`);
   requirePath(data, { range: settings.range });
-  const range = settings.range ?? rangeOf(checkpoint)?.join(',');
+  const trainedOn = rangeOf(checkpoint);
+  const range = settings.range ?? trainedOn?.join(',');
   const dataset = await openData(data, { size: { height, width }, channels, range }, events);
+  compareRanges(trainedOn, dataset.range, onMessage);
   if (dataset.height !== height || dataset.width !== width || dataset.channels !== channels) {
     const [given, expected] = [dataset, { height, width, channels }].map((it) => `${it.height}x${it.width} in ${it.channels} channels`);
     throw new PhoenixError('ERR_PHOENIX_CONFIG', `The images are ${given}, but the model is for ${expected}.`);

@@ -242,6 +242,12 @@ test('D3: a run, its checkpoint, its samples and a later finetuning know the ran
   await finetune(tuned, { onMessage: ({ text }) => told.push(text) });
   t.regex(told[0]!, /values -1000,2000 as 0\.\.255/);
   t.is((await loadCheckpoint(tuned.checkpoint)).metadata.range, '[-1000,2000]');
+  t.false(told.some((text) => /was trained on values/.test(text)));
+  await finetune({ ...tuned, range: '0,1000' }, { onMessage: ({ level, text }) => told.push(`${level} ${text}`) });
+  t.true(told.includes('warning The model was trained on values -1000,2000 as 0..255, and these images are on 0,1000.'));
+  const eight = await openDataset('synthetic:12', { size: 8, channels: 1 });
+  await finetune({ ...tuned, data: eight }, { onMessage: ({ text }) => told.push(text) });
+  t.regex(told.at(-1)!, /as 0\.\.255, and these images are as they are/);
 });
 
 // ---- D4: what is left out is said
@@ -280,7 +286,11 @@ test('D4: further frames and pages of GIF, WebP, APNG and TIFF are counted, and 
   actl.writeUInt32BE(8, 0);
   actl.write('acTL', 4, 'latin1');
   actl.writeUInt32BE(5, 8);
-  const apng = Buffer.concat([still.subarray(0, 33), actl, still.subarray(33)]);
+  const text = Buffer.alloc(9012, 'x');
+  text.writeUInt32BE(9000, 0);
+  text.write('tEXtacTL\0', 4, 'latin1');
+  text.writeUInt32BE(crc32(text.subarray(4, 9008)), 9008);
+  const apng = Buffer.concat([still.subarray(0, 33), text, actl, still.subarray(33)]);
   const path = await folderOf(t, {
     'a.gif': await three
       .clone()

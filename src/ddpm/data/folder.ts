@@ -102,7 +102,7 @@ function noteFrames({ leftOut }: DatasetNotes, root: string, headers: Header[]):
 
 /** Refuses images whose values have no agreed meaning as brightness. */
 function requireShallow(root: string, headers: Header[]): void {
-  const advice = 'Pass the values that are to become black and white (--range LOW,HIGH); phoenix inspect proposes them.';
+  const advice = 'Pass the values that are to become black and white (range, --range LOW,HIGH); phoenix inspect proposes them.';
   const wrong = headers.filter(({ depth }) => depth !== 'uchar' && depth !== 'ushort');
   refuseRejected(
     root,

@@ -13,6 +13,8 @@ import { isMangled } from './tree.ts';
 /** Pixels that are decoded at most: what sharp allows unless told otherwise. */
 const MAX_PIXELS = 0x3fff * 0x3fff;
 const MAX_NAMED = 10;
+/** Chunks of a PNG that are looked at for frames. */
+const MAX_CHUNKS = 64;
 
 export type Header = Size & {
   file: string;
@@ -115,7 +117,7 @@ export async function readHeader(file: string): Promise<Header | Rejected> {
       return {
         ...{ file, height, width, depth, format, space, mode: modeOf(found), gray: found.channels <= 2, alpha: found.hasAlpha },
         bits: bitsPerSample ?? (depth === 'uchar' ? 8 : 16),
-        frames: format === 'png' ? framesOfPng(first) : pages,
+        frames: format === 'png' ? await framesOfPng(handle) : pages,
         minIsWhite: tags?.minIsWhite ?? false,
         orientation: found.orientation ?? 1,
       };
@@ -140,11 +142,17 @@ function wrongBands(tags: TiffTags | undefined, channels: number): string | unde
   return `it has ${bands} bands: ${colours} of colour and ${what}`;
 }
 
-/** Frames of an animated PNG, which libvips reads the first of: its chunk acTL stands before the pixels. */
-function framesOfPng(head: Buffer): number {
-  const at = head.indexOf('acTL', 8, 'latin1');
-  const pixels = head.indexOf('IDAT', 8, 'latin1');
-  return at > 0 && (pixels < 0 || at < pixels) && at + 8 <= head.length ? Math.max(1, head.readUInt32BE(at + 4)) : 1;
+/** Frames of an animated PNG, which libvips reads the first of: a chunk acTL says how many, before the pixels. */
+async function framesOfPng(file: FileHandle): Promise<number> {
+  const chunk = Buffer.alloc(12);
+  for (let n = 0, at = 8; n < MAX_CHUNKS; n++) {
+    const { bytesRead } = await file.read(chunk, 0, chunk.length, at);
+    const type = chunk.toString('latin1', 4, 8);
+    if (bytesRead < chunk.length || type === 'IDAT') return 1;
+    if (type === 'acTL') return Math.max(1, chunk.readUInt32BE(8));
+    at += 12 + chunk.readUInt32BE(0);
+  }
+  return 1;
 }
 
 /** Why the values of an image cannot be taken as they are stored; undefined if they can. */

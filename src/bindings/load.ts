@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { PhoenixError } from '../errors.ts';
+import { checkIsa, checkSwitches } from './environment.ts';
 import type { Addon, AddonInfo } from './native.ts';
 
 const require = createRequire(import.meta.url);
@@ -47,13 +48,16 @@ const loaded = new Map<Backend, Addon>();
 /**
  * The addon of a backend: `cpu` (fast), `cuda` (built where a CUDA compiler is; `info().usable` says whether there is a GPU for it) or
  * `ref` (double precision, built for tests).
- * @throws PhoenixError ERR_PHOENIX_LOAD with every place that was tried and why it failed
+ * @throws PhoenixError ERR_PHOENIX_LOAD with every place that was tried and why it failed, ERR_PHOENIX_ARGUMENT for a switch of the
+ * environment that it does not know
  */
 export const addon = (backend: Backend = 'cpu'): Addon => {
   let found = loaded.get(backend);
   if (!found) {
+    checkSwitches(process.env);
     found = load(backend);
     found.setErrorClass(PhoenixError);
+    if (backend === 'cpu') checkIsa(found.info(), process.env.PHOENIX_CPU_ISA);
     loaded.set(backend, found);
   }
   return found;

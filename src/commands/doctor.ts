@@ -128,7 +128,12 @@ export async function diagnose(): Promise<Diagnosis> {
     gpu,
     addons,
     backend: choice?.backend,
-    why: choice?.backend === 'cuda' ? choice.why : whyCpu(cpu.info, choice?.why),
+    why:
+      choice?.backend === 'cuda'
+        ? choice.why
+        : cpu.reason?.startsWith('PHOENIX_')
+          ? cpu.reason.replace(/\.$/, '')
+          : whyCpu(cpu.info, choice?.why),
   };
 }
 

@@ -28,7 +28,7 @@ import { dataMetadata, requireApart } from './data.ts';
 import { type Deal, dealImages, explainShared, type Share } from './deal.ts';
 import type { RunEvents, RunResult } from './events.ts';
 import { type FederateOptions, idleOptions, parseOptions, type Settings } from './options/index.ts';
-import { checkGrid, describeRun, drawGrid, gridDue, mayChange, type Prepared, prepare } from './prepare.ts';
+import { checkGrid, describeRun, drawGrid, gridDue, lossWarning, mayChange, type Prepared, prepare } from './prepare.ts';
 import { restore } from './resume.ts';
 import { probingOf, serverStepOf, sharingOf, strategyOf } from './wiring.ts';
 
@@ -178,7 +178,7 @@ async function runRounds(
   const { settings, prepared, deal, length, strategy, serverStep, session, features, personal } = world;
   const { seed, rounds, fraction, optimizer, compress, localWork, normBound } = settings;
   const { hyper } = prepared;
-  const { onStep, onRound, signal } = events;
+  const { onStep, onRound, onMessage, signal } = events;
   const progress = progressOf(world, run.round, plain.images);
   const reference = begun.bins ? undefined : deal.shared.images;
   const records: RoundRecord[] = [];
@@ -206,6 +206,8 @@ async function runRounds(
       onRound: async (after, record) => {
         await commitRound(world, run, after, plain.warmupSteps, record, signal);
         records.push(record);
+        const warning = lossWarning(record.loss, hyper);
+        if (warning) onMessage?.({ level: 'warning', text: warning });
         await onRound?.(record);
       },
       signal,

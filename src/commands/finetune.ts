@@ -23,6 +23,7 @@ import { streamKey } from '../rng.ts';
 import { compareRanges, openData, requirePath, tunedMetadata } from './data.ts';
 import type { DataEvents } from './events.ts';
 import { type FinetuneOptions, parseOptions } from './options/index.ts';
+import { lossWarning } from './prepare.ts';
 import { assumedNoise, emptyClassesOf, findCheckpoint, personalOf, rangeOf } from './sources.ts';
 
 export type FinetuneEvents = DataEvents & {
@@ -110,8 +111,10 @@ async function runFinetune(options: FinetuneOptions, events: FinetuneEvents): Pr
   await session.adamM.fill(0);
   await session.adamV.fill(0);
   const key = streamKey(seed, 'finetune', SITE);
-  const { steps } = await trainPersonal({ session, images, indices: train, classes, ...training, key, onStep, signal }, split);
+  const { steps, loss } = await trainPersonal({ session, images, indices: train, classes, ...training, key, onStep, signal }, split);
   const evalLossAfter = await held.loss(signal);
+  const warning = lossWarning(loss, training.hyper);
+  if (warning) onMessage?.({ level: 'warning', text: warning });
   await session.ema.copy(session.params, 0, session.parameterCount);
   const { params, ema, parameters: table, parameterCount } = session;
   const content = { params, ema, table, unet: checkpoint.unet, noise: schedule, classNames };

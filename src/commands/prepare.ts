@@ -114,6 +114,15 @@ export function describeRun(
   return runConfigSchema.parse(JSON.parse(JSON.stringify(config)));
 }
 
+/**
+ * A warning of a loss that only a training that diverges has; undefined for any other. Predicting nothing at all gives about 1, as targets
+ * have unit variance; min-SNR weighs a step by at most γ.
+ */
+export function lossWarning(loss: number | null | undefined, { lr, minSnrGamma }: Pick<Hyper, 'lr' | 'minSnrGamma'>): string | undefined {
+  if (loss === null || loss === undefined || loss <= 10 * Math.max(1, minSnrGamma)) return undefined;
+  return `The loss is ${loss.toPrecision(2)}, where predicting nothing at all gives about 1: the training diverges. Take a smaller learning rate than ${lr} (--lr).`;
+}
+
 /** Whether a sample grid is drawn after this round: every `every` rounds and after the last; by default about five times over the run. */
 export function gridDue(round: number, rounds: number, every: number | undefined): boolean {
   const period = every ?? Math.ceil(rounds / 5);

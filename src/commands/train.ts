@@ -21,7 +21,7 @@ import { writeVectors } from '../run/vector-file.ts';
 import { dataMetadata, requireApart } from './data.ts';
 import type { RunEvents, RunResult } from './events.ts';
 import { parseOptions, type Settings, type TrainOptions } from './options/index.ts';
-import { checkGrid, describeRun, drawGrid, gridDue, mayChange, type Prepared, prepare } from './prepare.ts';
+import { checkGrid, describeRun, drawGrid, gridDue, lossWarning, mayChange, type Prepared, prepare } from './prepare.ts';
 import { restore } from './resume.ts';
 
 /** Where runs go unless told otherwise, with a number behind. */
@@ -119,7 +119,7 @@ function roundsOf({ epochs, images, commitImages }: Settings<'train'>, examples:
 /** Trains the rounds that are missing, and commits each. */
 async function trainRounds(training: Training, run: Run, begun: PlainState, events: RunEvents): Promise<RoundRecord[]> {
   const { settings, prepared, plan, session, images, indices, heldOut } = training;
-  const { onStep, onRound, signal } = events;
+  const { onStep, onRound, onMessage, signal } = events;
   const { hyper, classes } = prepared;
   const { rounds, length } = plan;
   const imagesPlanned = rounds * plan.stepsPerRound * hyper.batch;
@@ -154,6 +154,8 @@ async function trainRounds(training: Training, run: Run, begun: PlainState, even
     state = { ...before, globalStep: before.globalStep + trained.steps, images: before.images + trained.images };
     await commitRound(training, run, state, record, signal);
     records.push(record);
+    const warning = lossWarning(record.loss, hyper);
+    if (warning) onMessage?.({ level: 'warning', text: warning });
     await onRound?.(record);
     evalLoss = evalLossLocal;
   }

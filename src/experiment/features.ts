@@ -54,6 +54,8 @@ export type Scorer = {
   /** Test images, and those of sites that no training image is of. */
   tests: number;
   unseenTests: number;
+  /** Test images that are training images too, as far as features tell; absent if there are none. */
+  copies?: number;
   /**
    * One dataset per site that no training image is of: half of its test images, for models to learn the site from; the other half is
    * compared with.
@@ -77,21 +79,23 @@ export const scoredBySchema = z.object({
   classesBy: z.enum(['network', 'logistic regression']).optional(),
   tests: z.int(),
   unseenTests: z.int(),
+  copies: z.int().optional(),
 });
 export type ScoredBy = z.infer<typeof scoredBySchema>;
 
-export function scoredByOf({ network, accuracy, classesBy, tests, unseenTests }: Scorer): ScoredBy {
+export function scoredByOf({ network, accuracy, classesBy, tests, unseenTests, copies }: Scorer): ScoredBy {
   return {
     ...network,
     accuracy,
     classesBy,
     tests,
     unseenTests,
+    copies,
   };
 }
 
-/** In one sentence, and a second one if the classifier is too inaccurate to count classes. */
-export function explainScorer({ name, dims, accuracy: share, classesBy, tests, unseenTests }: ScoredBy): string[] {
+/** In one sentence, with warnings of a classifier that is too inaccurate to count classes, and of test images that were trained on. */
+export function explainScorer({ name, dims, accuracy: share, classesBy, tests, unseenTests, copies }: ScoredBy): string[] {
   const precisely = `${(100 * (share ?? 0)).toFixed(1)} %`;
   const by = classesBy === 'network' ? 'by the network' : 'by logistic regression on its features';
   const classes = share === undefined ? 'no classes' : `${precisely} of them are classified correctly (${by})`;
@@ -100,6 +104,11 @@ export function explainScorer({ name, dims, accuracy: share, classesBy, tests, u
     `Samples are compared with ${tests} test images${unseen} in ${dims} features of ${name}: ${classes}.`,
     ...(share !== undefined && share < MIN_ACCURACY
       ? [`Classes are not counted: the accuracy on test images is ${precisely}, and ${100 * MIN_ACCURACY} % are needed.`]
+      : []),
+    ...(copies !== undefined
+      ? [
+          `${copies} of the test images are training images too, so samples that copy these score well.${copies === tests ? ' All are, so `nearest` cannot be computed.' : ''} Take test images that nobody trains on.`,
+        ]
       : []),
   ];
 }
@@ -149,6 +158,8 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
   const { centres } = await kMeans(seen.features, Math.min(bins, seen.features.rows), { threads });
   const realBins = await binCounts(seen.features, centres, { threads });
 
+  const nearest = await memorisation(seen.features, trainFeatures, { threads });
+  const copies = nearest.distance.filter((distance) => distance === 0).length;
   const scoring = { network, classes: train.classNames.length, teller, trainFeatures, seen, unseen, centres, realBins, threads, signal };
   const { name, fingerprint, dims } = network;
   return {
@@ -158,6 +169,7 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
     classNames: train.classNames,
     tests: seen.features.rows,
     unseenTests: unseen?.features.rows ?? 0,
+    copies: copies > 0 ? copies : undefined,
     unseenSites: unseenSites.map(({ site, rows }) => subset(test, rows, test.siteNames?.[site] ?? `site ${site}`)),
     async classesOf(images) {
       const told = trusted(teller)?.tell(await network.run(images, { threads, signal }));
@@ -270,7 +282,7 @@ async function fullScore(scoring: Scoring, drawn: Seen, basic: Score, fromUnseen
   metrics[named('jsd')] = jensenShannon(realBins, fakeBins);
   // Distance to the nearest training image, divided by the same for test images: copies are nearer.
   const { mean, reference } = await memorisation(drawn.features, trainFeatures, { threads, unseen: alike.features });
-  metrics[named('nearest')] = mean / reference!;
+  if (reference! > 0) metrics[named('nearest')] = mean / reference!;
   if (unseen) {
     const compared = fromUnseen ? (await network.run(fromUnseen, { threads, signal })).features : drawn.features;
     metrics[`${named('fd')}_unseen_sites`] = await frechetDistance(unseen.moments, await moments(compared, { threads }), { threads });

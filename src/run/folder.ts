@@ -94,8 +94,11 @@ export async function namesIn(dir: string): Promise<string[] | undefined> {
 }
 
 /** config.json of a run folder. @throws PhoenixError ERR_PHOENIX_RUN for a damaged file, or one of another version */
-export function readConfig(dir: string): Promise<RunConfig> {
-  return readJson(join(dir, 'config.json'), runConfigSchema, { ...jsonRules, version: CONFIG_SCHEMA });
+export async function readConfig(dir: string): Promise<RunConfig> {
+  const path = join(dir, 'config.json');
+  if (!(await exists(path)))
+    throw new PhoenixError('ERR_PHOENIX_RUN', `${path} is missing, so nobody knows what this run is. Restore it, or begin a new run.`);
+  return readJson(path, runConfigSchema, { ...jsonRules, version: CONFIG_SCHEMA });
 }
 
 /** Whether a folder holds a run with a commit. */

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
+import sharp from 'sharp';
 import { withCallbacks } from '../../src/callbacks.ts';
 import { plainHyper } from '../../src/ddpm/fit.ts';
 import { presets } from '../../src/ddpm/model/presets.ts';
@@ -17,7 +18,6 @@ import {
   drawSamples,
   federate,
   finetune,
-  imageGrid,
   noise,
   openDataset,
   sample,
@@ -135,7 +135,9 @@ test('P4: a callback that throws, or whose promise rejects, rejects the call', a
   };
   const photos = join(dir, 'photos');
   await mkdir(photos);
-  const png = await imageGrid({ pixels: new Uint8Array(8 * 8 * 3), count: 1, height: 8, width: 8, channels: 3 }, { scale: 1 });
+  const png = await sharp({ create: { width: 8, height: 8, channels: 3, background: 'red' } })
+    .png()
+    .toBuffer();
   for (const name of ['a.png', 'b.png', 'c.png']) await writeFile(join(photos, name), png);
   const grid = join(dir, 'g.json');
   const cell = { arms: ['fedavg'], partitions: ['iid'], seeds: [0] };

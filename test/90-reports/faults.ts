@@ -19,6 +19,7 @@ export const FAULTS: Readonly<Record<string, string>> = {
   D8: 'A test part without the first class was scored with classes shifted by one.',
   L1: 'No run could begin without hard links or fsync of folders, and a rename that was busy once lost the round.',
   L2: 'A lock that a kill left in a container held for ever in the next one of the same name.',
+  M1: 'Messages named the wrong cause, or none: of seeds, byte order marks, files missing in a run, losses that diverge.',
   N10: 'Misspelt fields of a configuration, and options of samplers that are not here, were ignored without a word.',
   N11: 'A scheduler file with -Infinity, as Python writes it, was refused; what its class leaves out was taken from another class.',
   N12: 'Clients whose labels count different lists of classes trained one model together.',
@@ -46,6 +47,7 @@ export const FAULTS: Readonly<Record<string, string>> = {
   N36: 'A run whose lock was taken over wrote on.',
   N37: 'Callbacks were not waited for.',
   N38: 'A client with a single image sent its features, which at 8×8 pixels are the image itself, as a cluster centre.',
+  N39: 'A misspelt switch of the environment, or a value that it does not have, was passed over.',
   P1: 'A reader that had seen enough, or a full disk behind a stream, ended a run, and its lock stayed.',
   P2: 'The end of a session (SIGHUP) killed a run, and its lock stayed.',
   P3: 'Neither Ctrl-C nor SIGTERM nor an AbortSignal was heard while images were read, and no progress was shown.',
@@ -55,5 +57,6 @@ export const FAULTS: Readonly<Record<string, string>> = {
   W3: 'A checkpoint was written under a name that is never read, and a PNG under the name of a JPEG.',
   W4: 'Links, pipes, devices, files of runs and files of the user were replaced, and writers of one file met in one temporary name.',
   W5: 'A log with other line ends broke a run for good, and a changed figure was not noticed.',
+  X1: 'An experiment whose test images all are in the training set ended as a bug, at the same cell again and again.',
   X3: 'A FIFO named as an image was waited for without end.',
 };

@@ -100,10 +100,12 @@ function parseOption(place: Placed, raw: unknown): unknown {
   }
   const parsed = (entry.kind.schema as z.ZodType).safeParse(raw);
   if (parsed.success) return parsed.data;
+  const inexact = Number.isInteger(Number(raw)) && Math.abs(Number(raw)) > Number.MAX_SAFE_INTEGER;
+  const limit = inexact ? ` Above ${Number.MAX_SAFE_INTEGER} (2^53 − 1) whole numbers are not exact.` : '';
   const custom = entry.kind.explains && parsed.error.issues.find((issue) => issue.code === 'custom');
   throw new OptionError(
     'ERR_PHOENIX_ARGUMENT',
-    `${name} must be ${entry.kind.valid}${unit}, not ${show(raw)}.${custom ? ` ${custom.message}` : ''}`,
+    `${name} must be ${entry.kind.valid}${unit}, not ${show(raw)}.${limit}${custom ? ` ${custom.message}` : ''}`,
   );
 }
 

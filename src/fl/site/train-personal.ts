@@ -6,15 +6,20 @@ import type { ParameterSplit } from './personal.ts';
 /**
  * trainLocal, in which only the personal parameters move: after each step the others are set back to what they were (their gradients still
  * count in clipping). Without a split everything moves.
+ * @returns the number of steps, and their mean loss
  * @throws PhoenixError as trainLocal
  */
-export async function trainPersonal(options: TrainLocalOptions, split: ParameterSplit | undefined): Promise<{ steps: number }> {
+export async function trainPersonal(
+  options: TrainLocalOptions,
+  split: ParameterSplit | undefined,
+): Promise<{ steps: number; loss: number }> {
   if (!split) return trainLocal(options);
   const { session, indices, hyper, length, position, onStep } = options;
   const { batch } = hyper;
   const steps = plannedSteps(indices.length, batch, length);
   const frozen = session.createVector(split.sharedCount);
   const started = performance.now();
+  let sum = 0;
   try {
     await frozen.gather(session.params, split.shared);
     for (let step = 0; step < steps; step++) {
@@ -24,6 +29,7 @@ export async function trainPersonal(options: TrainLocalOptions, split: Parameter
         position: { globalStep: position.globalStep + step, adamStep: position.adamStep + step, firstStep: position.firstStep + step },
         onStep: undefined,
       });
+      sum += loss;
       await session.params.scatter(frozen, split.shared);
       const imagesPerSecond = (1000 * (step + 1) * batch) / (performance.now() - started);
       onStep?.({ step: step + 1, steps, loss, imagesPerSecond });
@@ -31,5 +37,5 @@ export async function trainPersonal(options: TrainLocalOptions, split: Parameter
   } finally {
     frozen.dispose();
   }
-  return { steps };
+  return { steps, loss: sum / steps };
 }

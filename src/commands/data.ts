@@ -1,4 +1,4 @@
-/** The data of a command: opened with its events, told in one line, kept apart from what the command writes, and what checkpoints keep of it. */
+/** The data of a command: opened, told in one line, kept apart from what the command writes; and what checkpoints keep of it. */
 import { realpath } from 'node:fs/promises';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 import {

@@ -1,7 +1,7 @@
 /** Data that are given a meaning they do not have, or of which less or more is used than was given. */
 import { execFileSync, spawn } from 'node:child_process';
 import { chmod, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { crc32 } from 'node:zlib';
 import test, { type ExecutionContext } from 'ava';
@@ -529,6 +529,9 @@ test('N23: LFS pointers, web pages, archives, PDF and DICOM under the name of an
   t.regex(message, /f\.png: it is empty/);
   t.regex(message, /git lfs pull/);
   t.is(strangerOf(Buffer.from('anything')), undefined);
+  const zip = join(await folderOf(t, { 'a.zip': 'PK\x03\x04rest', 'b.bin': 'anything' }), 'a.zip');
+  await refuses(t, zip, /a\.zip is no data set that Phoenix knows: it is a zip archive\. Unpack archives first\. A data set is one of\n/);
+  await refuses(t, dirname(zip), /is no data set that Phoenix knows: it holds 2 files and folders \(\.bin 1, \.zip 1\)\. A data set/);
 });
 
 test('N24: a name that is not UTF-8 is said to be so, of a file and of a folder', async (t) => {

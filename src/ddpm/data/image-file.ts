@@ -1,4 +1,4 @@
-/** One image file, decoded by sharp: what its header says, its values as they are stored, its pixels, and why one of these cannot be had. */
+/** One image file, decoded by sharp: its header, its values as they are stored, its pixels, and why one of these cannot be had. */
 import { type FileHandle, open, readFile } from 'node:fs/promises';
 import { relative } from 'node:path';
 import type { Sharp, SharpOptions } from 'sharp';

@@ -7,6 +7,7 @@ import { basename, resolve } from 'node:path';
 import { withCallbacks } from '../../callbacks.ts';
 import { PhoenixError } from '../../errors.ts';
 import { everyPosition, groupBy, type ImageSize, imageBytes, inTurn, sourceOfSet, valuesAt } from '../../images.ts';
+import { strangerOf } from '../stranger.ts';
 import { cifar10 } from './cifar10.ts';
 import { folder } from './folder.ts';
 import { idx } from './idx.ts';
@@ -15,8 +16,9 @@ import { convertChannels, resizer } from './pixels.ts';
 import { parseRange, type ValueRange } from './range.ts';
 import type { ImageStream, Listing, Reader, Size, Watch } from './reader.ts';
 import { records } from './records.ts';
-import { fileError } from './stream.ts';
+import { fileError, headOf, requireFile } from './stream.ts';
 import { synthetic } from './synthetic.ts';
+import { endings } from './tree.ts';
 import type { Dataset, DatasetFacts, DatasetSource } from './types.ts';
 
 export { describeData, emptyClasses } from './notes.ts';
@@ -183,9 +185,17 @@ export async function findReader(path: string): Promise<{ kind: string; reader: 
     throw fileError(path, cause);
   });
   for (const [kind, reader] of Object.entries(readers)) if (await reader.detect(path, entries?.sort())) return { kind, reader };
-  const found = existsSync(path) ? 'is no data set that Phoenix knows' : 'does not exist';
+  const found = existsSync(path) ? `is no data set that Phoenix knows${await inPlaceOf(path, entries)}` : 'does not exist';
   const looked = Object.values(readers).map(({ looksFor }) => `  ${looksFor}`);
   throw new PhoenixError('ERR_PHOENIX_DATA', `${path} ${found}. A data set is one of\n${looked.join('\n')}`);
+}
+
+/** What lies at a path in place of a data set, to continue a sentence. */
+async function inPlaceOf(path: string, entries: string[] | undefined): Promise<string> {
+  if (entries) return entries.length > 0 ? `: it holds ${entries.length} files and folders${endings(entries)}` : ': it is empty';
+  await requireFile(path);
+  const stranger = strangerOf(await headOf(path));
+  return stranger ? `: ${stranger.what}. ${stranger.advice.slice(0, -1)}` : '';
 }
 
 /** `limit` positions: by turns the next image of every class, or of every class and site. */

@@ -106,6 +106,17 @@ export async function firstBytes(path: string, count: number): Promise<Buffer> {
   return Buffer.concat(parts);
 }
 
+/** The first bytes of a file as they are stored, up to 256. @throws PhoenixError ERR_PHOENIX_DATA, ERR_PHOENIX_IO */
+export async function headOf(path: string): Promise<Buffer> {
+  try {
+    await using file = await open(path);
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(256), 0, 256, 0);
+    return buffer.subarray(0, bytesRead);
+  } catch (cause) {
+    throw fileError(path, cause);
+  }
+}
+
 /** The length of the content in bytes; of a .gz file by decompressing it, and no further than just past `cap`. */
 export async function contentLength(path: string, cap: number): Promise<number> {
   if (!path.endsWith('.gz')) return fileLength(path);

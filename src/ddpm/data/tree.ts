@@ -242,7 +242,7 @@ function sitesOf(folders: Branch[]): Pick<Tree, 'files' | 'labels' | 'classNames
 }
 
 /** ' (.dcm 3, .txt 1)' */
-function endings(files: string[]): string {
+export function endings(files: string[]): string {
   const counts = new Map<string, number>();
   for (const file of files) {
     const ending = extname(file).toLowerCase() || 'no ending';

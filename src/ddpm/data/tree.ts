@@ -87,7 +87,7 @@ export async function findImages(path: string, split: Split, signal?: AbortSigna
   const below = branchesOf(branch).flatMap(({ path: at, others }) => others.map((name) => join(at, name)));
   leaveOut(notes, path, `of unknown kind${endings(below)}`, below);
   const odd = branchesOf(branch).flatMap(({ path: at, odd }) => odd.map((name) => join(at, name)));
-  leaveOut(notes, path, 'that are no regular files', odd);
+  leaveOut(notes, path, odd.length === 1 ? 'that is no regular file' : 'that are no regular files', odd);
   if (splits) {
     const siteNames = tree.siteNames && sorted(new Set(splits.flatMap((each) => (each.branches.some(isClassed) ? namesOf(each) : []))));
     const at = siteNames && tree.sites?.map((site) => siteNames.indexOf(tree.siteNames![site]!));

@@ -13,6 +13,7 @@ import { isDeepStrictEqual } from 'node:util';
 import sharp from 'sharp';
 import { z } from 'zod';
 import { withCallbacks } from '../callbacks.ts';
+import { namesClass } from '../ddpm/data/tree.ts';
 import { PhoenixError } from '../errors.ts';
 import { draftOf, exists, hasCode, io, type JsonRules, makeFolder, readJson, remove, writeWhole } from '../files.ts';
 import { imageBytes } from '../images.ts';
@@ -134,11 +135,13 @@ function filesOf({ classes, classNames = [], size }: Sampler): Files {
   if (size.channels !== 1 && size.channels !== 3)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `PNG files have 1 channel (gray) or 3 (RGB), but the model is for ${size.channels}.`);
   const drawn = classes ? [...new Set(classes)].map((place) => classNames[place]!) : [];
-  const unfit = drawn.find((name) => /^\.|[/\0]/.test(name) || Buffer.byteLength(name) > 255 || [RECORD, INDEX].includes(name));
+  const fits = (name: string) =>
+    Buffer.from(name).toString() === name && !/[/\0]/.test(name) && Buffer.byteLength(name) <= 255 && namesClass(name);
+  const unfit = drawn.find((name) => !fits(name) || [RECORD, INDEX].includes(name));
   if (unfit !== undefined)
     throw new PhoenixError(
       'ERR_PHOENIX_ARGUMENT',
-      `The class ${JSON.stringify(unfit)} cannot be the name of a folder. Draw other classes (--class), or a grid (--grid).`,
+      `The class ${JSON.stringify(unfit)} cannot be the name of a folder of its images. Draw other classes (--class), or a grid (--grid).`,
     );
   if (new Set(drawn).size !== drawn.length)
     throw new PhoenixError(

@@ -159,6 +159,12 @@ test('a folder of something else, of other options or another model is refused',
   t.throws(() => parseOptions('sample', { source, out, grid: 'x.png' }), { code: 'ERR_PHOENIX_CONFIG', message: /give one of them/ });
   const unfit = { ...options, source: await modelIn(root, ['a/b', '.hidden']), out: join(root, 'unfit') };
   await t.throwsAsync(sampleFiles(unfit), refused(/The class "a\/b" cannot be the name of a folder/));
+  for (const name of ['.hidden', 'Train', 'lost+found', 'x'.repeat(256)])
+    await t.throwsAsync(
+      sampleFiles({ ...unfit, source: await modelIn(root, ['cat', name]) }),
+      refused(/cannot be the name of a folder/),
+      name,
+    );
   await t.throwsAsync(sampleFiles({ ...unfit, source: await modelIn(root, undefined, 2) }), refused(/the model is for 2/));
   t.false((await readdir(root)).includes('unfit'));
 });

@@ -101,6 +101,11 @@ const isClassed = ({ branches }: Branch) => branches.some(({ images }) => images
 const sorted = (names: Iterable<string>) => [...names].sort(naturalOrder);
 const splitOf = (name: string): Split | 'validation' | undefined => splitNames[name.toLowerCase()];
 
+/** Whether a folder of this name is read as a class, whatever lies beside it. */
+export function namesClass(name: string): boolean {
+  return !name.startsWith('.') && !junk.has(name) && splitOf(name) === undefined && !isMangled(name);
+}
+
 /** Reads a folder and those below it; links are followed, but never back to a folder that they lie in. */
 async function look(path: string, name: string, depth: number, above: string[], deepest: number, signal?: AbortSignal): Promise<Branch> {
   signal?.throwIfAborted();

@@ -1,7 +1,7 @@
 // Builds native addons with CMake through cmake-js: for the install script phoenix-cpu, and phoenix-cuda where a CUDA compiler is; for the
 // tests also phoenix-ref, the kernels as PTX text, and the emulator that runs those.
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -15,8 +15,10 @@ export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const fingerprint = () => {
   const { CXX = '', PHOENIX_CUDA_ARCHS = '' } = process.env;
   const hash = createHash('sha256').update(`${process.platform} ${process.arch} ${CXX} ${PHOENIX_CUDA_ARCHS}`);
-  for (const name of ['node-addon-api', 'node-api-headers'])
-    hash.update(JSON.parse(readFileSync(require.resolve(`${name}/package.json`), 'utf8')).version);
+  // cmake-js brings the headers of Node-API, in a place that only it may know (pnpm, Yarn).
+  const ofCmakeJs = createRequire(require.resolve('cmake-js/package.json'));
+  for (const found of [require.resolve('node-addon-api/package.json'), ofCmakeJs.resolve('node-api-headers/package.json')])
+    hash.update(JSON.parse(readFileSync(found, 'utf8')).version);
   const files = readdirSync(join(root, 'native'), { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name))
@@ -98,7 +100,16 @@ export const buildNative = async ({ targets = ['phoenix-cpu'], onStart = () => {
   const env = { ...process.env, CMAKE_BUILD_PARALLEL_LEVEL: process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(availableParallelism()) };
   for (const target of stale) {
     onStart(target);
-    await quietly($({ cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })`${process.execPath} ${cmakeJs} build -l warn -T ${target}`);
+    const failed = join(root, 'build', `${target}.failed`);
+    try {
+      await quietly($({ cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })`${process.execPath} ${cmakeJs} build -l warn -T ${target}`);
+    } catch (error) {
+      // What `phoenix doctor` tells.
+      mkdirSync(dirname(failed), { recursive: true });
+      writeFileSync(failed, `${error.message.split('\n').slice(-12).join('\n')}\n`);
+      throw error;
+    }
+    rmSync(failed, { force: true });
     writeFileSync(stamp(target), current);
   }
   return true;

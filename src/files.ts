@@ -4,7 +4,7 @@
  * link is followed; what is no plain file is never replaced. What can be known of an output beforehand is said in outputs.ts.
  */
 import { randomBytes } from 'node:crypto';
-import type { Stats } from 'node:fs';
+import { mkdirSync, renameSync, rmSync, type Stats, writeFileSync } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, readFile, readlink, realpath, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { constants } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -252,6 +252,21 @@ export async function writeWholeFolder(path: string, fill: (temporary: string) =
 export async function writeFresh(path: string, content: Content): Promise<void> {
   await remove(path);
   await writeFile(path, content, { flag: 'wx' });
+}
+
+/**
+ * Remembers a short text in a cache, at once: for callers that cannot wait. Nothing happens where it cannot be written: a cache is no
+ * obstacle.
+ */
+export function cacheSync(path: string, text: string): void {
+  const temporary = `${path}.${randomBytes(6).toString('hex')}`;
+  try {
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(temporary, text, { flag: 'wx' });
+    renameSync(temporary, path);
+  } catch {
+    rmSync(temporary, { force: true });
+  }
 }
 
 /** Removes a file, if it is there. */

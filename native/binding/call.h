@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <exception>
 #include <functional>
 #include <limits>
@@ -211,21 +212,30 @@ std::vector<double> doubles(Napi::Env env, Napi::Value value, const char* name);
 
 // ---- values
 
-// A typed array that takes over a block made by a job, without a copy where the engine allows it.
+// A typed array of the values of a block made by a job: it takes the block over, or a copy where the runtime allows no ArrayBuffer of
+// foreign memory (Electron, and others with pointers of V8's own).
 template <class Array, class T>
 Napi::Value adopt(Napi::Env env, std::shared_ptr<std::vector<T>> block, size_t length) {
   size_t bytes = block->size() * sizeof(T);
   auto owner = std::make_unique<std::shared_ptr<std::vector<T>>>(block);
-  auto buffer = Napi::ArrayBuffer::New(
+  napi_value adopted = nullptr;
+  napi_status status = napi_create_external_arraybuffer(
       env, block->data(), bytes,
-      [](Napi::Env env, void*, std::shared_ptr<std::vector<T>>* owner) {
-        Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t((*owner)->size() * sizeof(T)));
+      [](napi_env env, void*, void* data) {
+        auto* owner = static_cast<std::shared_ptr<std::vector<T>>*>(data);
+        Napi::MemoryManagement::AdjustExternalMemory(Napi::Env(env), -int64_t((*owner)->size() * sizeof(T)));
         delete owner;
       },
-      owner.get());
-  owner.release();  // the buffer's from here on
-  Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(bytes));
-  return Array::New(env, length, buffer, 0);
+      owner.get(), &adopted);
+  if (status == napi_ok) {
+    owner.release();  // the buffer's from here on
+    Napi::MemoryManagement::AdjustExternalMemory(env, int64_t(bytes));
+    return Array::New(env, length, Napi::ArrayBuffer(env, adopted), 0);
+  }
+  if (status != napi_no_external_buffers_allowed) throw Napi::Error::New(env);
+  auto copy = Napi::ArrayBuffer::New(env, bytes);
+  if (bytes) std::memcpy(copy.Data(), block->data(), bytes);
+  return Array::New(env, length, copy, 0);
 }
 
 // Releases a block, on a thread of its own if it is large: the system takes back 143 MB in about 10 ms.

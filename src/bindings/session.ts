@@ -3,11 +3,10 @@
  * one call at a time (a second one is ERR_PHOENIX_BUSY).
  */
 
-import { availableParallelism } from 'node:os';
 import { withCallbacks } from '../callbacks.ts';
 import { PhoenixError } from '../errors.ts';
 import { type ImageSet, type ImageSource, imageBytes, mismatch, PIECE_BYTES, sourceOfSet, windows } from '../images.ts';
-import { addon } from './load.ts';
+import { addon, addonFile } from './load.ts';
 import type {
   Addon,
   AddonInfo,
@@ -20,6 +19,8 @@ import type {
   NativeTrain,
   ParameterEntry,
 } from './native.ts';
+import { memoryOf, selfCheck } from './self-check.ts';
+import { defaultThreads, type ThreadRule } from './threads.ts';
 import type { Vector } from './vector.ts';
 
 export type Images = NativeImages & Disposable;
@@ -67,7 +68,7 @@ export type NativeSessionOptions = {
    * bfloat16, all else is fp32. @default 'bf16' on CUDA, else 'fp32'
    */
   precision?: Precision;
-  /** Threads of the pool that this Session may use. @default all cores */
+  /** Threads of the pool that this Session may use. @default as defaultThreads says: one for small networks, else the cores or the CPU quota */
   threads?: number;
 };
 
@@ -90,8 +91,26 @@ const abortable = async <T>(native: Addon, signal: AbortSignal | undefined, call
 /** The backend of a device, and why it is that one. */
 export type Choice = { backend: 'cpu' | 'cuda'; why: string };
 
+/** What the self-check of this process's GPU found; undefined before it. */
+let checked: string[] | undefined;
+
+/** Whether the GPU computes what the CPU does. Where it does not, a warning of Node says so once. */
+function isRight(): boolean {
+  if (!checked) {
+    const [gpu, cpu] = [addon('cuda'), addon('cpu')];
+    checked = selfCheck(gpu, cpu, memoryOf(gpu, [addonFile('cuda'), addonFile('cpu')]));
+    if (checked.length > 0)
+      process.emitWarning(
+        `The GPU (${gpu.info().device}) does not compute what the CPU computes: ${checked.join('; ')}. The CPU is used. ` +
+          "Device 'cuda' takes the GPU all the same; `phoenix doctor` tells more.",
+        { code: 'PHOENIX_SELF_CHECK' },
+      );
+  }
+  return checked.length === 0;
+}
+
 /**
- * What a device option means on this machine: 'auto' takes a usable GPU, else the CPU.
+ * What a device option means on this machine: 'auto' takes a usable GPU that passes the self-check, else the CPU.
  * @throws PhoenixError ERR_PHOENIX_LOAD if 'cuda' is asked for and phoenix-cuda is not built, or finds no driver or no GPU that it is for
  */
 export const chooseBackend = (device: Device): Choice => {
@@ -99,8 +118,8 @@ export const chooseBackend = (device: Device): Choice => {
   let reason: string;
   try {
     const info = addon('cuda').info();
-    if (info.usable) return { backend: 'cuda', why: info.device };
-    reason = info.device;
+    if (info.usable && (device === 'cuda' || isRight())) return { backend: 'cuda', why: info.device };
+    reason = info.usable ? `${info.device} did not pass the self-check: ${checked!.join('; ')}` : info.device;
   } catch (error) {
     if (device === 'cuda')
       throw new PhoenixError(
@@ -126,9 +145,16 @@ export const chooseBackend = (device: Device): Choice => {
 export const createNativeSession = (options: NativeSessionOptions): Session =>
   sessionOn(addon(chooseBackend(options.device ?? 'auto').backend), options);
 
+/** The size of a U-Net's first level, by which its default number of threads is chosen; undefined for other models. */
+function firstLevel({ height, width, blockOutChannels }: NativeModel): ThreadRule['network'] {
+  const [channels] = Array.isArray(blockOutChannels) ? blockOutChannels : [];
+  const sizes = { height, width, channels };
+  return Object.values(sizes).every((size) => typeof size === 'number') ? (sizes as ThreadRule['network']) : undefined;
+}
+
 /** createNativeSession on a given addon, so that tests can ask for the reference backend. */
 export const sessionOn = (native: Addon, options: NativeSessionOptions): Session => {
-  const threads = options.threads ?? availableParallelism();
+  const threads = options.threads ?? defaultThreads(firstLevel(options.model));
   const { backend, isa, bf16 } = native.info();
   const precision = options.precision ?? (backend === 'cuda' ? 'bf16' : 'fp32');
   if (precision === 'bf16' && !bf16) {

@@ -7,6 +7,7 @@ import { promisify } from 'node:util';
 import { addon, type Backend } from '../bindings/load.ts';
 import type { AddonInfo } from '../bindings/native.ts';
 import { chooseBackend } from '../bindings/session.ts';
+import { cpuQuota } from '../bindings/threads.ts';
 import { formatBytes } from '../report/units.ts';
 import { packageInfo } from './package-info.ts';
 
@@ -22,6 +23,8 @@ export type Diagnosis = {
   cpu: {
     model: string;
     cores: number;
+    /** CPUs that control groups grant; absent without a limit. */
+    quota?: number;
     /** Vector instructions that matter here and that the processor has. */
     instructions: string[];
   };
@@ -30,7 +33,7 @@ export type Diagnosis = {
   /** What a build needs; `nvcc` only for the CUDA backend. */
   tools: { cmake: Finding; compiler: Finding; nvcc: Finding };
   gpu: Finding;
-  addons: { name: string; file?: string; bytes?: number; info?: AddonInfo; reason?: string }[];
+  addons: { name: string; file?: string; bytes?: number; info?: AddonInfo; reason?: string; failed?: string }[];
   /** The backend that 'auto' takes; absent if none can be loaded. */
   backend?: string;
   why: string;
@@ -92,13 +95,14 @@ async function instructionSets(): Promise<string[]> {
 
 async function examineAddon(root: string, backend: Backend): Promise<Diagnosis['addons'][number]> {
   const name = `phoenix-${backend}`;
+  const failed = await readFile(join(root, 'build', `${name}.failed`), 'utf8').catch(() => undefined);
   const file = join(root, 'build', 'Release', `${name}.node`);
   const built = await stat(file).catch(() => undefined);
   const where = built ? { file, bytes: built.size } : {};
   try {
     return { name, ...where, info: addon(backend).info() };
   } catch (error) {
-    return { name, ...where, reason: (error as Error).message };
+    return { name, ...where, reason: (error as Error).message, ...(failed === undefined ? {} : { failed }) };
   }
 }
 
@@ -116,13 +120,19 @@ export async function diagnose(): Promise<Diagnosis> {
   const cpu = addons[0]!;
   const choice = cpu.info && chooseBackend('auto');
   const limit = process.constrainedMemory?.() ?? 0;
+  const quota = cpuQuota();
   return {
     phoenix: version,
     node: process.version,
     nodeApi: process.versions.napi ?? 'none',
     platform: `${process.platform}-${process.arch}`,
     os: release(),
-    cpu: { model: cpus()[0]?.model.trim() ?? 'unknown', cores: availableParallelism(), instructions },
+    cpu: {
+      model: cpus()[0]?.model.trim() ?? 'unknown',
+      cores: availableParallelism(),
+      ...(quota < Number.POSITIVE_INFINITY ? { quota } : {}),
+      instructions,
+    },
     memory: { total: limit > 0 ? Math.min(limit, totalmem()) : totalmem(), free: freemem() },
     tools: { cmake, compiler, nvcc },
     gpu,
@@ -139,7 +149,7 @@ export async function diagnose(): Promise<Diagnosis> {
 
 function whyCpu(cpu: AddonInfo | undefined, noGpu: string | undefined): string {
   if (!cpu)
-    return 'no addon can be loaded: run `npm rebuild phoenix`, or `npm install` in a checkout, with CMake and a C++20 compiler installed';
+    return 'no addon can be loaded: it is built by the install script, with CMake and a C++20 compiler; the line of phoenix-cpu says how to run it';
   return `${noGpu}; ${cpu.isa} is the best of ${cpu.isas.join(', ')} on this processor`;
 }
 
@@ -151,7 +161,10 @@ export function formatDiagnosis(diagnosis: Diagnosis): string {
   const rows: [string, string][] = [
     ['Phoenix', diagnosis.phoenix],
     ['Node', `${diagnosis.node}, Node-API ${diagnosis.nodeApi}, ${diagnosis.platform}, ${diagnosis.os}`],
-    ['Processor', `${cpu.model}, ${cpu.cores} core${cpu.cores === 1 ? '' : 's'}`],
+    [
+      'Processor',
+      `${cpu.model}, ${cpu.cores} core${cpu.cores === 1 ? '' : 's'}${cpu.quota === undefined ? '' : `, of which a control group grants ${cpu.quota}`}`,
+    ],
     ['Instructions', cpu.instructions.join(' ') || 'unknown'],
     ['Memory', `${formatBytes(memory.total)}, ${formatBytes(memory.free)} free`],
     ['CMake', found(tools.cmake)],
@@ -165,12 +178,13 @@ export function formatDiagnosis(diagnosis: Diagnosis): string {
   return rows.map(([name, text]) => `${name.padEnd(width)}${text.replaceAll('\n', `\n${' '.repeat(width)}`)}`).join('\n');
 }
 
-function describeAddon({ name, file, bytes, info, reason }: Diagnosis['addons'][number]): string {
+function describeAddon({ name, file, bytes, info, reason, failed }: Diagnosis['addons'][number]): string {
   if (info) {
     const usable = info.backend === 'cuda' ? `, ${info.usable ? '' : 'CANNOT BE USED: '}${info.device}` : '';
     const size = bytes === undefined ? '' : `, ${formatBytes(bytes)}`;
     return `${info.real}${info.backend === 'cpu' ? `, ${info.isa}` : ''}, ${info.build}${size}${usable}${file ? `, ${file}` : ''}`;
   }
+  if (failed !== undefined && !file) return `NOT BUILT: its build failed, and ended with\n${failed.trimEnd()}`;
   if (name === 'phoenix-ref' && !file) return 'not built (only the tests need it)';
   if (name === 'phoenix-cuda' && !file) return 'not built: npm install builds it where a CUDA compiler is found';
   return `CANNOT BE LOADED: ${reason}`;

@@ -15,7 +15,7 @@ export type SessionOptions = {
    * to bfloat16. @default 'bf16' on CUDA, else 'fp32'
    */
   precision?: Precision;
-  /** CPU threads that this Session may use. @default all cores */
+  /** CPU threads that this Session may use. @default one for small networks, else the cores or the CPU quota */
   threads?: number;
 };
 

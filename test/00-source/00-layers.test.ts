@@ -46,7 +46,9 @@ const mayTouchDisk = (file: string) =>
   DISK_ROOMS.includes(roomOf(file)) ||
   file.startsWith('src/ddpm/data/') ||
   file.startsWith('src/ddpm/checkpoint/') ||
-  file === 'src/ddpm/metrics/onnx.ts';
+  file === 'src/ddpm/metrics/onnx.ts' ||
+  // What is there to load, how many CPUs are granted, and a cache.
+  ['src/bindings/load.ts', 'src/bindings/threads.ts', 'src/bindings/self-check.ts'].includes(file);
 
 /** How a file that may not changes the disk: by a function of node:fs that it names, or by a file opened to be written. */
 function writesOf(file: string, source: ts.SourceFile): string[] {

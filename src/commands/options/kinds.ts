@@ -75,7 +75,7 @@ export function choice<const T extends string>(names: readonly T[]): Kind<T> {
   return { schema: z.enum(names) as unknown as z.ZodType<T>, valid: `one of ${names.join(', ')}`, placeholder: 'name', choices: names };
 }
 
-/** CPU threads; 0, as a command line says it, is all cores, and so is undefined. */
+/** CPU threads; 0, as a command line says it, leaves the number to Phoenix, and so does undefined. */
 export const threadsKind: Kind<number | undefined> = {
   ...integer(0, 1024),
   schema: integer(0, 1024).schema.transform((count) => (count === 0 ? undefined : count)),

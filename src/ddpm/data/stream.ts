@@ -151,10 +151,14 @@ export async function requireFile(path: string): Promise<{ size: number }> {
 export async function smallText(path: string, cap: number): Promise<string> {
   try {
     await requireFile(path);
-    await using file = await open(path);
-    const { size } = await file.stat();
-    if (size > cap) throw new PhoenixError('ERR_PHOENIX_DATA', `${path} has ${size} bytes; a file of this kind has at most ${cap}.`);
-    return await file.readFile('utf8');
+    const file = await open(path);
+    try {
+      const { size } = await file.stat();
+      if (size > cap) throw new PhoenixError('ERR_PHOENIX_DATA', `${path} has ${size} bytes; a file of this kind has at most ${cap}.`);
+      return await file.readFile('utf8');
+    } finally {
+      await file.close();
+    }
   } catch (cause) {
     throw fileError(path, cause);
   }

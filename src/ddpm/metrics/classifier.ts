@@ -4,8 +4,8 @@
  */
 
 import { createHash } from 'node:crypto';
-import { availableParallelism } from 'node:os';
 import { createImages, createNativeSession } from '../../bindings/session.ts';
+import { defaultThreads } from '../../bindings/threads.ts';
 import { withCallbacks } from '../../callbacks.ts';
 import { PhoenixError } from '../../errors.ts';
 import { everyPosition, type ImageSet, slice } from '../../images.ts';
@@ -31,7 +31,7 @@ export type ClassifierOptions = {
   lr?: number;
   /** Of the first weights and the order of the images. @default 0 */
   seed?: number | bigint;
-  /** @default all cores */
+  /** @default the cores, or the CPU quota */
   threads?: number;
   /** Share done, 0..1, and the mean loss of the last steps. */
   onProgress?(done: number, loss: number): void;
@@ -53,7 +53,7 @@ export const trainClassifier = (
 ): Promise<Float32Array> => withCallbacks('trainClassifier', options, (guarded) => train(images, labels, classes, guarded));
 
 const train = async (images: ImageSet, labels: Int32Array, classes: number, options: ClassifierOptions): Promise<Float32Array> => {
-  const { batch = 64, lr = 0.004, seed = 0, threads = availableParallelism(), onProgress, signal } = options;
+  const { batch = 64, lr = 0.004, seed = 0, threads = defaultThreads(), onProgress, signal } = options;
   const { pixels, count, height, width, channels } = images;
   const { steps = Math.min(4000, Math.max(200, Math.ceil((10 * count) / batch))) } = options;
   checkInteger('trainClassifier: classes', classes, 2, 65536);
@@ -111,7 +111,7 @@ const train = async (images: ImageSet, labels: Int32Array, classes: number, opti
 export const classifierNetwork = (shape: ClassifierConfig, weights: Float32Array): FeatureNetwork => {
   const { height, width, channels, classes } = shape;
   const bytes = height * width * channels;
-  const compute = async (images: ImageSet, { threads = availableParallelism(), signal, onProgress }: RunNetworkOptions) => {
+  const compute = async (images: ImageSet, { threads = defaultThreads(), signal, onProgress }: RunNetworkOptions) => {
     const { pixels, count } = images;
     if (images.height !== height || images.width !== width || images.channels !== channels || pixels.length !== count * bytes)
       throw new PhoenixError(

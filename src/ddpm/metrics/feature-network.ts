@@ -24,7 +24,7 @@ export type FeatureNetwork = {
 };
 
 export type RunNetworkOptions = {
-  /** @default all cores */
+  /** @default the cores, or the CPU quota */
   threads?: number;
   signal?: AbortSignal;
   /** Called now and then with the number of images done. */

@@ -1,5 +1,5 @@
 /** What every metric takes: a matrix of features, one sample per row, and the threads to use. Numbers must be finite. */
-import { availableParallelism } from 'node:os';
+import { defaultThreads } from '../../bindings/threads.ts';
 import { PhoenixError } from '../../errors.ts';
 
 export type Features = {
@@ -10,7 +10,7 @@ export type Features = {
 };
 
 export type MetricOptions = {
-  /** Threads of the native pool; results do not depend on it. @default all cores */
+  /** Threads of the native pool; results do not depend on it. @default the cores, or the CPU quota */
   threads?: number;
 };
 
@@ -44,7 +44,7 @@ export function pickRows(x: Features, rows: ArrayLike<number>): Features {
  * The threads to use, after a check of what natives trust: sizes that fit together and finite values.
  * @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE, ERR_PHOENIX_ARGUMENT for a number of threads outside of 1..1024
  */
-export function checkFeatures(all: Record<string, Features>, { threads = availableParallelism() }: MetricOptions = {}): number {
+export function checkFeatures(all: Record<string, Features>, { threads = defaultThreads() }: MetricOptions = {}): number {
   if (!(Number.isInteger(threads) && threads >= 1 && threads <= 1024))
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `threads must be a whole number in 1..1024, not ${threads}.`);
   const [first] = Object.entries(all);

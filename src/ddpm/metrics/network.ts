@@ -5,9 +5,9 @@
  */
 
 import { createHash } from 'node:crypto';
-import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { addon } from '../../bindings/load.ts';
+import { defaultThreads } from '../../bindings/threads.ts';
 import { withCallbacks } from '../../callbacks.ts';
 import { PhoenixError } from '../../errors.ts';
 import type { ImageSet } from '../../images.ts';
@@ -215,7 +215,7 @@ const build = (description: Description): FeatureNetwork => {
     weights: all,
   });
 
-  const compute = async (images: ImageSet, { threads = availableParallelism(), signal, onProgress }: RunNetworkOptions) => {
+  const compute = async (images: ImageSet, { threads = defaultThreads(), signal, onProgress }: RunNetworkOptions) => {
     checkInteger('featureNetwork: threads', threads, 1, 1024);
     checkImages(images, side);
     const { pixels, count, height, width, channels } = images;

@@ -6,8 +6,8 @@
 
 import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
-import { availableParallelism } from 'node:os';
 import { parse } from 'node:path';
+import { defaultThreads } from '../../bindings/threads.ts';
 import { withCallbacks } from '../../callbacks.ts';
 import { PhoenixError } from '../../errors.ts';
 import { io } from '../../files.ts';
@@ -65,7 +65,7 @@ export async function onnxNetwork(path: string): Promise<FeatureNetwork> {
   await probe.release();
 
   const { input, side, isOpen, features, logits } = shape;
-  const compute = async (images: ImageSet, { threads = availableParallelism(), signal, onProgress }: RunNetworkOptions) => {
+  const compute = async (images: ImageSet, { threads = defaultThreads(), signal, onProgress }: RunNetworkOptions) => {
     checkInteger('featureNetwork: threads', threads, 1, 1024);
     checkImages(images, side);
     const own = isOpen ? images.height : side;

@@ -32,7 +32,7 @@ struct Draw {
 struct Conv2d {
   int stride = 1;    // 1 or 2
   int pad = 1;       // 1; 0 with stride 2 = pad right and bottom by one (Ho et al. 2020; diffusers' downsample_padding 0)
-  int upsample = 1;  // 1 or 2
+  int upsample = 1;  // 1 or 2; 2 with stride 1 and pad 1 only
 };
 // A residual block's way around its convolutions where widths differ, a 1x1 convolution: [x0 | x1] wᵀ + b. Arguments as of linear_forward,
 // rows are the pixels of y; without x0 there is none.

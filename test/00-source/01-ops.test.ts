@@ -99,6 +99,14 @@ test('a tensor with a channel too many is refused by every op that takes one, in
   }
 });
 
+test('a convolution that enlarges and strides is refused by all backends', (t) => {
+  const { op, draw } = cases.find((row) => row.op === 'conv2d_forward')!;
+  const { tensors, attributes } = draw(rng(1, 'enlarged'), 0);
+  const call = { op, name: 'y', args: { tensors, attributes: { ...attributes, stride: 2, upsample: 2 } } };
+  for (const addon of [reference, ...addons.map((fast) => fast.addon)])
+    t.regex(refusal(addon, call), /upsample 2 with stride 1 and pad 1 only/);
+});
+
 test('the definitions are in double precision', (t) => {
   const x: OpTensor = { data: Float64Array.from([1 / 3]), shape: [1, 1, 1, 1] };
   t.not(x.data[0], rounded(x).data[0]);

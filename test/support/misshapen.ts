@@ -51,6 +51,7 @@ export function refusal(addon: Addon, { op, args }: Misshapen): string {
     addon.op(op, args.tensors, args.attributes);
     return 'accepted';
   } catch (error) {
-    return (error as Error).message;
+    // An addon without setErrorClass puts the code in front.
+    return (error as Error).message.replace(/^ERR_\w+: /, '');
   }
 }

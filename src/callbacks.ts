@@ -1,4 +1,5 @@
 /** Callbacks of a caller: one that throws, or whose promise rejects, ends the call that it belongs to. */
+import { showArgument } from './arguments.ts';
 import { PhoenixError } from './errors.ts';
 
 const isThenable = (value: unknown): value is PromiseLike<unknown> =>
@@ -24,12 +25,12 @@ type Calling = { signal?: AbortSignal };
  */
 export async function withCallbacks<E extends Calling, R>(name: string, given: E, work: (guarded: E) => Promise<R>): Promise<R> {
   if (typeof given !== 'object' || given === null)
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${name} takes an object of options or callbacks, not ${given}.`);
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${name} takes an object of options or callbacks, not ${showArgument(given)}.`);
   const callbacks = callbacksOf(given).flatMap((key) => {
     const call = (given as Record<string, unknown>)[key];
     if (call === undefined) return [];
     if (typeof call === 'function') return [[key, call] as const];
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${name}: ${key} must be a function, not ${call}.`);
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${name}: ${key} must be a function, not ${showArgument(call)}.`);
   });
   if (callbacks.length === 0) return work(given);
   const failed = new AbortController();

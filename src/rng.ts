@@ -2,7 +2,9 @@
  * Random numbers of the host: streams of Philox4x32-10, keyed by what they are for, so that no draw depends on the order in which clients
  * finish. The words are those of native/kernels/philox.h.
  */
+
 import { createHash } from 'node:crypto';
+import { showArgument } from './arguments.ts';
 import { PhoenixError } from './errors.ts';
 
 /** The last counter word of every stream of this file: Purpose::host in philox.h. */
@@ -49,10 +51,14 @@ export function philox(key: bigint, c0: number, c1: number, c2: number, c3: numb
  */
 export function streamKey(seed: number | bigint, ...parts: (string | number)[]): bigint {
   if (typeof seed !== 'bigint' && !Number.isSafeInteger(seed)) {
-    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `A seed must be an integer between -2^53 and 2^53 or a bigint, not ${seed}.`);
+    throw new PhoenixError(
+      'ERR_PHOENIX_ARGUMENT',
+      `A seed must be an integer between -2^53 and 2^53 or a bigint, not ${showArgument(seed)}.`,
+    );
   }
   const bad = parts.find((part) => typeof part !== 'string' && !Number.isFinite(part));
-  if (bad !== undefined) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `A stream is named by strings and finite numbers, not by ${bad}.`);
+  if (bad !== undefined)
+    throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `A stream is named by strings and finite numbers, not by ${showArgument(bad)}.`);
   const digest = createHash('sha256')
     .update(JSON.stringify([BigInt(seed).toString(), ...parts]))
     .digest();

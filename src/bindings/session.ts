@@ -3,6 +3,7 @@
  * one call at a time (a second one is ERR_PHOENIX_BUSY).
  */
 
+import { checkArguments } from '../arguments.ts';
 import { withCallbacks } from '../callbacks.ts';
 import { PhoenixError } from '../errors.ts';
 import { type ImageSet, type ImageSource, imageBytes, mismatch, PIECE_BYTES, sourceOfSet, windows } from '../images.ts';
@@ -224,6 +225,7 @@ export async function writePixels(images: NativeImages, pixels: Uint8Array, at: 
  * @throws PhoenixError ERR_PHOENIX_SHAPE for pixels of another number than the sizes say, ERR_PHOENIX_MEMORY; what the source throws
  */
 export async function createImages(images: ImageSet | ImageSource, on: Pick<Addon, 'createImages'> = addon(), room = 0): Promise<Images> {
+  checkArguments('createImages', { images, on }, { images: 'object', on: { createImages: 'function' } });
   const wrong = 'pixels' in images ? mismatch(images) : undefined;
   if (wrong) throw new PhoenixError('ERR_PHOENIX_SHAPE', `${wrong}.`);
   const source = 'pixels' in images ? sourceOfSet(images) : images;

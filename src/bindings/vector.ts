@@ -2,13 +2,17 @@
  * An opaque vector of float32 parameters in native memory (host or device). JavaScript sees scalars and handles: no loop over 35.7 M
  * values on the JS thread. All operations are asynchronous and run on a native thread.
  */
+import { checkArguments } from '../arguments.ts';
 import { addon } from './load.ts';
 import type { NativeVector } from './native.ts';
 
 export type Vector = NativeVector;
 
 /** A new vector of `length` zeros. @throws PhoenixError ERR_PHOENIX_MEMORY */
-export const createVector = (length: number): Vector => addon().createVector(length);
+export const createVector = (length: number): Vector => {
+  checkArguments('createVector', { length }, { length: 'number' });
+  return addon().createVector(length);
+};
 
 /** Makes a vector of zeros; which device it lies on is decided once, where a run begins. */
 export type CreateVector = (length: number) => Vector;

@@ -1,5 +1,7 @@
 /** Pictures for people: many small images laid out in one PNG. */
+
 import sharp from 'sharp';
+import { checkArguments } from '../arguments.ts';
 import { GRID_MARK } from '../ddpm/data/image-file.ts';
 import { PhoenixError } from '../errors.ts';
 import { type ImageSet, mismatch } from '../images.ts';
@@ -33,6 +35,7 @@ type Layout = Required<GridOptions> & { rows: number; gridWidth: number; gridHei
  * 32,767 pixels
  */
 export async function imageGrid(images: ImageSet, options: GridOptions = {}): Promise<Buffer> {
+  checkArguments('imageGrid', { images, options }, { images: { pixels: 'numbers' }, options: 'object' });
   const { pixels, count, height, width, channels } = images;
   const { columns, scale, gridWidth, gridHeight } = layoutOf(images, options);
   const wrong = mismatch(images);

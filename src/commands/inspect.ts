@@ -1,4 +1,5 @@
 /** What a data set is read as, for a person before anything is trained on it: as text, as data, and as a page with a contact sheet. */
+import { withCallbacks } from '../callbacks.ts';
 import { type Examination, examine } from '../ddpm/data/examine.ts';
 import { writeWhole } from '../files.ts';
 import { checkOutput, formats } from '../outputs.ts';
@@ -22,7 +23,11 @@ const MAX_NAMED = 20;
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, ERR_PHOENIX_DATA for a path that cannot be read as data at all, ERR_PHOENIX_IO; an
  * abort rejects with `signal.reason`
  */
-export async function inspect(options: InspectOptions, { signal, onRead }: DataEvents = {}): Promise<Inspection> {
+export function inspect(options: InspectOptions, events: DataEvents = {}): Promise<Inspection> {
+  return withCallbacks('inspect', events, (guarded) => inspectData(options, guarded));
+}
+
+async function inspectData(options: InspectOptions, { signal, onRead }: DataEvents): Promise<Inspection> {
   const { data, split, range, out } = parseOptions('inspect', options);
   if (out !== undefined) await checkOutput(out, formats.html);
   const { sheet, ...found } = await examine(data, { split, range, signal, onProgress: onRead });

@@ -2,6 +2,7 @@
  * The noise schedule: how much of an image is left at diffusion time t. x_t = √ᾱ_t·x0 + √(1-ᾱ_t)·z (Ho et al. 2020, eq. 4), t = 0..T-1,
  * ᾱ_t = Π_{s≤t} (1-β_s). Everything in float64.
  */
+import { checkArguments } from '../arguments.ts';
 import { PhoenixError } from '../errors.ts';
 
 export type NoiseOptions = {
@@ -54,6 +55,7 @@ const predictions = ['eps', 'x0', 'v'];
 
 /** @throws PhoenixError ERR_PHOENIX_CONFIG naming the option that is wrong. */
 export function noise(options: NoiseOptions = {}): Noise {
+  checkArguments('noise', { options }, { options: 'object' });
   const { kind = 'linear', steps = 1000, betaStart = 1e-4, betaEnd = 0.02, prediction = 'eps' } = options;
   const check = (field: keyof NoiseOptions, valid: boolean, expected: string) => {
     if (!valid)

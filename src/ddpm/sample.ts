@@ -1,4 +1,5 @@
 /** Drawing images from a model: a scheduler's table goes down once, pixels come back. */
+import { checkArguments } from '../arguments.ts';
 import type { Session } from '../bindings/session.ts';
 import type { Vector } from '../bindings/vector.ts';
 import { PhoenixError } from '../errors.ts';
@@ -44,6 +45,7 @@ export type DrawSamplesOptions = {
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a count, batch or option out of range, or that the scheduler does not have; an abort rejects with `signal.reason`
  */
 export async function drawSamples(options: DrawSamplesOptions): Promise<Float32Array> {
+  checkArguments('drawSamples', { options }, { options: { session: 'object', noise: { sampling: 'object' }, key: 'key' } });
   const { session, noise, count, batch = Math.min(count, 64), scheduler = 'ddim', steps = 50, key } = options;
   const { firstImage = 0, eta, variance, spacing, clip = noise.sampling.clip } = options;
   const { weights = session.params, classes, onProgress, signal } = options;
@@ -60,6 +62,7 @@ export async function drawSamples(options: DrawSamplesOptions): Promise<Float32A
 
 /** [-1,1] → 0..255: round((x+1)·127.5), clamped. */
 export function toPixels(values: Float32Array): Uint8Array {
+  checkArguments('toPixels', { values }, { values: 'numbers' });
   const pixels = new Uint8Array(values.length);
   for (let i = 0; i < values.length; i++) pixels[i] = Math.max(0, Math.min(255, Math.round((values[i]! + 1) * 127.5)));
   return pixels;

@@ -1,4 +1,5 @@
 /** The door to a Session: a checked model and a noise schedule on a device. */
+import { checkArguments } from '../arguments.ts';
 import type { NativeModel } from '../bindings/native.ts';
 import { createNativeSession, type Device, type Precision, type Session } from '../bindings/session.ts';
 import { type Noise, noise as noiseOf } from './noise.ts';
@@ -24,6 +25,8 @@ export type SessionOptions = {
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for bf16 on a CPU without AVX512_BF16,
  * ERR_PHOENIX_LOAD without a backend, ERR_PHOENIX_MEMORY
  */
-export function createSession({ noise = noiseOf(), ...rest }: SessionOptions): Session {
+export function createSession(options: SessionOptions): Session {
+  checkArguments('createSession', { options }, { options: { model: 'object' } });
+  const { noise = noiseOf(), ...rest } = options;
   return createNativeSession({ noise, ...rest });
 }

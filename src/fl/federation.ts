@@ -1,6 +1,7 @@
 /** A federation: the state that it begins with, and rounds until enough are done. */
 
 import { isDeepStrictEqual } from 'node:util';
+import { checkArguments } from '../arguments.ts';
 import type { Session } from '../bindings/session.ts';
 import type { CreateVector, Vector } from '../bindings/vector.ts';
 import { withCallbacks } from '../callbacks.ts';
@@ -29,6 +30,7 @@ export type InitialStateOptions = {
  * dispose.
  */
 export async function initialState(options: InitialStateOptions): Promise<FederationState> {
+  checkArguments('initialState', { options }, { options: { session: { init: 'function' }, seed: 'key', strategy: { init: 'function' } } });
   const { session, seed, strategy, serverStep = serverSteps.add, createVector = session.createVector } = options;
   await session.init(streamKey(seed, 'init'));
   const copy = async (): Promise<Vector> => {
@@ -59,6 +61,7 @@ export type FederationOptions = RoundIo & {
  * names, and what runRound throws
  */
 export function runFederation(state: FederationState, options: FederationOptions): Promise<FederationState> {
+  checkArguments('runFederation', { state, options }, { state: 'object', options: 'object' });
   return withCallbacks('runFederation', options, (guarded) => runRounds(state, guarded));
 }
 

@@ -63,5 +63,5 @@ export type Transport = {
 };
 
 export function isFailure(outcome: Reply | Failure): outcome is Failure {
-  return 'reason' in outcome;
+  return typeof outcome === 'object' && outcome !== null && 'reason' in outcome;
 }

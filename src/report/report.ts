@@ -3,8 +3,10 @@
  * which classes, which clients took part, bytes sent, configuration. Everything in it comes from config.json, log.jsonl and the PNG grids
  * in the folder.
  */
+
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { checkArguments } from '../arguments.ts';
 import { io, writeWhole } from '../files.ts';
 import { checkOutput, formats } from '../outputs.ts';
 import { openRun } from '../run/folder.ts';
@@ -26,6 +28,7 @@ const PNG_SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0
  * cannot be the report; ERR_PHOENIX_IO if a file cannot be read or written
  */
 export async function writeReport(dir: string, out?: string): Promise<string> {
+  checkArguments('writeReport', { dir, out }, { dir: 'text', out: 'text?' });
   if (out !== undefined) await checkOutput(out, formats.html);
   const page = renderPage(await readReport(dir));
   const path = out ?? join(dir, 'report.html');

@@ -14,9 +14,11 @@
  * state.json, with the hashes of all of it, is renamed into place. Before the rename the run is at the old round,
  * after it at the new one; files without a reference are removed.
  */
+
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { checkArguments } from '../arguments.ts';
 import { PhoenixError } from '../errors.ts';
 import { exists, hasCode, type IoOptions, io, type JsonRules, readJson } from '../files.ts';
 import { CONFIG_SCHEMA, type RunConfig, runConfigSchema } from './config.ts';
@@ -111,6 +113,7 @@ export function isRunFolder(dir: string): Promise<boolean> {
  * @throws PhoenixError ERR_PHOENIX_RUN if it is no run folder or damaged, ERR_PHOENIX_IO
  */
 export async function openRun(dir: string): Promise<RunView> {
+  checkArguments('openRun', { dir }, { dir: 'text' });
   return runIo(dir, async () => {
     if (!(await namesIn(dir))?.includes('state.json'))
       throw new PhoenixError('ERR_PHOENIX_RUN', `${dir} is no run folder: it has no state.json.`);

@@ -16,7 +16,7 @@ const read = (file: string) => readFileSync(join(root, file), 'utf8');
 /** The rooms of src/ in the order of who may know whom: a file imports from its own room and from those after it. */
 const ROOMS = ['entry', 'cli', 'experiment', 'commands', 'net', 'report', 'run', 'fl', 'ddpm', 'bindings', 'leaf'] as const;
 type Room = (typeof ROOMS)[number];
-const LEAVES = ['src/rng.ts', 'src/errors.ts', 'src/callbacks.ts', 'src/files.ts', 'src/outputs.ts', 'src/images.ts'];
+const LEAVES = ['src/rng.ts', 'src/errors.ts', 'src/arguments.ts', 'src/callbacks.ts', 'src/files.ts', 'src/outputs.ts', 'src/images.ts'];
 /** What may touch the disk: these rooms, the datasets, and the files of a checkpoint. */
 const DISK_ROOMS: Room[] = ['entry', 'cli', 'experiment', 'commands', 'report', 'run'];
 

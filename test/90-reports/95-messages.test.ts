@@ -9,8 +9,12 @@ import sharp from 'sharp';
 import { checkIsa, checkSwitches } from '../../src/bindings/environment.ts';
 import { parseOptions } from '../../src/commands/options/index.ts';
 import { lossWarning } from '../../src/commands/prepare.ts';
+import type { PhoenixError } from '../../src/errors.ts';
+import * as phoenixIndex from '../../src/index.ts';
 import { experiment, federate, train, writeReport } from '../../src/index.ts';
+import * as phoenixMetrics from '../../src/metrics.ts';
 import { openRun } from '../../src/run/folder.ts';
+import * as phoenixSite from '../../src/site.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -73,6 +77,46 @@ test('X1: an experiment whose test images all are in the training set ends, and 
   t.true(Object.values(final.metrics).every((value) => Number.isFinite(value)));
   // The same command finds all done.
   t.is((await experiment(place)).done, cells);
+});
+
+test('X2: whatever a public function is called with, its error has a code and names the function', async (t) => {
+  const odd: unknown[][] = [[], [null], [undefined, null], [3], ['no-such-file'], [{}], [{}, null], [{}, {}], [[]], [{}, {}, {}, {}]];
+  odd.push([3, 3], ['no-such-file', 3], [null, null, null], [{ data: 'no-such-file' }, null], [() => {}], [Symbol('x')], [[null]]);
+  const entries = { ...phoenixSite, ...phoenixMetrics, ...phoenixIndex };
+  let refusals = 0;
+  for (const [name, entry] of Object.entries(entries)) {
+    if (typeof entry !== 'function' || entry === phoenixIndex.PhoenixError) continue;
+    for (const values of odd) {
+      try {
+        const made = await (entry as (...values: unknown[]) => unknown)(...values);
+        (made as { dispose?(): void } | undefined)?.dispose?.();
+      } catch (error) {
+        const { code, message } = error as PhoenixError;
+        const said = `${name}(${values.map(String).join(', ')}): ${message}`;
+        t.true(error instanceof phoenixIndex.PhoenixError, said);
+        t.regex(code ?? '', /^ERR_PHOENIX_(?!INTERNAL)/, said);
+        refusals++;
+      }
+    }
+  }
+  t.true(refusals > 800, `${refusals} refusals`);
+  // The sentence says whose argument it is.
+  const sentence = (call: () => unknown) => (t.throws(call) as Error).message;
+  t.is(
+    sentence(() => phoenixIndex.memoryTransport(undefined as never)),
+    'memoryTransport: clients must be a list, not undefined.',
+  );
+  t.is(
+    sentence(() => phoenixIndex.noise(null as never)),
+    'noise: options must be an object, not null.',
+  );
+  const { federate: f, train: tr, sample: s, finetune: ft, experiment: e } = phoenixIndex;
+  for (const [name, command] of Object.entries({ federate: f, train: tr, sample: s, finetune: ft, experiment: e }))
+    for (const options of [undefined, null, 3, []])
+      await t.throwsAsync(command(options as never) as Promise<unknown>, {
+        code: 'ERR_PHOENIX_ARGUMENT',
+        message: new RegExp(`^${name} takes an object of options, not (undefined|null|3|a list)\\.$`),
+      });
 });
 
 test('M1: a message names the cause: numbers that are not exact, a mark of the byte order, what is missing in a run', async (t) => {

@@ -58,5 +58,6 @@ export const FAULTS: Readonly<Record<string, string>> = {
   W4: 'Links, pipes, devices, files of runs and files of the user were replaced, and writers of one file met in one temporary name.',
   W5: 'A log with other line ends broke a run for good, and a changed figure was not noticed.',
   X1: 'An experiment whose test images all are in the training set ended as a bug, at the same cell again and again.',
+  X2: 'Public functions called without options threw a bare TypeError.',
   X3: 'A FIFO named as an image was waited for without end.',
 };

@@ -8,7 +8,9 @@
  *
  * A folder: see diffusers.ts.
  */
+
 import { stat } from 'node:fs/promises';
+import { checkArguments } from '../../arguments.ts';
 import { PhoenixError } from '../../errors.ts';
 import { io } from '../../files.ts';
 import type { NoiseOptions } from '../noise.ts';
@@ -17,7 +19,7 @@ import { checkedNames, parseConfig } from './fields.ts';
 import { openSafetensors, quote, writeSafetensors } from './safetensors.ts';
 import { diffusersScheduler, parseScheduler } from './scheduler-config.ts';
 import { diffusersUNet, parseUNet } from './unet-config.ts';
-import { type Checkpoint, type CheckpointContent, checkpoint, refused, tensorSources, type Weights } from './weights.ts';
+import { type Checkpoint, type CheckpointContent, checkpoint, contentKind, refused, tensorSources, type Weights } from './weights.ts';
 
 export type { Checkpoint, CheckpointContent } from './weights.ts';
 
@@ -30,6 +32,7 @@ const takenKeys = ['format', 'phoenix', 'weights', 'unet_config', 'scheduler_con
  * @throws PhoenixError ERR_PHOENIX_IO, ERR_PHOENIX_ARGUMENT for a metadata name that is taken, ERR_PHOENIX_CONFIG
  */
 export async function saveCheckpoint(path: string, content: CheckpointContent): Promise<void> {
+  checkArguments('saveCheckpoint', { path, content }, { path: 'text', content: contentKind });
   const { params, ema, table, metadata = {} } = content;
   const taken = Object.keys(metadata).find((key) => takenKeys.includes(key));
   if (taken !== undefined)
@@ -61,6 +64,7 @@ export type ReadOptions = {
  * it itself; ERR_PHOENIX_IO
  */
 export async function readCheckpoint(path: string, options: ReadOptions = {}): Promise<Checkpoint> {
+  checkArguments('loadCheckpoint', { path, options }, { path: 'text', options: 'object' });
   const status = await io(path, () => stat(path), { action: 'read' });
   if (status.isDirectory()) return readDiffusers(path, options.noise);
   const own = await readOwnFile(path);

@@ -2,9 +2,11 @@
  * diffusers' side of a checkpoint: its configuration files, and its pipeline layout as a folder, as its own training script leaves it: raw
  * weights in unet/, EMA in unet_ema/.
  */
+
 import { readdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
+import { checkArguments } from '../../arguments.ts';
 import type { Vector } from '../../bindings/vector.ts';
 import { PhoenixError } from '../../errors.ts';
 import { exists, io, makeFolder, writeWhole, writeWholeFolder } from '../../files.ts';
@@ -14,7 +16,7 @@ import { checkedNames, diffusersVersion, readConfig } from './fields.ts';
 import { quote, writeSafetensors } from './safetensors.ts';
 import { diffusersScheduler, parseScheduler } from './scheduler-config.ts';
 import { diffusersUNet, parseUNet } from './unet-config.ts';
-import { type Checkpoint, type CheckpointContent, checkpoint, refused, tensorSources } from './weights.ts';
+import { type Checkpoint, type CheckpointContent, checkpoint, contentKind, refused, tensorSources } from './weights.ts';
 
 const namesFile = 'class_names.json';
 const weightsFile = 'diffusion_pytorch_model.safetensors';
@@ -26,6 +28,7 @@ const weightsFile = 'diffusion_pytorch_model.safetensors';
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a folder that holds something, ERR_PHOENIX_IO, ERR_PHOENIX_CONFIG
  */
 export async function saveDiffusers(folder: string, content: CheckpointContent): Promise<void> {
+  checkArguments('saveDiffusers', { folder, content }, { folder: 'text', content: contentKind });
   const unet = diffusersUNet(content.unet);
   const scheduler = diffusersScheduler(content.noise);
   const classNames = content.classNames && checkedNames(folder, content.classNames, content.unet.numClasses);

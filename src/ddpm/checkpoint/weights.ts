@@ -1,4 +1,5 @@
 /** The weights of a checkpoint: vectors to tensors under the parameters' names, and back. */
+import type { Kind } from '../../arguments.ts';
 import type { ParameterEntry } from '../../bindings/native.ts';
 import type { Vector } from '../../bindings/vector.ts';
 import { PhoenixError } from '../../errors.ts';
@@ -26,6 +27,9 @@ export type CheckpointContent = {
   /** Further strings to keep with it; the names format, phoenix, weights, unet_config, scheduler_config and class_names are taken. */
   metadata?: Record<string, string>;
 };
+
+/** The same, as arguments are checked. */
+export const contentKind: Kind = { params: 'object', table: 'list', unet: 'object', noise: 'object' };
 
 export type Checkpoint = {
   unet: UNetConfig;

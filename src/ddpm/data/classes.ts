@@ -2,6 +2,7 @@
  * Class names. A label is a position in a list of names, and two data sets, or a data set and a model, need not have the same list: where
  * they meet, classes are matched by name.
  */
+import { checkArguments } from '../../arguments.ts';
 import { PhoenixError } from '../../errors.ts';
 import type { DatasetFacts } from './types.ts';
 
@@ -37,10 +38,12 @@ export function numbered(classes: number): string[] {
  * @throws PhoenixError ERR_PHOENIX_DATA naming the classes that the other list lacks, or has twice
  */
 export function matchClasses(
-  { name, labels, classNames }: Pick<DatasetFacts, 'name' | 'labels' | 'classNames'>,
+  facts: Pick<DatasetFacts, 'name' | 'labels' | 'classNames'>,
   others: readonly string[],
   whose: string,
 ): Int32Array {
+  checkArguments('matchClasses', { facts, others }, { facts: { classNames: 'list' }, others: 'list' });
+  const { name, labels, classNames } = facts;
   if (!labels) throw new PhoenixError('ERR_PHOENIX_DATA', `${name} has no classes, and ${whose} has ${showNames(others)}.`);
   const same = classNames.length === others.length && classNames.every((own, i) => own === others[i]);
   const places = classNames.map((own, i) => (same ? i : placeOf(own, others)));

@@ -4,6 +4,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { basename, resolve } from 'node:path';
+import { checkArguments } from '../../arguments.ts';
 import { withCallbacks } from '../../callbacks.ts';
 import { PhoenixError } from '../../errors.ts';
 import { everyPosition, groupBy, type ImageSize, imageBytes, inTurn, sourceOfSet, valuesAt } from '../../images.ts';
@@ -61,6 +62,7 @@ export type DatasetOptions = Watch & {
  * its range, ERR_PHOENIX_MEMORY, ERR_PHOENIX_IO
  */
 export function openDataset(path: string, options: DatasetOptions = {}): Promise<Dataset> {
+  checkArguments('openDataset', { path }, { path: 'text' });
   return withCallbacks('openDataset', options, (guarded) => orDataError(path, async () => load(await find(path, guarded), guarded)));
 }
 
@@ -70,6 +72,7 @@ export function openDataset(path: string, options: DatasetOptions = {}): Promise
  * @throws PhoenixError as openDataset does, and from `read`, too
  */
 export function openSource(path: string, options: DatasetOptions = {}): Promise<DatasetSource> {
+  checkArguments('openSource', { path }, { path: 'text' });
   return withCallbacks('openSource', options, (guarded) => source(path, guarded));
 }
 

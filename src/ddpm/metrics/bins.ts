@@ -1,4 +1,5 @@
 /** Metrics by bins of feature space: clusters of the real samples, and how the fakes fall into them. */
+import { checkArguments, matrix } from '../../arguments.ts';
 import { addon } from '../../bindings/load.ts';
 import { PhoenixError } from '../../errors.ts';
 import { rng } from '../../rng.ts';
@@ -20,6 +21,7 @@ export type Clusters = { centres: Features; assignment: Int32Array; inertia: num
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
 export async function kMeans(x: Features, k: number, options: ClusterOptions = {}): Promise<Clusters> {
+  checkArguments('kMeans', { x, options }, { x: matrix, options: 'object' });
   const { seed = 0, iterations = 100 } = options;
   checkInteger('kMeans: k', k, 1, x.rows);
   checkInteger('kMeans: iterations', iterations, 1, 10000);
@@ -35,6 +37,7 @@ export async function kMeans(x: Features, k: number, options: ClusterOptions = {
  * @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
 export async function binCounts(x: Features, centres: Features, options?: MetricOptions): Promise<Float64Array> {
+  checkArguments('binCounts', { x, centres, options }, { x: matrix, centres: matrix, options: 'object?' });
   const { index } = await addon().neighbours(x, centres, 1, checkFeatures({ x, centres }, options));
   const counts = new Float64Array(centres.rows);
   for (const bin of index) counts[bin]!++;
@@ -62,6 +65,7 @@ const SIGNIFICANT = 1.959963984540054;
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT
  */
 export function differentBins(real: Float64Array, fake: Float64Array): { different: number; share: number; z: Float64Array } {
+  checkArguments('differentBins', { real, fake }, { real: 'numbers', fake: 'numbers' });
   checkBins('differentBins', real, fake);
   const [m, n] = [totalOf(real), totalOf(fake)];
   const z = real.map((count, bin) => {
@@ -78,6 +82,7 @@ export function differentBins(real: Float64Array, fake: Float64Array): { differe
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT
  */
 export function jensenShannon(real: Float64Array, fake: Float64Array): number {
+  checkArguments('jensenShannon', { real, fake }, { real: 'numbers', fake: 'numbers' });
   checkBins('jensenShannon', real, fake);
   const [m, n] = [totalOf(real), totalOf(fake)];
   return real.reduce((sum, count, bin) => {

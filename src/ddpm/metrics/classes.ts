@@ -1,10 +1,12 @@
 /** Metrics by a classifier's word: which classes the samples cover, and the Inception Score's formula. */
+import { checkArguments, matrix } from '../../arguments.ts';
 import { PhoenixError } from '../../errors.ts';
 import { checkFeatures, checkInteger, type Features, spread } from './features.ts';
 import { countLabels } from './neighbours.ts';
 
 /** The class with the largest logit of every sample, of equals the first. @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE */
 export function predictedClasses(logits: Features): Int32Array {
+  checkArguments('predictedClasses', { logits }, { logits: matrix });
   checkFeatures({ logits });
   const { data, rows, columns } = logits;
   return Int32Array.from({ length: rows }, (_, row) => {
@@ -16,6 +18,7 @@ export function predictedClasses(logits: Features): Int32Array {
 
 /** Share of samples whose predicted class is the label, 0..1. @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE */
 export function accuracy(logits: Features, labels: Int32Array): number {
+  checkArguments('accuracy', { logits, labels }, { logits: matrix, labels: 'numbers' });
   if (labels.length !== logits.rows)
     throw new PhoenixError('ERR_PHOENIX_SHAPE', `accuracy needs ${logits.rows} labels, one per sample, not ${labels.length}.`);
   return predictedClasses(logits).reduce((sum, label, i) => sum + (label === labels[i] ? 1 : 0), 0) / labels.length;
@@ -30,8 +33,10 @@ export function accuracy(logits: Features, labels: Int32Array): number {
 export function classCoverage(
   predicted: Int32Array,
   classes: number,
-  { threshold = 0.5 }: { threshold?: number } = {},
+  options: { threshold?: number } = {},
 ): { covered: number; share: number; counts: Float64Array; shares: Float64Array; entropy: number } {
+  checkArguments('classCoverage', { predicted, options }, { predicted: 'numbers', options: 'object' });
+  const { threshold = 0.5 } = options;
   if (!(threshold > 0 && threshold <= 1))
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `classCoverage: threshold must be above 0 and at most 1, not ${threshold}.`);
   const counts = countLabels('classCoverage', predicted, classes);

@@ -4,6 +4,7 @@
  */
 
 import { createHash } from 'node:crypto';
+import { checkArguments } from '../../arguments.ts';
 import { createImages, createNativeSession } from '../../bindings/session.ts';
 import { defaultThreads } from '../../bindings/threads.ts';
 import { withCallbacks } from '../../callbacks.ts';
@@ -50,7 +51,11 @@ export const trainClassifier = (
   labels: Int32Array,
   classes: number,
   options: ClassifierOptions = {},
-): Promise<Float32Array> => withCallbacks('trainClassifier', options, (guarded) => train(images, labels, classes, guarded));
+): Promise<Float32Array> =>
+  withCallbacks('trainClassifier', options, (guarded) => {
+    checkArguments('trainClassifier', { images, labels }, { images: { pixels: 'numbers' }, labels: 'numbers' });
+    return train(images, labels, classes, guarded);
+  });
 
 const train = async (images: ImageSet, labels: Int32Array, classes: number, options: ClassifierOptions): Promise<Float32Array> => {
   const { batch = 64, lr = 0.004, seed = 0, threads = defaultThreads(), onProgress, signal } = options;
@@ -109,6 +114,7 @@ const train = async (images: ImageSet, labels: Int32Array, classes: number, opti
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for weights that do not fit the shape, when it runs
  */
 export const classifierNetwork = (shape: ClassifierConfig, weights: Float32Array): FeatureNetwork => {
+  checkArguments('classifierNetwork', { shape, weights }, { shape: 'object', weights: 'numbers' });
   const { height, width, channels, classes } = shape;
   const bytes = height * width * channels;
   const compute = async (images: ImageSet, { threads = defaultThreads(), signal, onProgress }: RunNetworkOptions) => {

@@ -1,4 +1,6 @@
 /** What every metric takes: a matrix of features, one sample per row, and the threads to use. Numbers must be finite. */
+
+import { checkArguments, matrix } from '../../arguments.ts';
 import { defaultThreads } from '../../bindings/threads.ts';
 import { PhoenixError } from '../../errors.ts';
 
@@ -19,6 +21,7 @@ export type MetricOptions = {
  * @throws PhoenixError ERR_PHOENIX_SHAPE when the values do not fill whole rows, at least one
  */
 export function featureMatrix(data: Float32Array | Float64Array, columns: number): Features {
+  checkArguments('featureMatrix', { data, columns }, { data: 'numbers', columns: 'number' });
   const rows = data.length / columns;
   if (!(Number.isInteger(columns) && columns >= 1 && Number.isInteger(rows) && rows >= 1))
     throw new PhoenixError(
@@ -30,6 +33,7 @@ export function featureMatrix(data: Float32Array | Float64Array, columns: number
 
 /** The rows of `x` that are named, in that order. @throws PhoenixError ERR_PHOENIX_ARGUMENT for a row that is not there */
 export function pickRows(x: Features, rows: ArrayLike<number>): Features {
+  checkArguments('pickRows', { x, rows }, { x: matrix, rows: 'numbers' });
   const data = new Float64Array(rows.length * x.columns);
   for (let i = 0; i < rows.length; i++) {
     const row = rows[i]!;

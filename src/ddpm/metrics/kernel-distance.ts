@@ -1,6 +1,7 @@
 /**
  * Kernel distance: KID's estimator (Bińkowski et al. 2018, §4) in any features. Unlike Fréchet's it has no bias in the number of samples.
  */
+import { checkArguments, matrix } from '../../arguments.ts';
 import { addon } from '../../bindings/load.ts';
 import { rng } from '../../rng.ts';
 import { checkFeatures, checkInteger, type Features, type MetricOptions, spread } from './features.ts';
@@ -24,6 +25,7 @@ export async function kernelDistance(
   fake: Features,
   options: KernelDistanceOptions = {},
 ): Promise<{ mean: number; std: number; values: Float64Array }> {
+  checkArguments('kernelDistance', { real, fake, options }, { real: matrix, fake: matrix, options: 'object' });
   const smaller = Math.min(real.rows, fake.rows);
   const { subsetSize = Math.min(1000, smaller), subsets = 100, seed = 0 } = options;
   checkInteger('kernelDistance: subsetSize', subsetSize, 2, smaller);

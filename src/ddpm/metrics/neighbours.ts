@@ -1,4 +1,5 @@
 /** Metrics by nearest neighbours, Euclidean in feature space: fidelity and variety as separate figures, and copies of the training set. */
+import { checkArguments, matrix } from '../../arguments.ts';
 import { addon } from '../../bindings/load.ts';
 import { PhoenixError } from '../../errors.ts';
 import { checkFeatures, checkInteger, type Features, type MetricOptions, spread } from './features.ts';
@@ -32,6 +33,7 @@ export async function precisionRecall(
   fake: Features,
   options: NeighbourOptions = {},
 ): Promise<{ precision: number; recall: number; f: number }> {
+  checkArguments('precisionRecall', { real, fake, options }, { real: matrix, fake: matrix, options: 'object' });
   const { k = 3 } = options;
   checkK('precisionRecall', k, real, fake);
   const threads = checkFeatures({ real, fake }, options);
@@ -53,6 +55,7 @@ export async function classRecall(
   fake: Features,
   options: NeighbourOptions = {},
 ): Promise<Float64Array> {
+  checkArguments('classRecall', { real, labels, fake, options }, { real: matrix, labels: 'numbers', fake: matrix, options: 'object' });
   const { k = 3 } = options;
   checkK('classRecall', k, fake);
   const threads = checkFeatures({ real, fake }, options);
@@ -89,6 +92,7 @@ export async function densityCoverage(
   fake: Features,
   options: NeighbourOptions = {},
 ): Promise<{ density: number; coverage: number }> {
+  checkArguments('densityCoverage', { real, fake, options }, { real: matrix, fake: matrix, options: 'object' });
   const { k = 5 } = options;
   checkK('densityCoverage', k, real);
   const threads = checkFeatures({ real, fake }, options);
@@ -112,6 +116,7 @@ export async function memorisation(
   train: Features,
   options: MetricOptions & { unseen?: Features } = {},
 ): Promise<{ distance: Float64Array; index: Int32Array; mean: number; least: number; memorised: number; reference?: number }> {
+  checkArguments('memorisation', { fake, train, options }, { fake: matrix, train: matrix, options: 'object' });
   const { unseen } = options;
   const threads = checkFeatures(unseen ? { fake, train, unseen } : { fake, train }, options);
   const nearest = await addon().neighbours(fake, train, 1, threads);

@@ -6,6 +6,7 @@
 
 import { createHash } from 'node:crypto';
 import { extname } from 'node:path';
+import { checkArguments } from '../../arguments.ts';
 import { addon } from '../../bindings/load.ts';
 import { defaultThreads } from '../../bindings/threads.ts';
 import { withCallbacks } from '../../callbacks.ts';
@@ -28,6 +29,7 @@ const [CONVOLUTION, DEPTHWISE, POINTWISE] = [0, 1, 2];
  * onnxruntime-node, ERR_PHOENIX_IO
  */
 export const featureNetwork = async (path: string): Promise<FeatureNetwork> => {
+  checkArguments('featureNetwork', { path }, { path: 'text' });
   if (extname(path) === '.onnx') return (await import('./onnx.ts')).onnxNetwork(path);
   const file = await openSafetensors(path);
   try {

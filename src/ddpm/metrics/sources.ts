@@ -1,5 +1,7 @@
 /** What images are compared by: a function from pixels to features, with a name that goes into a metric's. */
+
 import { createHash } from 'node:crypto';
+import { checkArguments } from '../../arguments.ts';
 import { PhoenixError } from '../../errors.ts';
 import { type ImageSet, imageBytes, mismatch, slice } from '../../images.ts';
 import { resizer } from '../data/pixels.ts';
@@ -58,6 +60,7 @@ export const pixels8: FeatureSource = {
 
 /** The features of a network. Images that are larger than it takes, or not square, are brought to its size first. */
 export function sourceOf(network: FeatureNetwork): FeatureSource {
+  checkArguments('sourceOf', { network }, { network: { name: 'text', fingerprint: 'text', run: 'function' } });
   return {
     name: network.name,
     fingerprint: network.fingerprint,
@@ -70,6 +73,7 @@ export function sourceOf(network: FeatureNetwork): FeatureSource {
  * @throws PhoenixError ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO
  */
 export async function featureSource(name: string): Promise<FeatureSource> {
+  checkArguments('featureSource', { name }, { name: 'text' });
   return name === pixels8.name ? pixels8 : sourceOf(await featureNetwork(name));
 }
 

@@ -1,4 +1,5 @@
 /** The Vendi score: how many different samples a set amounts to. */
+import { checkArguments, matrix } from '../../arguments.ts';
 import { checkFeatures, type Features } from './features.ts';
 
 /**
@@ -8,6 +9,7 @@ import { checkFeatures, type Features } from './features.ts';
  * @throws PhoenixError ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
 export function vendiScore(x: Features): number {
+  checkArguments('vendiScore', { x }, { x: matrix });
   checkFeatures({ x });
   const { data, rows, columns } = x;
   const unit = new Float64Array(rows * columns);

@@ -1,4 +1,5 @@
 /** The small classifier of one's own images (native/unet/classifier.h) as a model for createSession. */
+import { checkArguments } from '../../arguments.ts';
 import type { NativeModel } from '../../bindings/native.ts';
 import { PhoenixError } from '../../errors.ts';
 
@@ -14,6 +15,7 @@ const LIMITS: Record<keyof ClassifierConfig, [least: number, most: number]> = {
 
 /** @throws PhoenixError ERR_PHOENIX_CONFIG naming the field that is wrong, its value and what is valid */
 export function classifierModel(config: ClassifierConfig): NativeModel {
+  checkArguments('classifierModel', { config }, { config: 'object' });
   const { height, width, channels, classes } = config;
   for (const [field, [least, most]] of Object.entries(LIMITS)) {
     const value = config[field as keyof ClassifierConfig];

@@ -2,7 +2,9 @@
  * The U-Net of Ho et al. 2020 ("Denoising Diffusion Probabilistic Models", appendix B) as a configuration: what it means, and
  * what is valid. The network itself is native (native/unet).
  */
+
 import { z } from 'zod';
+import { checkArguments } from '../../arguments.ts';
 import type { NativeModel } from '../../bindings/native.ts';
 import { PhoenixError } from '../../errors.ts';
 
@@ -113,6 +115,7 @@ export const validateUNet = (config: UNetConfig): void => {
 
 /** The U-Net as a model for createSession. @throws PhoenixError ERR_PHOENIX_CONFIG as validateUNet */
 export function unetModel(config: UNetConfig): NativeModel {
+  checkArguments('unetModel', { config }, { config: 'object' });
   validateUNet(config);
   return { kind: 'unet', ...config, outChannels: config.inChannels, attentionHeadDim: config.attentionHeadDim ?? 0 };
 }

@@ -1,4 +1,5 @@
 /** The registry of schedulers: the only place that lists them. See step.ts for what a scheduler is. */
+import { checkArguments } from '../../arguments.ts';
 import { PhoenixError } from '../../errors.ts';
 import type { Noise } from '../noise.ts';
 import { ddim } from './ddim.ts';
@@ -18,6 +19,7 @@ export type SchedulerName = keyof typeof schedulers;
  * scheduler does not have
  */
 export function makeTable(name: SchedulerName, noise: Noise, steps: number, options: SchedulerOptions = {}): Float64Array {
+  checkArguments('makeTable', { name }, { name: 'text' });
   if (!Object.hasOwn(schedulers, name)) {
     throw new PhoenixError(
       'ERR_PHOENIX_ARGUMENT',

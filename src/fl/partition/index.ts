@@ -1,4 +1,5 @@
 /** Partitions: how the images of one data set are divided among clients. */
+import { checkArguments } from '../../arguments.ts';
 import { PhoenixError } from '../../errors.ts';
 import { rng } from '../../rng.ts';
 import { dirichlet } from './dirichlet.ts';
@@ -88,6 +89,7 @@ function within(text: string, { min, max, integer }: Parameter): number | undefi
 
 /** The partitioner that a text asks for, see parsePartition. @throws PhoenixError ERR_PHOENIX_ARGUMENT */
 export function partitioner(text: string): Partitioner {
+  checkArguments('partitioner', { text }, { text: 'text' });
   const { name, parameter, zipf = 0 } = parsePartition(text);
   return partitions[name]!.create(parameter!, zipf);
 }

@@ -4,6 +4,7 @@
  */
 
 import { randomBytes } from 'node:crypto';
+import { checkArguments } from '../../arguments.ts';
 import type { Images, Session } from '../../bindings/session.ts';
 import type { CreateVector } from '../../bindings/vector.ts';
 import { withCallbacks } from '../../callbacks.ts';
@@ -75,6 +76,11 @@ const DONE: Answer = { head: {}, blobs: [] };
 
 /** @throws PhoenixError ERR_PHOENIX_ARGUMENT for an id that names no Store entry, or a client without images */
 export function createClient(options: ClientOptions): Client {
+  checkArguments(
+    'createClient',
+    { options },
+    { options: { session: 'object', images: 'object', train: 'numbers', heldOut: 'numbers', store: 'object' } },
+  );
   const { id, session, images, train, classes, classCount = 0, classNames, store, seed, probing, sharedFrom = images.count } = options;
   const { stream = (client: ClientId, round: number) => streamKey(seed, 'train', client, round), createVector = session.createVector } =
     options;

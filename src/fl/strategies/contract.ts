@@ -1,5 +1,7 @@
 /** What holds for every strategy: checked on each round's weights, and as a whole by `checkStrategy` in tests. */
+
 import { isDeepStrictEqual } from 'node:util';
+import { checkArguments } from '../../arguments.ts';
 import { PhoenixError } from '../../errors.ts';
 import { rng } from '../../rng.ts';
 import type { Report } from '../protocol.ts';
@@ -37,6 +39,7 @@ export function checkWeights(name: string, reports: Pick<Report, 'client'>[], we
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT naming what does not hold
  */
 export function checkStrategy(strategy: Strategy): void {
+  checkArguments('checkStrategy', { strategy }, { strategy: { name: 'text', init: 'function', weigh: 'function' } });
   const demand = (holds: boolean, what: string): void => {
     if (!holds) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `Strategy ${strategy.name}: ${what}.`);
   };

@@ -5,6 +5,7 @@
  * excluded if the cohort would then cover fewer bins, since a client with rare images is different, not poor; this guard can be left out,
  * for it cannot tell rare images from spoilt ones.
  */
+import { checkArguments } from '../../arguments.ts';
 import { PhoenixError } from '../../errors.ts';
 import type { ClientId, Decision, Report, Statistic } from '../protocol.ts';
 import type { Profiles } from '../state.ts';
@@ -136,6 +137,7 @@ export function filterNeeds(options: Pick<FilterOptions, 'kind' | 'statistic' | 
 
 /** `base` over the clients that the filter leaves in; the others get weight 0. Both states side by side. */
 export function filtered<Base>(base: Strategy<Base>, options: FilterOptions): Strategy<{ out: FilterState; base: Base }> {
+  checkArguments('filtered', { base, options }, { base: { name: 'text', init: 'function', weigh: 'function' }, options: 'object' });
   const { combine } = base;
   return {
     name: base.name,

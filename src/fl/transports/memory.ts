@@ -2,6 +2,7 @@
  * Clients in this process. They get and give what a network would carry, and its bytes are counted: head and blobs of each request down, of
  * each reply up. One client works at a time, in the order asked for.
  */
+import { checkArguments } from '../../arguments.ts';
 import { PhoenixError } from '../../errors.ts';
 import { failureOf } from '../failure.ts';
 import type { ClientId, Failure } from '../protocol.ts';
@@ -18,7 +19,10 @@ export type MemoryTransportOptions = {
 };
 
 /** @throws PhoenixError ERR_PHOENIX_ARGUMENT for two clients of one id */
-export function memoryTransport(clients: Client[], { carriesVectors = false }: MemoryTransportOptions = {}): Transport {
+export function memoryTransport(clients: Client[], options: MemoryTransportOptions = {}): Transport {
+  checkArguments('memoryTransport', { clients, options }, { clients: 'list', options: 'object' });
+  const { carriesVectors = false } = options;
+  for (const client of clients) checkArguments('memoryTransport', { client }, { client: { hello: 'object', answer: 'function' } });
   const byId = new Map(clients.map((client) => [client.hello.id, client]));
   if (byId.size < clients.length)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${clients.length} clients have only ${byId.size} different ids.`);

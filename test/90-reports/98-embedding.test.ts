@@ -29,6 +29,8 @@ async function outcome(program: string, args: string[], options: { cwd?: string;
   }
 }
 
+const onEmulator = built && usable && emulated && cuda ? test : test.skip;
+
 test('I1: prepare leaves an installed package as it is, and replaces dist of a checkout only when all has compiled', async (t) => {
   const installed = scratch();
   mkdirSync(join(installed, 'scripts'));

@@ -235,34 +235,28 @@ async function auto(addons: string, cache: string) {
   return (await outcome(process.execPath, ['--input-type=module', '-e', script], { env })).text;
 }
 
-(built && usable && emulated && cuda ? test : test.skip)(
-  'N1: auto takes a GPU that computes what the CPU computes, and remembers it',
-  async (t) => {
-    const cache = scratch();
-    const release = join(root, 'build', 'Release');
-    t.regex(await auto(release, cache), /"backend":"cuda"/);
-    t.regex(await auto(release, cache), /"backend":"cuda"/, 'the second time from memory');
-    t.true(existsSync(join(cache, 'phoenix')));
-  },
-);
+onEmulator('N1: auto takes a GPU that computes what the CPU computes, and remembers it', async (t) => {
+  const cache = scratch();
+  const release = join(root, 'build', 'Release');
+  t.regex(await auto(release, cache), /"backend":"cuda"/);
+  t.regex(await auto(release, cache), /"backend":"cuda"/, 'the second time from memory');
+  t.true(existsSync(join(cache, 'phoenix')));
+});
 
-(built && usable && emulated && cuda ? test : test.skip)(
-  'N2: with a kernel that computes something else, auto takes the CPU and says so',
-  async (t) => {
-    const [addons, cache, release] = [scratch(), scratch(), join(root, 'build', 'Release')];
-    for (const name of ['phoenix-cpu.node', 'phoenix-cuda.node']) cpSync(join(release, name), join(addons, name));
-    cpSync(join(release, 'phoenix-cuda-ptx'), join(addons, 'phoenix-cuda-ptx'), { recursive: true });
-    for (const folder of ['80', '90a']) {
-      const file = join(addons, 'phoenix-cuda-ptx', folder, 'silu.ptx');
-      const text = readFileSync(file, 'utf8');
-      const wrong = text.replace(/\bmul\.f32\b/g, 'add.f32').replace(/\bfma\.rn\.f32\b/g, 'fma.rz.f32');
-      t.not(wrong, text);
-      writeFileSync(file, wrong);
-    }
-    const said = await auto(addons, cache);
-    t.regex(said, /"backend":"cpu","why":"no GPU is used: .*did not pass the self-check: silu_/, said);
-    t.regex(said, /PHOENIX_SELF_CHECK/, 'a warning');
-    t.false(existsSync(join(cache, 'phoenix')), 'a failure is not remembered');
-    rmSync(addons, { recursive: true });
-  },
-);
+onEmulator('N2: with a kernel that computes something else, auto takes the CPU and says so', async (t) => {
+  const [addons, cache, release] = [scratch(), scratch(), join(root, 'build', 'Release')];
+  for (const name of ['phoenix-cpu.node', 'phoenix-cuda.node']) cpSync(join(release, name), join(addons, name));
+  cpSync(join(release, 'phoenix-cuda-ptx'), join(addons, 'phoenix-cuda-ptx'), { recursive: true });
+  for (const folder of ['80', '90a']) {
+    const file = join(addons, 'phoenix-cuda-ptx', folder, 'silu.ptx');
+    const text = readFileSync(file, 'utf8');
+    const wrong = text.replace(/\bmul\.f32\b/g, 'add.f32').replace(/\bfma\.rn\.f32\b/g, 'fma.rz.f32');
+    t.not(wrong, text);
+    writeFileSync(file, wrong);
+  }
+  const said = await auto(addons, cache);
+  t.regex(said, /"backend":"cpu","why":"no GPU is used: .*did not pass the self-check: silu_/, said);
+  t.regex(said, /PHOENIX_SELF_CHECK/, 'a warning');
+  t.false(existsSync(join(cache, 'phoenix')), 'a failure is not remembered');
+  rmSync(addons, { recursive: true });
+});

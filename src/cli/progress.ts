@@ -82,12 +82,12 @@ function bar(stream: NodeJS.WritableStream, describe: (state: ProgressState) => 
 }
 
 function lines(stream: NodeJS.WritableStream, describe: (state: ProgressState) => string, everyMs: number, now: () => number): Progress {
-  let last = -Infinity;
+  let last = { at: -Infinity, stage: undefined as string | undefined };
   return {
     update(state) {
       const text = describe(state);
-      if (now() - last < everyMs) return;
-      last = now();
+      if (now() - last.at < everyMs && state.stage === last.stage) return;
+      last = { at: now(), stage: state.stage };
       stream.write(`${Math.floor((100 * state.done) / state.total)} %  ${text}\n`);
     },
     note(text) {

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { crc32 } from 'node:zlib';
 import test, { type ExecutionContext } from 'ava';
 import sharp from 'sharp';
+import { createProgress } from '../../src/cli/progress.ts';
 import { undecodable, unreadable } from '../../src/ddpm/data/image-file.ts';
 import { type DatasetOptions, describeData, openDataset } from '../../src/ddpm/data/index.ts';
 import { parseRange } from '../../src/ddpm/data/range.ts';
@@ -447,6 +448,21 @@ test('P3: an AbortSignal is heard while images are read, and progress counts hea
       ['images', '30/30'],
     ],
   );
+});
+
+test('P3: each stage of progress shows at once, and counts its time left anew', (t) => {
+  let shown = '';
+  let now = 0;
+  const stream = { write: (text: string) => (shown += text) } as unknown as NodeJS.WritableStream;
+  const { update } = createProgress({ stream, now: () => now });
+  update({ stage: 'headers', done: 0, total: 10, label: 'headers' });
+  now = 4000;
+  update({ stage: 'headers', done: 9, total: 10, label: 'headers' });
+  update({ stage: 'images', done: 0, total: 100, label: 'images' });
+  now = 14_000;
+  update({ stage: 'images', done: 50, total: 100, label: 'images' });
+  update({ done: 0, total: 7, label: 'training' });
+  t.is(shown, '0 %  headers\n0 %  images\n50 %  images, 10 s left\n0 %  training\n');
 });
 
 const cli = fileURLToPath(new URL('../../src/cli.ts', import.meta.url));

@@ -7,8 +7,8 @@ import { valuesAt } from '../images.ts';
 import type { Settings } from './options/index.ts';
 
 /**
- * The shared set: how many images it has, how many of them each client gets; of a real one also which, and how many come from each site, where
- * sites are known.
+ * The shared set: how many images it has, how many of them each client gets; of a real one also which, and how many come from each site,
+ * where sites are known.
  */
 export type Shared = { count: number; each: number; images?: Int32Array; from?: Record<string, number> };
 

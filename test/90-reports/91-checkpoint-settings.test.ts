@@ -283,7 +283,7 @@ test('N17: options of federate that nothing in the run uses are named', (t) => {
   };
   t.is(idle({}), undefined);
   t.is(idle({ sharing: { alpha: 0.3 } }), 'Nothing in this run uses --share-alpha (goes with --share-beta above 0).');
-  t.is(idle({ sharing: { alpha: 0.3, beta: 0.1 } }), undefined);
+  t.is(idle({ sharing: { alpha: 0.3, beta: 0.1, consent: true } }), undefined);
   t.is(idle({ sharing: { alpha: undefined }, probe: {} }), undefined);
   t.regex(
     idle({ diversity: { pull: 1 }, serverStep: { beta1: 0.5 } })!,
@@ -294,5 +294,9 @@ test('N17: options of federate that nothing in the run uses are named', (t) => {
   t.is(idle({ histogram: { bins: 4 }, features: 'pixels8', probe: { every: 2 } }, { histogram: true }), undefined);
   t.regex(idle({ probe: { samples: 8 } }, { histogram: true })!, /--probe-samples/);
   t.is(idle({ probe: { samples: 8 } }, { vendi: true }), undefined);
-  t.is(idle({ method: 'phoenix' }, { histogram: true, statistic: 'loss' }), undefined, 'what a method brings is not given');
+  t.is(
+    idle({ method: 'phoenix', sharing: { consent: true } }, { histogram: true, statistic: 'loss' }),
+    undefined,
+    'what a method brings is not given',
+  );
 });

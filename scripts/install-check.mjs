@@ -1,6 +1,6 @@
 /**
- * `node scripts/install-check.mjs [MANAGER …]`: the package as a user installs it, from its tarball into an empty project in a folder with a
- * space and other odd characters in its name, without CUDA. Managers: npm, pnpm (install scripts blocked, then allowed; nothing hoisted),
+ * `node scripts/install-check.mjs [MANAGER …]`: the package as a user installs it, from its tarball into an empty project in a folder with
+ * a space and other odd characters in its name, without CUDA. Managers: npm, pnpm (install scripts blocked, then allowed; nothing hoisted),
  * yarn-pnp, yarn-modules; jest and vitest are test runners on npm's installation. Without arguments npm and pnpm, as CI does; `all` is all.
  * Each step installs, draws a step of training, and looks whether the package is still whole. Exit code 1 if one fails.
  */

@@ -1,7 +1,7 @@
 /**
- * `node scripts/sanitize.mjs [-- ARGUMENTS OF AVA]`: builds phoenix-cpu and phoenix-ref with AddressSanitizer and UndefinedBehaviorSanitizer
- * into build/sanitize and runs the chapters of ops, models, data and federation on them, on GCC and Linux. What a sanitizer reports ends the
- * process, and so fails a test.
+ * `node scripts/sanitize.mjs [-- ARGUMENTS OF AVA]`: builds phoenix-cpu and phoenix-ref with AddressSanitizer and
+ * UndefinedBehaviorSanitizer into build/sanitize and runs the chapters of ops, models, data and federation on them, on GCC and Linux. What
+ * a sanitizer reports ends the process, and so fails a test.
  */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';

@@ -8,7 +8,9 @@ import { checkIsa, checkSwitches } from './environment.ts';
 import './dispose.ts';
 import type { Addon, AddonInfo } from './native.ts';
 
-/** The package's folder: src/bindings and dist/bindings lie equally deep in it. Undefined in a bundle of CommonJS, which has no import.meta. */
+/**
+ * The package's folder: src/bindings and dist/bindings lie equally deep in it. Undefined in a bundle of CommonJS, which has no import.meta.
+ */
 const packageRoot = import.meta.url ? fileURLToPath(new URL('../..', import.meta.url)) : undefined;
 
 export type Backend = AddonInfo['backend'];

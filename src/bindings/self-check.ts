@@ -1,6 +1,6 @@
 /**
- * Whether a GPU computes what the CPU computes: single ops, forward and backward, on both, in fp32 and with bf16 tensors. A second or two on
- * a GPU. What passed is remembered for this GPU, driver and build in the user's cache folder.
+ * Whether a GPU computes what the CPU computes: single ops, forward and backward, on both, in fp32 and with bf16 tensors. A second or two
+ * on a GPU. What passed is remembered for this GPU, driver and build in the user's cache folder.
  */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';

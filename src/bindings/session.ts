@@ -69,7 +69,9 @@ export type NativeSessionOptions = {
    * bfloat16, all else is fp32. @default 'bf16' on CUDA, else 'fp32'
    */
   precision?: Precision;
-  /** Threads of the pool that this Session may use. @default as defaultThreads says: one for small networks, else the cores or the CPU quota */
+  /**
+   * Threads of the pool that this Session may use. @default as defaultThreads says: one for small networks, else the cores or the CPU quota
+   */
   threads?: number;
 };
 

@@ -42,7 +42,8 @@ export type DrawSamplesOptions = {
 /**
  * Draws images: (count,H,W,C) values in [-1,1]. How, `noise.sampling` says where an option does not: the noise of a checkpoint has what its
  * files say.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a count, batch or option out of range, or that the scheduler does not have; an abort rejects with `signal.reason`
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for a count, batch or option out of range, or that the scheduler does not have; an abort
+ * rejects with `signal.reason`
  */
 export async function drawSamples(options: DrawSamplesOptions): Promise<Float32Array> {
   checkArguments('drawSamples', { options }, { options: { session: 'object', noise: { sampling: 'object' }, key: 'key' } });

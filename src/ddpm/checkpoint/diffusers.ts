@@ -85,7 +85,8 @@ export async function readDiffusers(folder: string, assumed: NoiseOptions | unde
 }
 
 /**
- * A pipeline of diffusers may have more models than the U-Net, such as the autoencoder of a latent one: what the U-Net draws is no image then.
+ * A pipeline of diffusers may have more models than the U-Net, such as the autoencoder of a latent one: what the U-Net draws is no image
+ * then.
  * @throws PhoenixError ERR_PHOENIX_CHECKPOINT naming them
  */
 async function checkPipeline(folder: string): Promise<void> {

@@ -35,7 +35,9 @@ export type SchedulerOptions = {
 };
 
 export type Scheduler = {
-  /** @throws PhoenixError ERR_PHOENIX_ARGUMENT for steps outside 1..T, an option outside its range, or one that this scheduler does not have */
+  /**
+   * @throws PhoenixError ERR_PHOENIX_ARGUMENT for steps outside 1..T, an option outside its range, or one that this scheduler does not have
+   */
   (noise: Noise, steps: number, options?: SchedulerOptions): Step[];
   /** The options that it has. */
   readonly options: readonly (keyof SchedulerOptions)[];

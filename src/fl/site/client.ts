@@ -74,22 +74,27 @@ export type Client = {
 
 const DONE: Answer = { head: {}, blobs: [] };
 
-/** @throws PhoenixError ERR_PHOENIX_ARGUMENT for an id that names no Store entry, or a client without images */
-export function createClient(options: ClientOptions): Client {
+/** @throws PhoenixError ERR_PHOENIX_ARGUMENT for options that make no client */
+function checkOptions(options: ClientOptions): void {
   checkArguments(
     'createClient',
     { options },
     { options: { session: 'object', images: 'object', train: 'numbers', heldOut: 'numbers', store: 'object' } },
   );
-  const { id, session, images, train, classes, classCount = 0, classNames, store, seed, probing, sharedFrom = images.count } = options;
-  const { stream = (client: ClientId, round: number) => streamKey(seed, 'train', client, round), createVector = session.createVector } =
-    options;
+  const { id, train } = options;
   const checkedId = clientId.safeParse(id);
   if (!checkedId.success)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `${JSON.stringify(id)} cannot be a client's id: ${checkedId.error.issues[0]!.message}.`);
   if (train.length === 0)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `Client ${id} has no images to train on: give it some or leave it out.`);
+}
 
+/** @throws PhoenixError ERR_PHOENIX_ARGUMENT for an id that names no Store entry, or a client without images */
+export function createClient(options: ClientOptions): Client {
+  checkOptions(options);
+  const { id, session, images, train, classes, classCount = 0, classNames, store, seed, probing, sharedFrom = images.count } = options;
+  const { stream = (client: ClientId, round: number) => streamKey(seed, 'train', client, round), createVector = session.createVector } =
+    options;
   const state = clientState(id, store, options.updates);
   const shop: Workshop = { ...options, sharedFrom, stream, createVector, secret: () => secretOf(options) };
   const limits: ParcelLimits = {

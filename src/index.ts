@@ -72,6 +72,7 @@ export {
   type Request,
   type Transport,
 } from './fl/transport.ts';
+export { transports } from './fl/transports/index.ts';
 export { memoryTransport } from './fl/transports/memory.ts';
 export { compressions } from './fl/wire/codec.ts';
 

@@ -24,7 +24,7 @@ export const data = headed('Data', {
     default: required,
     mayChange: true,
     where: 'site',
-    help: 'dataset, recognised by its files: CIFAR-10 binary, idx(.gz), an image folder, site-labelled records, or "synthetic[:N]"',
+    help: 'dataset, recognised by its files (docs/data.md lists the kinds), or "synthetic[:N]"',
   }),
   size: option({
     kind: integer(4, 1024),

@@ -5,7 +5,8 @@ import { near } from '../support/near.ts';
 
 test("the linear schedule has Ho et al.'s values", (t) => {
   const { betas, alphaBar, ...options } = noise();
-  t.deepEqual(options, { kind: 'linear', steps: 1000, betaStart: 1e-4, betaEnd: 0.02, prediction: 'eps' });
+  const sampling = { clip: true, variance: 'large', offset: 0, toImage: true };
+  t.deepEqual(options, { kind: 'linear', steps: 1000, betaStart: 1e-4, betaEnd: 0.02, prediction: 'eps', sampling });
   const expected: [number, number][] = [
     [0, 0.9999],
     [1, 0.9997800920720721],

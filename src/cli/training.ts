@@ -27,7 +27,9 @@ async function runTraining(name: string, work: (events: RunEvents) => Promise<Ru
       rounds = event.rounds;
       json({ event: 'start', ...event });
       const { parameterCount, backend, device, threads } = event;
-      progress.note(`${formatCount(parameterCount)} parameters on ${backend} (${device}), ${threads} threads; run folder ${dir}`);
+      progress.note(
+        `${formatCount(parameterCount)} parameters on ${backend} (${device}), ${threads} thread${threads === 1 ? '' : 's'}; run folder ${dir}`,
+      );
     },
     onStep(event) {
       const { images, imagesPlanned, loss, imagesPerSecond } = event;

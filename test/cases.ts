@@ -34,6 +34,16 @@ export type GpuCall = Pick<Bench, 'label' | 'flops' | 'bytes' | 'draw'> & {
 };
 
 /** A tensor gets no more than `most` values, where that is set: `timeOp` takes them again from the start. */
+/** A call at a shape that reaches one path through the fast kernels of a GPU (chapter 72). */
+export type TileCall = {
+  title: string;
+  draw(r: Rng): OpArguments;
+  /** On Ampere's kernels with tiles of either side, whatever the device; otherwise on those that the device's table chooses. */
+  ampere?: boolean;
+  /** Which calls: even numbers draw whole tensors, odd ones slices of wider ones; gradients add up in one of the two. @default [0, 1] */
+  variants?: number[];
+};
+
 export type DrawRng = Rng & { most?: number };
 
 export type OpCase = {
@@ -62,6 +72,7 @@ export type OpCase = {
   tolerance?: number;
   bench: Bench[];
   gpu?(scale: GpuScale): GpuCall[];
+  tiles?: TileCall[];
 };
 
 // ---- drawing
@@ -158,6 +169,8 @@ function gpuConv({ batch, side, wide }: GpuScale, size: number, from: number, to
   };
 }
 
+const everything = { temb: true, residual: true };
+
 const conv2d: OpCase = {
   op: 'conv2d_forward',
   draws: 40 + enlarged.length,
@@ -211,6 +224,26 @@ const conv2d: OpCase = {
     gpuConv(scale, 8, 512, 256),
     gpuConv(scale, 4, 256, 256),
     gpuConv(scale, 4, 512, 256),
+  ],
+  tiles: [
+    { title: 'whole tiles', draw: (r) => conv([2, 8, 8, 32], 128, {}, everything, r), ampere: true, variants: [0] },
+    { title: 'ragged tiles, many images', draw: (r) => conv([3, 5, 7, 40], 72, {}, everything, r), ampere: true },
+    { title: 'stride 2, pad 0', draw: (r) => conv([2, 6, 8, 16], 24, { stride: 2, pad: 0 }, {}, r), ampere: true },
+    { title: 'stride 2, pad 1', draw: (r) => conv([1, 8, 6, 8], 16, { stride: 2 }, {}, r), ampere: true },
+    { title: 'a shortcut', draw: (r) => conv([2, 5, 7, 40], 72, {}, { temb: true, shortcut: [24, 16] }, r), ampere: true },
+    { title: 'upsampled', draw: (r) => conv([2, 4, 3, 16], 8, { upsample: 2 }, { residual: true }, r), ampere: true },
+    { title: 'a sum in ranges', draw: (r) => conv([3, 16, 16, 8], 16, {}, {}, r), variants: [0] },
+    { title: 'few channels to many', draw: (r) => conv([2, 5, 6, 3], 24, {}, {}, r) },
+    { title: 'many channels to few', draw: (r) => conv([3, 10, 9, 136], 4, {}, {}, r) },
+    // Sides that Hopper's copies cover, where the device is one.
+    { title: 'stride 2 on whole boxes', draw: (r) => conv([2, 8, 8, 16], 24, { stride: 2, pad: 0 }, everything, r) },
+    { title: 'patches in a map that fills no tile', draw: (r) => conv([1, 8, 48, 8], 16, {}, everything, r) },
+    { title: 'stride 2 over odd sides', draw: (r) => conv([2, 9, 9, 8], 16, { stride: 2 }, {}, r), variants: [0] },
+    { title: 'upsampled, whole boxes', draw: (r) => conv([2, 4, 4, 16], 24, { upsample: 2 }, everything, r) },
+    { title: 'a shortcut of two inputs', draw: (r) => conv([2, 8, 8, 16], 72, {}, { ...everything, shortcut: [72, 24] }, r) },
+    { title: 'a shortcut of one input', draw: (r) => conv([2, 8, 8, 72], 24, {}, { temb: true, shortcut: [16, 0] }, r) },
+    { title: 'a shortcut around a stride', draw: (r) => conv([2, 8, 8, 16], 24, { stride: 2 }, { shortcut: [16, 8] }, r) },
+    { title: 'more columns than a tile', draw: (r) => conv([1, 4, 4, 8], 264, {}, everything, r), variants: [1] },
   ],
 };
 
@@ -275,11 +308,17 @@ const linear: OpCase = {
       gpuLinear(scale, scale.batch, [512, 0], 256),
     ];
   },
+  tiles: [
+    { title: 'one step', draw: (r) => linearOf(13, 8, 0, 8, { b: true, residual: false }, r), ampere: true },
+    { title: 'two inputs, whole tiles', draw: (r) => linearOf(128, 64, 32, 128, { b: true, residual: true }, r), ampere: true },
+    { title: 'two inputs, ragged', draw: (r) => linearOf(150, 40, 24, 136, { b: false, residual: true }, r), ampere: true },
+    { title: 'two inputs on Hopper', draw: (r) => linearOf(150, 40, 24, 72, { b: true, residual: true }, r) },
+  ],
 };
 
 // ---- normalisation and attention
 
-export function norm(
+function norm(
   [n, h, w, c0]: Shape,
   c1: number,
   groups: number,
@@ -317,6 +356,8 @@ function gpuNorm({ batch, side, wide, groups }: GpuScale, size: number, [c0, c1]
   };
 }
 
+const slabs = { silu: true, dropout: 0.1, mean: 3 };
+
 const groupNorm: OpCase = {
   op: 'group_norm_forward',
   draws: 24,
@@ -351,6 +392,11 @@ const groupNorm: OpCase = {
     gpuNorm(scale, 16, [256, 256], 0),
     gpuNorm(scale, 8, [256, 0], 0),
     gpuNorm(scale, 4, [256, 0], 0),
+  ],
+  tiles: [
+    { title: 'slabs', draw: (r) => norm([2, 4, 6, 64], 0, 16, slabs, r) },
+    { title: 'slabs, two inputs, the last one shorter', draw: (r) => norm([2, 3, 5, 40], 32, 6, { ...slabs, dropout: 0 }, r) },
+    { title: 'slabs of a few pixels, one group', draw: (r) => norm([1, 2, 2, 48], 0, 1, { ...slabs, silu: false }, r) },
   ],
 };
 
@@ -397,6 +443,20 @@ const attention: OpCase = {
   },
   bench: [benchAttention('256 tokens of 256 b8', [8, 16, 16, 256]), benchAttention('196 tokens of 64 b32', [32, 14, 14, 64])],
   gpu: (scale) => [gpuAttention(scale, 16, 256), gpuAttention(scale, 4, 256)],
+  tiles: [
+    { title: 'whole tiles', draw: (r) => attend([1, 8, 8, 64], 1, r) },
+    { title: 'several heads, ragged tiles', draw: (r) => attend([2, 5, 7, 144], 2, r) },
+    { title: 'few tokens, wide heads', draw: (r) => attend([1, 3, 3, 200], 1, r) },
+    {
+      title: 'scores far below zero, fewer tokens than a tile',
+      draw(r) {
+        const call = attend([1, 4, 4, 32], 1, r);
+        const { qkv } = call.tensors;
+        for (const [i, value] of qkv!.data.entries()) qkv!.data[i] = Math.fround(value + ([5, -5, 0][Math.floor((i % 96) / 32)] ?? 0));
+        return call;
+      },
+    },
+  ],
 };
 
 // ---- time and class embedding, SiLU

@@ -6,13 +6,12 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { PhoenixError } from '../../errors.ts';
+import { PIECE_BYTES } from '../../images.ts';
 import { explain, PROTOCOL } from '../protocol.ts';
 import type { Blob, Message } from '../transport.ts';
 
 /** Largest head in bytes. */
 const MAX_HEAD = 2 ** 20;
-/** Bytes that are hashed at once, so that a blob of 143 MB does not hold up the event loop. */
-const PIECE = 4 << 20;
 
 const envelope = z.object({
   protocol: z.int().min(1),
@@ -65,9 +64,9 @@ export function decodeHead(bytes: Uint8Array): Head {
 /** Bytes as a blob, named by their hash. */
 export async function blobOf(bytes: Uint8Array): Promise<Blob> {
   const hash = createHash('sha256');
-  for (let at = 0; at < bytes.length; at += PIECE) {
+  for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
     if (at > 0) await new Promise(setImmediate);
-    hash.update(bytes.subarray(at, at + PIECE));
+    hash.update(bytes.subarray(at, at + PIECE_BYTES));
   }
   return { name: `sha256:${hash.digest('hex')}`, length: bytes.length, read: async () => bytes };
 }

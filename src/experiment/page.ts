@@ -1,7 +1,7 @@
 /** report.html of an experiment: one file that opens anywhere, without network or scripts. */
 import { describeDecision } from '../fl/strategies/filter.ts';
 import { lineChart, responsive, type Series, tones } from '../report/charts.ts';
-import { html, type Markup, STYLE } from '../report/markup.ts';
+import { html, htmlDocument, type Markup } from '../report/markup.ts';
 import { byteUnit, formatCount, formatNumber } from '../report/units.ts';
 import { TUNED } from './grid.ts';
 import { besideTunedOf, bytesOf, closedOf, type ExperimentReport, formatFigure, inColumns, NOTES, percent, recallOf } from './present.ts';
@@ -13,19 +13,7 @@ const MORE = ['classes', 'recall', 'coverage', 'precision', 'entropy'];
 
 /** The report as a complete HTML document. */
 export function renderExperiment(report: ExperimentReport): string {
-  const page = html`<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Phoenix: experiment ${report.name}</title>
-<style>${{ markup: STYLE }}</style>
-</head>
-<body>
-<main>
-<header>
+  const main = html`<header>
 <p class="kicker">Phoenix · experiment at equal work</p>
 <h1>${report.name}</h1>
 <ul class="facts">${report.facts.map((fact) => html`<li>${fact}</li>`)}</ul>
@@ -39,11 +27,8 @@ ${classSection(report)}
 ${filterSection(report)}
 ${clientSection(report)}
 <footer>Made by Phoenix from the scores of this experiment; report.md holds the same tables as text, results.json as data.</footer>
-</main>
-</body>
-</html>
 `;
-  return page.markup;
+  return htmlDocument(`experiment ${report.name}`, main);
 }
 
 const titleOf = ({ partition }: PartitionResult): string =>

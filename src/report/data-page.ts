@@ -1,6 +1,6 @@
 /** The page of `phoenix inspect` as one HTML text: what a data set is read as, with a contact sheet. Pure: it shows what it is given. */
 import type { Examination } from '../ddpm/data/examine.ts';
-import { html, type Markup, STYLE } from './markup.ts';
+import { html, htmlDocument, type Markup } from './markup.ts';
 import { formatCount, formatNumber } from './units.ts';
 
 /** Rows of a table on the page. */
@@ -9,19 +9,7 @@ const MAX_ROWS = 1000;
 /** The page as a complete HTML document. `summary`: the data in a line; `sheet`: a PNG. */
 export function renderDataPage(found: Omit<Examination, 'sheet'>, summary: string, sheet: Uint8Array | undefined): string {
   const { path, kind, split, range, corrupt, odd, duplicates, classes, sites, warnings, leftOut } = found;
-  const page = html`<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Phoenix: data ${path}</title>
-<style>${{ markup: STYLE }}</style>
-</head>
-<body>
-<main>
-<header>
+  const main = html`<header>
 <p class="kicker">Phoenix · what a data set is read as</p>
 <h1>${path}</h1>
 <ul class="facts"><li>${kind}</li><li>${split} images</li><li>${summary}</li>${range !== null && html`<li>--range ${range} fits these values</li>`}</ul>
@@ -72,11 +60,8 @@ ${
   )
 }
 <footer>Made by phoenix inspect.</footer>
-</main>
-</body>
-</html>
 `;
-  return page.markup;
+  return htmlDocument(`data ${path}`, main);
 }
 
 function picture(png: Uint8Array): Markup {

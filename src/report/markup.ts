@@ -89,3 +89,23 @@ footer{color:var(--soft);font-size:.85rem}
 .figures-table tbody th,.figures-table thead th:first-child,.figures-table .text{text-align:left}.figures-table tbody th{color:var(--ink);font-weight:600}
 .figures-table td.text{white-space:normal;min-width:15em}.figures-table .best{font-weight:700;color:var(--a)}.figures-table small{color:var(--soft)}
 `;
+
+/** A page as a complete HTML document, which loads nothing from elsewhere and runs no scripts. */
+export function htmlDocument(title: string, main: Markup): string {
+  return html`<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>Phoenix: ${title}</title>
+<style>${{ markup: STYLE }}</style>
+</head>
+<body>
+<main>
+${main}</main>
+</body>
+</html>
+`.markup;
+}

@@ -3,7 +3,7 @@
 import type { RoundRecord } from '../fl/protocol.ts';
 import { describeDecision } from '../fl/strategies/filter.ts';
 import { barChart, highest, lineChart, lowest, type Point, responsive, type Series, sum } from './charts.ts';
-import { html, type Markup, STYLE } from './markup.ts';
+import { html, htmlDocument, type Markup } from './markup.ts';
 import { byteUnit, formatBytes, formatCount, formatDuration } from './units.ts';
 
 export type Report = {
@@ -34,19 +34,7 @@ export function renderPage(report: Report): string {
   const earlier = grids.slice(0, -1);
   const clients = clientIds(report);
   const what = report.kind === 'federate' ? `${count(clients.length, 'client')} on ${report.data}` : `Training on ${report.data}`;
-  const page = html`<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Phoenix: ${what}</title>
-<style>${{ markup: STYLE }}</style>
-</head>
-<body>
-<main>
-<header>
+  const main = html`<header>
 <p class="kicker">Phoenix · ${report.kind === 'federate' ? 'federated training' : 'training'} of a diffusion model</p>
 <h1>${what}</h1>
 <ul class="facts">${report.facts.map((fact) => html`<li>${fact}</li>`)}</ul>
@@ -70,11 +58,8 @@ ${eventSection(rounds)}
     ([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`,
   )}</dl></section>
 <footer>Made by Phoenix from config.json and log.jsonl of this run.</footer>
-</main>
-</body>
-</html>
 `;
-  return page.markup;
+  return htmlDocument(what, main);
 }
 
 function clientIds(report: Report): string[] {

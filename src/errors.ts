@@ -16,6 +16,8 @@ export type PhoenixErrorCode =
   | 'ERR_PHOENIX_RUN' // a run folder in use, existing, damaged or of another configuration
   | 'ERR_PHOENIX_MESSAGE' // a message or update from elsewhere that does not decode
   | 'ERR_PHOENIX_ROUND' // a round that no client finished
+  | 'ERR_PHOENIX_NETWORK' // a server that cannot be reached, or that refuses for good
+  | 'ERR_PHOENIX_REFUSED' // credentials that are not valid (any more), or what a site does not allow
   | 'ERR_PHOENIX_IO' // the disk is full or a file cannot be read or written
   | 'ERR_PHOENIX_INTERNAL'; // a bug in Phoenix
 

@@ -8,11 +8,13 @@
 export type { DataEvents, MessageEvent, RunEvents, RunResult, StartEvent, StepEvent } from './commands/events.ts';
 export { federate } from './commands/federate.ts';
 export { type Finetuned, type FinetuneEvents, finetune } from './commands/finetune.ts';
+export { type Finishing, finish } from './commands/finish.ts';
 export { type Inspection, inspect } from './commands/inspect.ts';
 export type {
   ExperimentOptions,
   FederateOptions,
   FinetuneOptions,
+  FinishOptions,
   InspectOptions,
   SampleOptions,
   TrainOptions,
@@ -96,7 +98,7 @@ export {
   openSource,
   type ReadProgress,
 } from './ddpm/data/index.ts';
-export { type Hyper, type Length, type Position, plainHyper } from './ddpm/fit.ts';
+export { type Fall, type Hyper, type Length, type Position, plainHyper } from './ddpm/fit.ts';
 export { type FeatureSource, featureSource, pixels8, sourceOf } from './ddpm/metrics/sources.ts';
 export { type ClassifierConfig, classifierModel } from './ddpm/model/classifier.ts';
 export { type Preset, type PresetName, presets } from './ddpm/model/presets.ts';

@@ -5,6 +5,7 @@ import {
   type ExperimentOptions,
   type FederateOptions,
   type FinetuneOptions,
+  type FinishOptions,
   type InspectOptions,
   mergeOptions,
   type RawOptions,
@@ -17,7 +18,7 @@ import { runDoctor, runInspect, runReport } from './inspect.ts';
 import { runFinetune, runSample } from './model.ts';
 import type { Own } from './options.ts';
 import type { Terminal } from './terminal.ts';
-import { runFederate, runTrain } from './training.ts';
+import { runFederate, runFinish, runTrain } from './training.ts';
 
 export type CommandLine = Own & {
   name: string;
@@ -71,6 +72,16 @@ export const commandLines: readonly CommandLine[] = [
       ],
     ],
     run: (options, terminal) => runTrain(options as TrainOptions, terminal),
+  },
+  {
+    name: 'finish',
+    description: 'Tells a federate or train run to finish: its learning rate falls, and it ends.',
+    table: 'finish',
+    examples: [
+      ['a run without a known end, begun elsewhere with --rounds open', 'phoenix finish runs/photos'],
+      ['with a fall over ten rounds', 'phoenix finish runs/photos --over 10'],
+    ],
+    run: (options, terminal) => runFinish(options as FinishOptions, terminal),
   },
   {
     name: 'finetune',

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * The command line: phoenix demo | federate | train | finetune | sample | experiment | inspect | report | doctor.
+ * The command line: phoenix demo | federate | train | finish | finetune | sample | experiment | inspect | report | doctor.
  *
  * Results go to stdout, progress and messages to stderr. With --json stdout holds JSON only: demo, federate and train write a line
  * {"event":"start", …}, a line {"event":"round", …} per round and {"event":"done", …} at the end; experiment writes {"event":"plan", …},

@@ -1,7 +1,8 @@
-/** phoenix demo, federate and train. */
+/** phoenix demo, federate, train and finish. */
 import type { RunEvents, RunResult, StepEvent } from '../commands/events.ts';
 import { federate } from '../commands/federate.ts';
-import type { FederateOptions, TrainOptions } from '../commands/options/index.ts';
+import { finish } from '../commands/finish.ts';
+import type { FederateOptions, FinishOptions, TrainOptions } from '../commands/options/index.ts';
 import { train } from '../commands/train.ts';
 import type { RoundRecord } from '../fl/protocol.ts';
 import { describeDecision } from '../fl/strategies/filter.ts';
@@ -16,10 +17,19 @@ export function runTrain(options: TrainOptions, terminal: Terminal): Promise<voi
   return runTraining('train', (events) => train(options, events), terminal);
 }
 
+export async function runFinish(options: FinishOptions, { json, text }: Terminal): Promise<void> {
+  const { dir, round, over } = await finish(options);
+  json({ event: 'done', dir, round, over });
+  text(
+    `${dir} was told to finish: after its next commit its learning rate falls over ${over} round${over === 1 ? '' : 's'}, then it ends. ` +
+      `${round} are done now. If nothing trains it at present, resume it.`,
+  );
+}
+
 async function runTraining(name: string, work: (events: RunEvents) => Promise<RunResult>, terminal: Terminal): Promise<void> {
   const { progress, signal, json } = terminal;
   let dir: string | undefined;
-  let rounds = 0;
+  let rounds: number | undefined;
   const events: RunEvents = {
     signal,
     onStart(event) {
@@ -33,7 +43,14 @@ async function runTraining(name: string, work: (events: RunEvents) => Promise<Ru
     },
     onStep(event) {
       const { images, imagesPlanned, loss, imagesPerSecond } = event;
-      progress.update({ done: images, total: imagesPlanned, label: where(event), loss, imagesPerSecond });
+      progress.update({
+        done: images,
+        total: imagesPlanned,
+        label: where(event),
+        stage: event.rounds === undefined ? `round ${event.round}` : undefined,
+        loss,
+        imagesPerSecond,
+      });
     },
     onRound(record) {
       json({ event: 'round', ...record });
@@ -65,12 +82,14 @@ function showResult({ records, ...paths }: RunResult, { json, text }: Terminal):
   text(`report   ${paths.report}`);
 }
 
+const roundOf = (round: number, rounds: number | undefined) => (rounds === undefined ? `round ${round}` : `round ${round}/${rounds}`);
+
 function where({ round, rounds, client }: StepEvent): string {
-  return client ? `round ${round}/${rounds}, client ${client.number}/${client.of}` : `round ${round}/${rounds}`;
+  return client ? `${roundOf(round, rounds)}, client ${client.number}/${client.of}` : roundOf(round, rounds);
 }
 
-function summarize({ round, loss, evalLoss, seconds, failures, notes, decisions = [] }: RoundRecord, rounds: number): string {
-  const parts = [`round ${round}/${rounds}`];
+function summarize({ round, loss, evalLoss, seconds, failures, notes, decisions = [] }: RoundRecord, rounds: number | undefined): string {
+  const parts = [roundOf(round, rounds)];
   if (loss !== null) parts.push(`loss ${loss.toPrecision(3)}`);
   if (evalLoss !== null) parts.push(`held out ${evalLoss.toPrecision(3)}`);
   parts.push(formatDuration(seconds));

@@ -7,9 +7,12 @@ export type StartEvent = {
   kind: 'federate' | 'train';
   /** The run folder. */
   dir: string;
-  /** Rounds done before, more than 0 only for a resumed run, and in all. A round of `train` is the training between two checkpoints. */
+  /**
+   * Rounds done before, more than 0 only for a resumed run, and in all; these are about right for a run of so many images, and absent for an
+   * open one. A round of `train` is the training between two checkpoints.
+   */
   round: number;
-  rounds: number;
+  rounds?: number;
   parameterCount: number;
   backend: string;
   /** The GPU, or why none is used. */
@@ -19,15 +22,15 @@ export type StartEvent = {
 
 /** After each native call of training, about 50 ms. */
 export type StepEvent = {
-  /** The round that is running, from 1, and rounds in all. */
+  /** The round that is running, from 1, and rounds in all; absent for an open run. */
   round: number;
-  rounds: number;
+  rounds?: number;
   /** The client that is training, its 1-based position in this round, and the number of clients in the round. Absent for `train`. */
   client?: { id: string; number: number; of: number };
   /** Mean loss of the call's steps. */
   loss: number;
   imagesPerSecond: number;
-  /** Images trained on since the run began, and expected in all. */
+  /** Images trained on since the run began, and expected in all; of an open run by the end of this round. */
   images: number;
   imagesPlanned: number;
 };

@@ -11,6 +11,7 @@ import { createSession } from '../ddpm/session.ts';
 import { freshFolder } from '../files.ts';
 import { initialState, runFederation } from '../fl/federation.ts';
 import type { RoundRecord } from '../fl/protocol.ts';
+import type { RoundIo } from '../fl/round.ts';
 import type { ServerStep } from '../fl/server/server-step.ts';
 import { createClient } from '../fl/site/client.ts';
 import { type ParameterSplit, parsePersonal, splitParameters } from '../fl/site/personal.ts';
@@ -24,6 +25,7 @@ import { streamKey } from '../rng.ts';
 import type { Run } from '../run/commit.ts';
 import { checkRunFolder, startRun } from '../run/start.ts';
 import { writeVectors } from '../run/vector-file.ts';
+import { type Course, endingOf, endingSchema, follow, lengthRule, roundsPlanned } from './course.ts';
 import { dataMetadata, requireApart } from './data.ts';
 import { type Deal, dealImages, explainShared, type Share } from './deal.ts';
 import type { RunEvents, RunResult } from './events.ts';
@@ -36,7 +38,8 @@ import { probingOf, serverStepOf, sharingOf, strategyOf } from './wiring.ts';
 const FOLDER = 'runs/federate';
 
 /** The plain part of the state, in state.json. */
-const plainState = federationState.extend({ warmupSteps: z.int().min(0) });
+const count = z.int().min(0);
+const plainState = federationState.extend({ warmupSteps: count, lastImages: count.default(0), ending: endingSchema.optional() });
 type PlainState = z.infer<typeof plainState>;
 
 /** Everything that a federation has before its first round. */
@@ -47,6 +50,7 @@ type Federation = {
   /** What a client trains in a round, and how many steps that is for the mean client. */
   length: Length;
   stepsPerRound: number;
+  course: Course;
   strategy: Strategy;
   serverStep: ServerStep;
   session: Session;
@@ -71,7 +75,7 @@ export function federate(options: FederateOptions, events: RunEvents = {}): Prom
 async function runFederated(options: FederateOptions, events: RunEvents): Promise<RunResult> {
   const { onStart, onMessage, signal, fault } = events;
   const settings = parseOptions('federate', options);
-  const { rounds, resume, keep, stealLock, device, threads } = settings;
+  const { resume, keep, stealLock, device, threads } = settings;
   const strategy = strategyOf(settings);
   const serverStep = serverStepOf(settings);
   const idle = idleOptions(options, settings, strategy.needs);
@@ -87,6 +91,7 @@ async function runFederated(options: FederateOptions, events: RunEvents): Promis
   const deal = dealImages(settings, prepared.dataset);
   const length: Length = settings.localImages === undefined ? { epochs: settings.epochs ?? 1 } : { localImages: settings.localImages };
   const stepsPerRound = meanSteps(deal, prepared.hyper.batch, length);
+  const course = courseOf(settings);
   signal?.throwIfAborted();
 
   using session = createSession({ model: unetModel(unet), noise, device, threads });
@@ -94,7 +99,7 @@ async function runFederated(options: FederateOptions, events: RunEvents): Promis
   const split = personal && splitParameters(session.parameters, personal);
   using images = await createImages(prepared.dataset, session, deal.shared.each);
   const features = typeof settings.features === 'string' ? await featureSource(settings.features) : settings.features;
-  const made = { settings, prepared, deal, length, stepsPerRound };
+  const made = { settings, prepared, deal, length, stepsPerRound, course };
   const world: Federation = { ...made, strategy, serverStep, session, images, features, personal, split };
   const state = await initialState({ session, seed: settings.seed, strategy, serverStep });
   try {
@@ -103,7 +108,8 @@ async function runFederated(options: FederateOptions, events: RunEvents): Promis
     const initial = {
       globalStep: 0,
       images: 0,
-      warmupSteps: warmupSteps(Math.round(rounds * stepsPerRound), prepared.warmup),
+      lastImages: 0,
+      warmupSteps: warmupSteps(Math.round(plannedRounds(made) * stepsPerRound), prepared.warmup),
       strategy: state.strategy,
       profiles: state.profiles,
       work: state.work,
@@ -113,6 +119,7 @@ async function runFederated(options: FederateOptions, events: RunEvents): Promis
       keep,
       initial,
       mayChange: mayChange('federate'),
+      length: lengthRule(course),
       lock: { steal: stealLock },
       fault,
     });
@@ -122,6 +129,7 @@ async function runFederated(options: FederateOptions, events: RunEvents): Promis
     await restore(run, { params: begun.params, ema: begun.ema, moments: begun.serverMoments, table: session.parameters });
     const { parameterCount, info } = session;
     const why = chooseBackend(device).why;
+    const rounds = roundsPlanned(course, { ...standingOf(made, begun), ending: endingOf(run, plain.ending) });
     const start = { dir, round: run.round, rounds, parameterCount, backend: info.backend, device: why, threads: session.threads };
     await onStart?.({ kind: 'federate', ...start });
 
@@ -131,6 +139,32 @@ async function runFederated(options: FederateOptions, events: RunEvents): Promis
   } finally {
     for (const vector of [state.params, state.ema, ...state.serverMoments]) vector.dispose();
   }
+}
+
+/** Rounds of an open run that its warm-up is measured by. */
+const OPEN_ROUNDS = 100;
+
+function courseOf({ rounds, images, lrFall }: Settings<'federate'>): Course {
+  if (images !== undefined) return { unit: 'images', total: images, fall: lrFall };
+  return { unit: 'rounds', total: rounds === 'open' ? undefined : rounds, fall: lrFall };
+}
+
+/** What the length of a federation is made of. */
+type Planned = Pick<Federation, 'settings' | 'prepared' | 'deal' | 'stepsPerRound' | 'course'>;
+
+/** Clients that a round selects. */
+const selectedOf = ({ settings, deal }: Planned) => Math.max(1, Math.round(settings.fraction * deal.shares.length));
+
+/** Where the federation stands; its next round is expected to be like the options say, times the local work that they have come to. */
+function standingOf(planned: Planned, { round, images, work }: FederationState) {
+  const { prepared, stepsPerRound } = planned;
+  return { round, images, roundImages: Math.round(work * selectedOf(planned) * stepsPerRound * prepared.hyper.batch) };
+}
+
+function plannedRounds(planned: Planned): number {
+  const { settings, prepared, stepsPerRound, course } = planned;
+  const roundImages = Math.round(selectedOf(planned) * stepsPerRound * prepared.hyper.batch);
+  return roundsPlanned(course, { round: 0, images: 0, roundImages }) ?? (settings.rounds === 'open' ? OPEN_ROUNDS : settings.rounds);
 }
 
 /** Steps of the mean client in a round. */
@@ -175,47 +209,76 @@ async function runRounds(
   plain: PlainState,
   events: RunEvents,
 ): Promise<RoundRecord[]> {
-  const { settings, prepared, deal, length, strategy, serverStep, session, features, personal } = world;
-  const { seed, rounds, fraction, optimizer, compress, localWork, normBound } = settings;
+  const { prepared, course, session } = world;
   const { hyper } = prepared;
   const { onStep, onRound, onMessage, signal } = events;
-  const progress = progressOf(world, run.round, plain.images);
-  const reference = begun.bins ? undefined : deal.shared.images;
   const records: RoundRecord[] = [];
   const transport = memoryTransport(clientsOf(world, run), { carriesVectors: session.info.backend === 'cuda' });
+  const options = await federationOptions(world, run, begun, plain, { transport, signal });
+  let state = begun;
+  let { lastImages } = plain;
   try {
-    await runFederation(begun, {
-      transport,
-      strategy,
-      // The EMA is the server's, over rounds: clients keep none.
-      fit: { hyper: { ...hyper, warmupSteps: plain.warmupSteps, emaDecay: 0 }, length, optimizer, compress: compress.updates, personal },
-      taskCodec: compress.tasks === 'bf16' ? 'bf16' : 'float32',
-      parameters: session.parameters,
-      sharing: await sharingOf(settings, prepared, session, deal.shared),
-      probing: strategy.needs && (await probingOf(settings, prepared, features, reference, signal)),
-      localWork: localWork.target === undefined ? undefined : { ...localWork, target: localWork.target },
-      rounds,
-      seed,
-      createVector: session.createVector,
-      fraction,
-      serverStep,
-      emaDecay: hyper.emaDecay,
-      normBound,
-      store: run.store,
-      onStep: onStep && ((step) => onStep(progress(step))),
-      onRound: async (after, record) => {
-        await commitRound(world, run, after, plain.warmupSteps, record, signal);
-        records.push(record);
-        const warning = lossWarning(record.loss, hyper);
-        if (warning) onMessage?.({ level: 'warning', text: warning });
-        await onRound?.(record);
+    await follow(run, course, {
+      ending: endingOf(run, plain.ending),
+      standing: () => ({ ...standingOf(world, state), lastImages }),
+      onMessage,
+      async round({ fall }, ending) {
+        const rounds = roundsPlanned(course, { ...standingOf(world, state), ending });
+        const progress = progressOf(world, state, rounds);
+        state = await runFederation(state, {
+          ...options,
+          fit: { ...options.fit, fall },
+          rounds: state.round + 1,
+          onStep: onStep && ((step) => onStep(progress(step))),
+          onRound: async (after, record) => {
+            lastImages = record.images;
+            const committed = { ...after, warmupSteps: plain.warmupSteps, lastImages, ending };
+            await commitRound(world, run, committed, { record, rounds, signal });
+            records.push(record);
+            const warning = lossWarning(record.loss, hyper);
+            if (warning) onMessage?.({ level: 'warning', text: warning });
+            await onRound?.(record);
+          },
+        });
       },
-      signal,
     });
   } finally {
     await transport.close();
   }
   return records;
+}
+
+/** What every round is run with. */
+async function federationOptions(
+  world: Federation,
+  run: Run,
+  begun: FederationState,
+  plain: PlainState,
+  { transport, signal }: Pick<RoundIo, 'transport' | 'signal'>,
+): Promise<RoundIo> {
+  const { settings, prepared, deal, length, strategy, serverStep, session, features, personal } = world;
+  const { seed, fraction, optimizer, compress, localWork, normBound } = settings;
+  const { hyper } = prepared;
+  const reference = begun.bins ? undefined : deal.shared.images;
+  return {
+    transport,
+    strategy,
+    // The EMA is the server's, over rounds: clients keep none.
+    fit: { hyper: { ...hyper, warmupSteps: plain.warmupSteps, emaDecay: 0 }, length, optimizer, compress: compress.updates, personal },
+    taskCodec: compress.tasks === 'bf16' ? 'bf16' : 'float32',
+    parameters: session.parameters,
+    sharing: await sharingOf(settings, prepared, session, deal.shared),
+    probing: strategy.needs && (await probingOf(settings, prepared, features, reference, signal)),
+    localWork: localWork.target === undefined ? undefined : { ...localWork, target: localWork.target },
+    seed,
+    createVector: session.createVector,
+    fraction,
+    serverStep,
+    emaDecay: hyper.emaDecay,
+    normBound,
+    store: run.store,
+    signal,
+  };
 }
 
 /** The clients, all in this process. They share one Session and one copy of the images. */
@@ -244,14 +307,14 @@ function clientsOf({ settings, prepared, deal, session, images, features }: Fede
   );
 }
 
+type Committing = { record: RoundRecord; rounds: number | undefined; signal: AbortSignal | undefined };
+
 /** Writes the files of a round and commits it. */
 async function commitRound(
   { settings, prepared, session, personal, split }: Federation,
   run: Run,
-  after: FederationState,
-  warmup: number,
-  record: RoundRecord,
-  signal: AbortSignal | undefined,
+  after: FederationState & PlainState,
+  { record, rounds, signal }: Committing,
 ): Promise<void> {
   const { unet, noise, classNames } = prepared;
   const { round, params, ema, serverMoments, ...plainly } = after;
@@ -267,36 +330,35 @@ async function commitRound(
   await run.stage('checkpoint', (path) => saveCheckpoint(path, { params, ema, table, unet, noise, classNames, metadata }));
   if (serverMoments.length > 0) await run.stage('moments', (path) => writeVectors(path, serverMoments));
   // The server's own personal layers are untrained: a grid would show nothing.
-  if (!split && gridDue(round, settings.rounds, settings.samples.every))
+  if (!split && gridDue(round, rounds, settings.samples.every))
     await run.stage('samples', (path) => drawGrid(path, settings, prepared, session, ema, signal));
-  await run.commit({ ...plainly, warmupSteps: warmup }, record);
+  const { ending, ...always } = plainly;
+  await run.commit({ ...always, ...(ending && { ending }) }, record);
 }
 
-/** Turns the steps of one client after the other into the progress of the run. */
-function progressOf({ settings, prepared, deal, stepsPerRound }: Federation, roundsDone: number, imagesDone: number) {
-  const { rounds, fraction } = settings;
-  const { batch } = prepared.hyper;
-  const selected = Math.max(1, Math.round(fraction * deal.shares.length));
-  const planned = imagesDone + Math.round((rounds - roundsDone) * selected * stepsPerRound * batch);
-  let images = imagesDone;
-  let last = { client: '', round: 0, step: 0 };
+/** Turns the steps of one client after the other in a round into the progress of the run. */
+function progressOf(world: Federation, begun: FederationState, rounds: number | undefined) {
+  const { batch } = world.prepared.hyper;
+  const { round: done, images: before, roundImages } = standingOf(world, begun);
+  const imagesPlanned = world.course.unit === 'images' ? world.course.total! : before + ((rounds ?? done + 1) - done) * roundImages;
+  let images = before;
+  let last = { client: '', step: 0 };
   let number = 0;
   return ({ client, round, step, loss, imagesPerSecond }: ClientStep) => {
-    if (round !== last.round) number = 0;
-    if (round !== last.round || client !== last.client) {
+    if (client !== last.client) {
       number++;
-      last = { client, round, step: 0 };
+      last = { client, step: 0 };
     }
     images += (step - last.step) * batch;
     last.step = step;
     return {
       round,
       rounds,
-      client: { id: client, number, of: selected },
+      client: { id: client, number, of: selectedOf(world) },
       loss,
       imagesPerSecond,
       images,
-      imagesPlanned: Math.max(images, planned),
+      imagesPlanned: Math.max(images, imagesPlanned),
     };
   };
 }

@@ -50,7 +50,7 @@ const SITE = 'site';
 /**
  * Trains the personal layers of a model on nine tenths of a dataset, from where every client of the federation began, around the averaged
  * (EMA) rest, and writes the whole as a checkpoint. A model without personal layers is trained as a whole. The optimizer is Adam with
- * gradients clipped at norm 1.
+ * gradients clipped at norm 1, its learning rate falls at the end.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for options, ERR_PHOENIX_CONFIG for images that do not fit the model, ERR_PHOENIX_DATA, also
  * for images of classes that the model does not have by name, ERR_PHOENIX_CHECKPOINT, ERR_PHOENIX_IO; an abort rejects with `signal.reason`
  */
@@ -107,7 +107,8 @@ async function runFinetune(options: FinetuneOptions, events: FinetuneEvents): Pr
     key: streamKey(seed, 'eval', SITE),
   });
   const evalLoss = await held.loss(signal);
-  const training = { hyper: { ...plainHyper, batch, lr }, length: { epochs }, position: atStart };
+  const fall = settings.lrFall > 0 ? { share: settings.lrFall, from: 0, to: 1 } : undefined;
+  const training = { hyper: { ...plainHyper, batch, lr }, length: { epochs }, position: atStart, fall };
   await session.adamM.fill(0);
   await session.adamV.fill(0);
   const key = streamKey(seed, 'finetune', SITE);

@@ -123,9 +123,12 @@ export function lossWarning(loss: number | null | undefined, { lr, minSnrGamma }
   return `The loss is ${loss.toPrecision(2)}, where predicting nothing at all gives about 1: the training diverges. Take a smaller learning rate than ${lr} (--lr).`;
 }
 
-/** Whether a sample grid is drawn after this round: every `every` rounds and after the last; by default about five times over the run. */
-export function gridDue(round: number, rounds: number, every: number | undefined): boolean {
-  const period = every ?? Math.ceil(rounds / 5);
+/**
+ * Whether a sample grid is drawn after this round: every `every` rounds and after the last; by default about five times over the run, and
+ * every ten rounds of an open one (`rounds` undefined).
+ */
+export function gridDue(round: number, rounds: number | undefined, every: number | undefined): boolean {
+  const period = every ?? (rounds === undefined ? 10 : Math.ceil(rounds / 5));
   return period > 0 && (round % period === 0 || round === rounds);
 }
 

@@ -18,6 +18,7 @@ import { streamKey } from '../rng.ts';
 import type { Run } from '../run/commit.ts';
 import { checkRunFolder, startRun } from '../run/start.ts';
 import { writeVectors } from '../run/vector-file.ts';
+import { type Course, type Ending, endingOf, endingSchema, follow, lengthOf, lengthRule, type Part } from './course.ts';
 import { dataMetadata, requireApart } from './data.ts';
 import type { RunEvents, RunResult } from './events.ts';
 import { parseOptions, type Settings, type TrainOptions } from './options/index.ts';
@@ -30,17 +31,21 @@ const FOLDER = 'runs/train';
 /** The one client there is, in names of streams and in config.json. */
 const CENTRAL = 'central';
 
-const plainState = z.object({ globalStep: z.int().min(0), images: z.int().min(0), warmupSteps: z.int().min(0) });
+const count = z.int().min(0);
+const plainState = z.object({ globalStep: count, images: count, warmupSteps: count, ending: endingSchema.optional() });
 type PlainState = z.infer<typeof plainState>;
 
-/** What is trained between two checkpoints, and how many of them there are. */
-type Rounds = { length: Length; stepsPerRound: number; rounds: number };
+/** What is trained between two checkpoints, and how long the run is. */
+type Plan = { length: Length; stepsPerRound: number; roundImages: number; course: Course };
+
+/** Passes of an open run that its warm-up is measured by. */
+const OPEN_PASSES = 100;
 
 /** Everything that a training has before its first step. */
 type Training = {
   settings: Settings<'train'>;
   prepared: Prepared;
-  plan: Rounds;
+  plan: Plan;
   session: Session;
   images: Images;
   /** Positions of the images to train on, and of those to judge by. */
@@ -71,8 +76,8 @@ async function runTrain(options: TrainOptions, events: RunEvents): Promise<RunRe
   const { dataset, unet, noise } = prepared;
   const everyImage = everyPosition(dataset.count);
   const { train: indices, heldOut } = holdOut(everyImage, seed, CENTRAL);
-  const plan = roundsOf(settings, indices.length, prepared.hyper.batch);
-  const { rounds, length, stepsPerRound } = plan;
+  const plan = planOf(settings, indices.length, prepared.hyper.batch);
+  const { length, stepsPerRound, course } = plan;
   signal?.throwIfAborted();
 
   using session = createSession({ model: unetModel(unet), noise, device, threads });
@@ -85,12 +90,13 @@ async function runTrain(options: TrainOptions, events: RunEvents): Promise<RunRe
 
   // The run folder, and where the run in it stands.
   const dir = settings.out ?? (await freshFolder(FOLDER));
-  const initial = { globalStep: 0, images: 0, warmupSteps: warmupSteps(rounds * stepsPerRound, prepared.warmup) };
+  const initial = { globalStep: 0, images: 0, warmupSteps: warmupSteps((course.total ?? OPEN_PASSES) * stepsPerRound, prepared.warmup) };
   await using run = await startRun(dir, config, {
     resume,
     keep,
     initial,
     mayChange: mayChange('train'),
+    length: lengthRule(course),
     lock: { steal: stealLock },
     fault,
   });
@@ -100,6 +106,7 @@ async function runTrain(options: TrainOptions, events: RunEvents): Promise<RunRe
   const { params, ema, adamM, adamV, parameters: table, parameterCount, info } = session;
   await restore(run, { params, ema, moments: [adamM, adamV], table });
   const why = chooseBackend(device).why;
+  const rounds = lengthOf(course, endingOf(run, state.ending)).total;
   const start = { dir, round: run.round, rounds, parameterCount, backend: info.backend, device: why, threads: session.threads };
   await onStart?.({ kind: 'train', ...start });
 
@@ -108,12 +115,14 @@ async function runTrain(options: TrainOptions, events: RunEvents): Promise<RunRe
   return { dir, rounds: run.round, checkpoint: run.file('checkpoint')!, report, samples: run.file('samples'), records };
 }
 
-function roundsOf({ epochs, images, commitImages }: Settings<'train'>, examples: number, batch: number): Rounds {
+function planOf({ epochs, images, commitImages, lrFall }: Settings<'train'>, examples: number, batch: number): Plan {
   const length: Length = commitImages === undefined ? { epochs: 1 } : { localImages: commitImages };
   const stepsPerRound = plannedSteps(examples, batch, length);
-  const rounds =
-    images === undefined && commitImages === undefined ? epochs : Math.ceil((images ?? epochs * examples) / (stepsPerRound * batch));
-  return { length, stepsPerRound, rounds };
+  const roundImages = stepsPerRound * batch;
+  const asked = images ?? (epochs === 'open' ? undefined : epochs * examples);
+  const passes = images === undefined && commitImages === undefined && epochs !== 'open' ? epochs : undefined;
+  const total = passes ?? (asked === undefined ? undefined : Math.ceil(asked / roundImages));
+  return { length, stepsPerRound, roundImages, course: { unit: 'rounds', total, fall: lrFall } };
 }
 
 /** Trains the rounds that are missing, and commits each. */
@@ -121,18 +130,21 @@ async function trainRounds(training: Training, run: Run, begun: PlainState, even
   const { settings, prepared, plan, session, images, indices, heldOut } = training;
   const { onStep, onRound, onMessage, signal } = events;
   const { hyper, classes } = prepared;
-  const { rounds, length } = plan;
-  const imagesPlanned = rounds * plan.stepsPerRound * hyper.batch;
+  const { course, length, roundImages } = plan;
   const evalKey = streamKey(settings.seed, 'eval', CENTRAL);
   const held = evaluation({ session, images, heldOut, most: MAX_EVAL_IMAGES, classes, batch: hyper.batch, key: evalKey });
-  const evaluate = async () => (await held.loss(signal)) ?? null;
   const records: RoundRecord[] = [];
   let state = begun;
-  let evalLoss = run.round < rounds ? await evaluate() : null;
-  while (run.round < rounds) {
+  let evalLoss: number | null | undefined;
+  const evaluate = async () => (await held.loss(signal)) ?? null;
+
+  async function trainRound({ fall }: Part, ending: Ending | undefined): Promise<void> {
     const round = run.round + 1;
-    const started = performance.now();
+    const rounds = lengthOf(course, ending).total;
     const before = state;
+    evalLoss ??= await evaluate();
+    const started = performance.now();
+    const imagesPlanned = (rounds ?? round) * roundImages;
     const trained = await trainLocal({
       session,
       images,
@@ -141,6 +153,7 @@ async function trainRounds(training: Training, run: Run, begun: PlainState, even
       hyper: { ...hyper, warmupSteps: before.warmupSteps },
       length,
       position: { globalStep: before.globalStep, adamStep: before.globalStep, firstStep: 0 },
+      fall,
       key: streamKey(settings.seed, 'train', CENTRAL, round),
       onStep:
         onStep &&
@@ -151,14 +164,22 @@ async function trainRounds(training: Training, run: Run, begun: PlainState, even
     const evalLossLocal = await evaluate();
     const seconds = (performance.now() - started) / 1000;
     const record = centralRecord(round, trained, { evalLoss, evalLossLocal, seconds });
-    state = { ...before, globalStep: before.globalStep + trained.steps, images: before.images + trained.images };
-    await commitRound(training, run, state, record, signal);
+    const { globalStep, images: drawn, warmupSteps } = before;
+    state = { globalStep: globalStep + trained.steps, images: drawn + trained.images, warmupSteps, ...(ending && { ending }) };
+    await commitRound(training, run, state, { record, rounds, signal });
     records.push(record);
     const warning = lossWarning(record.loss, hyper);
     if (warning) onMessage?.({ level: 'warning', text: warning });
     await onRound?.(record);
     evalLoss = evalLossLocal;
   }
+
+  await follow(run, course, {
+    ending: endingOf(run, begun.ending),
+    standing: () => ({ round: run.round, images: state.images, lastImages: roundImages, roundImages }),
+    round: trainRound,
+    onMessage,
+  });
   return records;
 }
 
@@ -173,11 +194,10 @@ function centralRecord(
 
 /** Writes the files of a round and commits it. */
 async function commitRound(
-  { settings, prepared, plan, session }: Training,
+  { settings, prepared, session }: Training,
   run: Run,
   state: PlainState,
-  record: RoundRecord,
-  signal: AbortSignal | undefined,
+  { record, rounds, signal }: { record: RoundRecord; rounds: number | undefined; signal: AbortSignal | undefined },
 ): Promise<void> {
   const { unet, noise, classNames, hyper } = prepared;
   const { params, adamM, adamV, parameters: table } = session;
@@ -191,7 +211,7 @@ async function commitRound(
   };
   await run.stage('checkpoint', (path) => saveCheckpoint(path, { params, ema, table, unet, noise, classNames, metadata }));
   await run.stage('moments', (path) => writeVectors(path, [adamM, adamV]));
-  if (gridDue(record.round, plan.rounds, settings.samples.every))
+  if (gridDue(record.round, rounds, settings.samples.every))
     await run.stage('samples', (path) => drawGrid(path, settings, prepared, session, ema ?? params, signal));
   await run.commit(state, record);
 }

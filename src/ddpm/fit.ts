@@ -14,7 +14,7 @@ const decay = z.number().min(0).lt(1);
 export const hyperSchema = z.strictObject({
   /** Images per step; may be more than there are images. */
   batch: positive.max(65_536),
-  /** Learning rate after warm-up. */
+  /** Learning rate after warm-up and before its fall. */
   lr: notNegative.max(10),
   /** Steps of linear warm-up, counted from `globalStep` 0: step n uses lr·min(1, (n+1)/warmupSteps). 0 = none. */
   warmupSteps: count,
@@ -62,6 +62,23 @@ export const lengthSchema = z.union(
   'set exactly one of epochs and localImages, an integer of at least 1',
 );
 export type Length = z.infer<typeof lengthSchema>;
+
+const share = z.number().min(0).max(1);
+
+/**
+ * How the learning rate of a run ends: over the last `share` of the run it falls from lr to 0 by half a cosine (Loshchilov & Hutter 2017,
+ * without restarts). A training is the part of the run from `from` to `to`, as shares of the run's length.
+ */
+export const fallSchema = z
+  .strictObject({ share: share.gt(0), from: share, to: share })
+  .refine(({ from, to }) => from <= to, 'from must not be above to');
+export type Fall = z.infer<typeof fallSchema>;
+
+/** The learning rate at a place in a run, 0..1, as a multiple of lr: 1 until the fall begins, then ½·(1 + cos πx), x its share that is over. */
+export function rateAt(progress: number, share: number): number {
+  const over = (progress - (1 - share)) / share;
+  return over <= 0 ? 1 : (1 + Math.cos(Math.PI * Math.min(1, over))) / 2;
+}
 
 /** Where on the way a training begins. */
 export type Position = {

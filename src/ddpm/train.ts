@@ -8,10 +8,12 @@ import type { Vector } from '../bindings/vector.ts';
 import { withCallbacks } from '../callbacks.ts';
 import { PhoenixError } from '../errors.ts';
 import { rng } from '../rng.ts';
-import { checkHyper, type Hyper, type Length, type Position, plannedSteps } from './fit.ts';
+import { checkHyper, type Fall, fallSchema, type Hyper, type Length, type Position, plannedSteps, rateAt } from './fit.ts';
 
 /** How long one native call should last, in milliseconds: progress and aborts come about this often. */
 const CALL_MS = 50;
+/** A falling rate goes down in so many equal stairs over a training, or in one a step where there are fewer steps. */
+const STAIRS = 64;
 
 /** Where a loop stands after a native call. */
 export type StepProgress = {
@@ -35,6 +37,8 @@ export type TrainLocalOptions = {
   hyper: Hyper;
   length: Length;
   position: Position;
+  /** How the learning rate falls. @default it does not */
+  fall?: Fall;
   /** The stream of everything random: order of the images, flips, t, noise, dropout. */
   key: bigint;
   /** What FedProx pulls towards; needed if `hyper.mu` > 0. */
@@ -60,7 +64,7 @@ export type Trained = {
  * Trains `session.params` in place. An epoch is ceil(n/B) full batches that wrap around a permutation of the images, a fresh one each
  * epoch; with `localImages` the batches run on over one permutation after the other. Steps are grouped into native calls of about 50 ms;
  * the result does not depend on the grouping.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for hyper-parameters, a length, indices or an anchor out of range, and what `session.train`
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for hyper-parameters, a length, a fall, indices or an anchor out of range, and what `session.train`
  * throws, ERR_PHOENIX_NOT_FINITE among it; an abort rejects with `signal.reason`. `session.params` is then somewhere on the way.
  */
 export function trainLocal(options: TrainLocalOptions): Promise<Trained> {
@@ -68,7 +72,7 @@ export function trainLocal(options: TrainLocalOptions): Promise<Trained> {
 }
 
 async function train(options: TrainLocalOptions): Promise<Trained> {
-  const { session, images, indices, classes, hyper, length, position, key, anchor, onStep, signal } = options;
+  const { session, images, indices, classes, hyper, length, position, fall, key, anchor, onStep, signal } = options;
   checkHyper(hyper);
   const { batch } = hyper;
   const steps = plannedSteps(indices.length, batch, length);
@@ -82,6 +86,7 @@ async function train(options: TrainLocalOptions): Promise<Trained> {
   if (hyper.mu > 0 && !anchor)
     throw new PhoenixError('ERR_PHOENIX_ARGUMENT', 'A training with mu > 0 needs an anchor: the parameters that it starts from.');
 
+  const { lrAt, stairEnd } = falling(hyper.lr, steps, fall);
   const imageAt = drawingOrder(indices, batch, length, key);
   const pieces: Float64Array[] = [];
   const started = performance.now();
@@ -89,7 +94,7 @@ async function train(options: TrainLocalOptions): Promise<Trained> {
   let stepsPerCall = 1;
   while (done < steps) {
     signal?.throwIfAborted();
-    const count = Math.min(stepsPerCall, steps - done);
+    const count = Math.min(stepsPerCall, stairEnd(done) - done);
     const firstStep = position.firstStep + done;
     const callStarted = performance.now();
     const { losses } = await session.train(
@@ -98,7 +103,7 @@ async function train(options: TrainLocalOptions): Promise<Trained> {
         indices: Int32Array.from({ length: count * batch }, (_, i) => imageAt(firstStep + Math.floor(i / batch), i % batch)),
         classes,
         steps: count,
-        hyper,
+        hyper: { ...hyper, lr: lrAt(done) },
         key,
         firstStep,
         globalStep: position.globalStep + done,
@@ -121,6 +126,28 @@ async function train(options: TrainLocalOptions): Promise<Trained> {
     at += piece.length;
   }
   return { steps, images: steps * batch, loss: mean(losses), losses, adamStep: position.adamStep + steps };
+}
+
+/**
+ * The learning rate of each step, and the first step after it that has another. The rate of a stair is that of its middle.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT
+ */
+function falling(lr: number, steps: number, fall: Fall | undefined) {
+  if (!fall) return { lrAt: () => lr, stairEnd: () => steps };
+  const issue = fallSchema.safeParse(fall).error?.issues[0];
+  if (issue) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `The fall of the learning rate is ${JSON.stringify(fall)}: ${issue.message}.`);
+  const stairs = Math.min(STAIRS, steps);
+  const stairOf = (step: number) => Math.floor((step * stairs) / steps);
+  const rateOf = (stair: number) => rateAt(fall.from + ((stair + 0.5) / stairs) * (fall.to - fall.from), fall.share);
+  return {
+    lrAt: (step: number) => lr * rateOf(stairOf(step)),
+    stairEnd(step: number): number {
+      let stair = stairOf(step);
+      const rate = rateOf(stair);
+      while (stair < stairs && rateOf(stair) === rate) stair++;
+      return Math.ceil((stair * steps) / stairs);
+    },
+  };
 }
 
 /**

@@ -26,7 +26,7 @@ import { streamKey } from '../rng.ts';
 import { isRunFolder, openRun } from '../run/folder.ts';
 import { examineLog } from '../run/log-file.ts';
 import { type Cell, federateOptions, type Grid, isPersonal, type Training, trainOptions, type Work } from './grid.ts';
-import { equalParts, subset } from './images.ts';
+import { equalParts, partsBySize, subset } from './images.ts';
 
 export type Lab = {
   grid: Grid;
@@ -114,15 +114,13 @@ export async function trainTo(
   }
   let standing = await standingOf(lab, training, work);
   while (!standing.ended && standing.images < target && !lab.due()) {
-    const events = pausing(lab, standing.images, { target, total: work.total }, onImages);
+    const events = pausing(lab, standing.images, target, onImages);
     if (training.arm.train === 'central') {
       const options = { ...trainOptions(lab.grid, training.seed, work.total, work.total / lab.grid.rounds), data: lab.dataset };
       await unlessPaused(() => train({ ...options, ...place(lab, dir) }, events));
     } else {
-      const left = Math.ceil((work.total - standing.images) / (work.selected * work.perClient));
-      const rounds = standing.round < work.rounds ? work.rounds : standing.round + left;
-      const options = { ...federateOptions(lab.grid, training.arm, training.partition!, training.seed), data: lab.dataset, rounds };
-      await unlessPaused(() => federate({ ...options, ...place(lab, dir) }, events));
+      const options = { ...federateOptions(lab.grid, training.arm, training.partition!, training.seed), data: lab.dataset };
+      await unlessPaused(() => federate({ ...options, images: work.total, ...place(lab, dir) }, events));
     }
     standing = await standingOf(lab, training, work);
   }
@@ -131,8 +129,8 @@ export async function trainTo(
 
 const place = ({ device, threads, stealLock }: Lab, out: string) => ({ out, resume: true, stealLock, device, threads });
 
-/** Events of a training that is aborted after the commit at which `target` images are reached, it has ended, or time is up. */
-function pausing(lab: Lab, before: number, until: { target: number; total: number }, onImages: (images: number) => void): RunEvents {
+/** Events of a training that is aborted after the commit at which `target` images are reached, or time is up. */
+function pausing(lab: Lab, before: number, target: number, onImages: (images: number) => void): RunEvents {
   const pause = new AbortController();
   let images = before;
   return {
@@ -141,7 +139,7 @@ function pausing(lab: Lab, before: number, until: { target: number; total: numbe
     onRound(record) {
       images += record.images;
       onImages(images);
-      if (images >= until.target || until.total - images < record.images / 2 || lab.due()) pause.abort(new Pause());
+      if (images >= target || lab.due()) pause.abort(new Pause());
     },
   };
 }
@@ -167,7 +165,7 @@ async function trainAlone(lab: Lab, training: Training, work: Work, onImages: (i
       if (lab.due()) return;
       const options = { ...trainOptions(lab.grid, training.seed, work.alone, work.perClient), ...place(lab, dir) };
       const data = subset(lab.dataset, [...own, ...heldOut], id);
-      const events = pausing(lab, had.images, { target: work.alone, total: work.alone }, (images) => onImages(before + images));
+      const events = pausing(lab, had.images, work.alone, (images) => onImages(before + images));
       await unlessPaused(() => train({ ...options, data }, events));
     }
     before += standingAfter(await roundsOf(dir), work.alone).images;
@@ -184,7 +182,7 @@ export type Drawn = {
   trainedOn?: number;
 };
 
-/** Draws `count` images from what a cell's training has learnt: of one model, or in equal parts of every client's. */
+/** Draws `count` images from what a cell's training has learnt: of one model, or of every client's in proportion to its images. */
 export async function draw(lab: Lab, cell: Cell, count: number, onProgress: (done: number) => void): Promise<Drawn> {
   const { arm, seed, training } = cell;
   const dir = folderOf(lab, training);
@@ -196,42 +194,47 @@ export async function draw(lab: Lab, cell: Cell, count: number, onProgress: (don
     return sample({ ...options, device, threads }, events);
   };
   if (arm.fineTune > 0) return fineTuned(lab, cell, count, onProgress);
-  if (arm.train !== 'local') {
-    const { clients, ...images } = await from(dir, count, seed, 0, isPersonal(arm) ? '*' : undefined);
-    return { images, clients };
-  }
-  const parts = equalParts(
-    sharesOf(lab, training).map(({ id }) => id),
-    count,
-  );
+  if (arm.train !== 'local' && !isPersonal(arm)) return { images: await from(dir, count, seed, 0) };
+  const parts = partsOf(sharesOf(lab, training), count);
   const images: ImageSet[] = [];
   let done = 0;
   for (const [i, { id, count: n }] of parts.entries()) {
-    images.push(await from(join(dir, id), n, clientSeed(seed, i), done));
+    const own = clientSeed(seed, i);
+    images.push(arm.train === 'local' ? await from(join(dir, id), n, own, done) : await from(dir, n, own, done, id));
     done += n;
   }
   return { images: joined(images), clients: parts };
 }
 
+/** What each client contributes to samples of the mixture of their models. */
+function partsOf(shares: ReturnType<typeof sharesOf>, count: number) {
+  return partsBySize(
+    shares.map(({ id, train }) => ({ id, size: train.length })),
+    count,
+  );
+}
+
 /** Every client's model draws from noise of its own. */
 const clientSeed = (seed: number, client: number) => 100_000 * (client + 1) + seed;
 
-/** The global model after each client's own epochs on it, Adam from zero: what personal layers are to be compared with. */
+/**
+ * The global model after each client's own epochs on it, Adam from zero, the learning rate and the EMA as in every training: what personal
+ * layers are to be compared with.
+ */
 async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number, onProgress: (done: number) => void): Promise<Drawn> {
   const { dataset, device, threads, signal } = lab;
   const { checkpoint: path } = await openRun(folderOf(lab, training));
   const checkpoint = await readCheckpoint(path!);
   const options = federateOptions(lab.grid, arm, training.partition!, seed);
-  const prepared = await prepare({ ...parseOptions('federate', options), data: dataset });
+  const parsed = parseOptions('federate', options);
+  const prepared = await prepare({ ...parsed, data: dataset });
   const schedule = noise(checkpoint.noise);
   using session = createSession({ model: unetModel(checkpoint.unet), noise: schedule, device, threads });
   using resident = await createImages(dataset, session);
   const { numClasses } = checkpoint.unet;
+  const { lrFall } = parsed;
   const shares = sharesOf(lab, training);
-  const parts = equalParts(
-    shares.map(({ id }) => id),
-    count,
-  );
+  const parts = partsOf(shares, count);
   const images: ImageSet[] = [];
   let done = 0;
   let trainedOn = 0;
@@ -243,9 +246,10 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
       images: resident,
       indices: shares.find((share) => share.id === id)!.train,
       classes: prepared.classes,
-      hyper: { ...prepared.hyper, warmupSteps: 0, emaDecay: 0 },
+      hyper: { ...prepared.hyper, warmupSteps: 0 },
       length: { epochs: arm.fineTune },
       position: atStart,
+      fall: lrFall > 0 ? { share: lrFall, from: 0, to: 1 } : undefined,
       key: streamKey(seed, 'fine-tune', id),
       signal,
     });
@@ -258,6 +262,7 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
       scheduler: lab.grid.score.scheduler,
       steps: lab.grid.score.steps,
       key: streamKey(clientSeed(seed, i), 'samples'),
+      weights: arm.weights === 'ema' && prepared.hyper.emaDecay > 0 ? session.ema : session.params,
       classes: classesInTurn(n, numClasses, emptyClasses(dataset)),
       signal,
     });

@@ -6,7 +6,7 @@
  * lists it under `optional`. What informs (reports, updates, log lines) is tolerant: unknown fields are ignored.
  */
 import { z } from 'zod';
-import { hyperSchema, lengthSchema } from '../ddpm/fit.ts';
+import { fallSchema, hyperSchema, lengthSchema } from '../ddpm/fit.ts';
 import { PhoenixError } from '../errors.ts';
 
 /** Version of this protocol; a message names its sender's. */
@@ -97,6 +97,8 @@ export type Probe = z.infer<typeof probe>;
 export const fit = z.strictObject({
   hyper: hyperSchema,
   length: lengthSchema,
+  /** How the learning rate falls, and which part of the run this round is. @default it does not fall */
+  fall: fallSchema.optional(),
   /** Optimizer steps behind the global model: see FederationState. */
   globalStep: count,
   /** Whether Adam's moments start at zero each round or are kept by the client. */

@@ -26,7 +26,7 @@ import { checkWaiting, gather, inOrder, quorumOf, type Waiting } from './server/
 import { adaptWork, checkLocalWork, coherenceOf, type LocalWork, scaleWork } from './server/local-work.ts';
 import { checkNeeds } from './server/needs.ts';
 import { selectClients } from './server/select.ts';
-import { applyServerStep, checkServerStep, type ServerStep, serverSteps } from './server/server-step.ts';
+import { applyServerStep, checkServerStep, rateOfRound, type ServerStep, serverSteps, startingPoint } from './server/server-step.ts';
 import { learn, type Probing, probeDue, type Sharing, type SupplyOptions, suppliedFit, supply, withoutLost } from './server/supplies.ts';
 import { type ParameterSplit, splitParameters } from './site/personal.ts';
 import type { FederationState } from './state.ts';
@@ -173,10 +173,11 @@ function checked(state: FederationState, options: RoundIo): CheckedIo {
 }
 
 /** What looks at clients in a round, with what it needs to see. */
-function partiesOf({ strategy, localWork }: RoundIo) {
+function partiesOf({ strategy, localWork, serverStep }: CheckedIo) {
   return [
     { name: `Strategy ${strategy.name}`, needs: { ...strategy.needs, ...(strategy.combine && { singleUpdates: true }) } },
     ...(localWork ? [{ name: 'Local work by drift', needs: { norms: true } }] : []),
+    ...(serverStep.lr === 'fedexp' ? [{ name: 'FedExP', needs: { norms: true } }] : []),
   ];
 }
 
@@ -192,10 +193,12 @@ type Training = { cohort: ClientId[]; fitOf(client: Hello): Fit; split: Paramete
 
 /** Sends the model to the cohort, encoded once; reports come back in the order of selection, whichever came first. */
 async function train(
-  { params: whole, round: done }: FederationState,
+  { params: committed, serverMoments, round: done }: FederationState,
   { cohort, fitOf, split, ask, wait }: Training,
-  { transport, taskCodec = 'float32', createVector }: CheckedIo,
+  { transport, taskCodec = 'float32', serverStep, createVector }: CheckedIo,
 ): Promise<{ reports: Report[]; failures: Failure[] }> {
+  const ahead = await startingPoint(serverStep, committed, serverMoments, createVector);
+  const whole = ahead ?? committed;
   const params = split ? createVector(split.sharedCount) : whole;
   try {
     if (split) await params.gather(whole, split.shared);
@@ -206,6 +209,7 @@ async function train(
     return readReports(replies, failures, done + 1);
   } finally {
     if (split) params.dispose();
+    ahead?.dispose();
   }
 }
 
@@ -279,12 +283,13 @@ async function step(
   const meanNorm = Math.sqrt(await mean.dot(mean));
   const reported = reports.flatMap(({ client, deltaNorm }) => (deltaNorm === undefined ? [] : ([[client, deltaNorm]] as const)));
   const known = shows.singleUpdates ? [...norms] : shows.norms ? reported : [];
-  const parts = known.map(([client, norm]) => share(client) * norm);
+  const updates = known.map(([client, norm]) => ({ weight: share(client), norm }));
+  const parts = updates.map(({ weight, norm }) => weight * norm);
   const steps = Math.max(1, Math.round(reports.reduce((total, { client, steps }) => total + share(client) * steps, 0)));
   const update = split ? createVector(state.params.length) : mean;
   try {
     if (split) await update.scatter(mean, split.shared);
-    await applyServerStep(serverStep, state.params, update, state.serverMoments);
+    await applyServerStep(serverStep, rateOfRound(serverStep, updates, meanNorm), state.params, update, state.serverMoments);
   } finally {
     if (split) update.dispose();
   }

@@ -6,9 +6,11 @@
 
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { z } from 'zod';
 import { checkArguments } from '../arguments.ts';
 import { io, writeWhole } from '../files.ts';
 import { checkOutput, formats } from '../outputs.ts';
+import type { RunConfig } from '../run/config.ts';
 import { openRun } from '../run/folder.ts';
 import { examineLog } from '../run/log-file.ts';
 import { readLog } from './log.ts';
@@ -48,7 +50,6 @@ async function readReport(dir: string): Promise<Report> {
   if (finding.state === 'changed')
     remarks.push('The log is not the one that was committed: figures of rounds may be others than were computed.');
   const { schema: _, kind, options: __, clients: ___, ...facts } = config;
-  const planned = kind === 'federate' ? options.rounds : options.commitImages === undefined ? options.epochs : undefined;
   return {
     kind,
     data: basename(options.data),
@@ -69,7 +70,7 @@ async function readReport(dir: string): Promise<Report> {
     ]
       .flat()
       .map(String),
-    plannedRounds: planned,
+    plannedRounds: plannedRounds(kind, options, run.state),
     classNames: data.classNames,
     histograms: kind === 'federate' ? clients.flatMap(({ id, histogram }) => (histogram ? [{ client: id, counts: histogram }] : [])) : [],
     rounds,
@@ -77,6 +78,16 @@ async function readReport(dir: string): Promise<Report> {
     config: { ...options, ...facts, data: { ...data, name: undefined } },
     remarks,
   };
+}
+
+const endedSchema = z.object({ ending: z.object({ rounds: z.int() }) });
+
+/** Rounds in all; undefined where they follow from images, or the run is open. */
+function plannedRounds(kind: RunConfig['kind'], { rounds, epochs, images, commitImages }: RunConfig['options'], state: unknown) {
+  const told = endedSchema.safeParse(state);
+  if (told.success) return told.data.ending.rounds;
+  const planned = kind === 'federate' ? rounds : commitImages === undefined ? epochs : undefined;
+  return images === undefined && planned !== 'open' ? planned : undefined;
 }
 
 /** The sample grids up to a round: all of them or, of many, evenly chosen ones with the first and the last. What is no PNG is remarked. */

@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { PhoenixError } from '../errors.ts';
 import { draft, draftOf, type Point, remove, sync, syncFolder, writeFresh, writeWhole } from '../files.ts';
 import type { Store } from '../fl/store.ts';
-import { type Committed, type FileKind, fileName, kinds, roundFile, runIo, runIoOptions } from './folder.ts';
+import { type Committed, type FileKind, fileName, HELD, type Held, kinds, roundFile, runIo, runIoOptions } from './folder.ts';
 import type { Lock } from './lock.ts';
 import { appendToLog, cutLog, type Log } from './log-file.ts';
 
@@ -20,6 +20,8 @@ export type Run = AsyncDisposable & {
   readonly state: unknown;
   /** What a person should know about this resume: another build, for one. */
   readonly warnings: readonly string[];
+  /** Paths into the configuration that have another value than before, as 'options.rounds'; none in a new run. */
+  readonly changed: readonly string[];
   /** What belongs to clients. Changes count from the next commit on: a kill before it leaves the committed values. */
   readonly store: Store;
   /** What nobody needs after the next commit: it is gone then. */
@@ -30,6 +32,8 @@ export type Run = AsyncDisposable & {
   stage(kind: FileKind, write: (path: string) => Promise<void>): Promise<void>;
   /** Makes the next round: staged files, store, plain state and one line of the log, all or nothing. */
   commit(state: unknown, record: object): Promise<void>;
+  /** Keeps the last commit with its files until another is held. May be called again for the same commit. */
+  hold(length: Held['length']): Promise<void>;
   /** Releases the folder; what was staged and not committed is removed. */
   close(): Promise<void>;
 };
@@ -52,18 +56,21 @@ export function replaceJson(path: string, value: unknown, point: Point): Promise
   return writeWhole(path, jsonText(value), point, runIoOptions);
 }
 
-/** Removes what the commit does not refer to: of killed rounds, and of old ones. Only files that a run makes. */
-export async function sweep(dir: string, { round, files, store }: Committed, keep: number, point: Point): Promise<void> {
-  const referredTo = new Set(Object.values(store).map((entry) => entry.file));
+export type Sweep = { committed: Committed; held: Held | undefined; keep: number; point: Point };
+
+/** Removes what neither the commit nor the held one refers to: of killed rounds, and of old ones. Only files that a run makes. */
+export async function sweep(dir: string, { committed, held, keep, point }: Sweep): Promise<void> {
+  const { round, files, store } = committed;
+  const referredTo = new Set([store, held?.store ?? {}].flatMap(Object.values).map((entry) => entry.file));
   const unwanted = (await readdir(dir)).filter((name) => {
-    if (['state.json', 'config.json', 'log.jsonl'].includes(draftOf(name) ?? '')) return true;
+    if (['state.json', 'config.json', 'log.jsonl', HELD].includes(draftOf(name) ?? '')) return true;
     const [, kind, of] = roundFile.exec(name) ?? [];
-    if (!kind || files[name]) return false;
+    if (!kind || files[name] || held?.files[name]) return false;
     if (Number(of) >= round || name !== fileName(kind as FileKind, Number(of))) return true;
     return kinds[kind as FileKind].stays === 'last';
   });
   const checkpoints = (await readdir(dir)).filter(
-    (name) => name.startsWith('checkpoint-') && !unwanted.includes(name) && roundFile.test(name),
+    (name) => name.startsWith('checkpoint-') && !unwanted.includes(name) && !held?.files[name] && roundFile.test(name),
   );
   checkpoints.sort((a, b) => Number(roundFile.exec(b)![2]) - Number(roundFile.exec(a)![2]));
   const stored = (await readdir(join(dir, 'store'))).filter((name) => !referredTo.has(name)).map((name) => join('store', name));
@@ -89,6 +96,8 @@ type Pending = {
   point: Point;
   lock: Lock;
   committed: Committed;
+  held: Held | undefined;
+  keep: number;
   log: Log;
   staged: FileKind[];
   /** Changes of the store: key → file, or undefined for a deleted key. */
@@ -222,7 +231,7 @@ async function storeOnDisk(pending: Pending): Promise<Committed['store']> {
 }
 
 /** The one commit point: state.json is renamed into place when all that it refers to is on the disk. */
-async function commit(pending: Pending, state: unknown, record: object, keep: number): Promise<void> {
+async function commit(pending: Pending, state: unknown, record: object): Promise<void> {
   const { dir, point } = pending;
   const path = join(dir, 'state.json');
   let upcoming: Committed;
@@ -250,15 +259,26 @@ async function commit(pending: Pending, state: unknown, record: object, keep: nu
   pending.scratch.clear();
   await point('fsync the folder');
   await syncFolder(dir);
-  await sweep(dir, pending.committed, keep, point);
+  await sweep(dir, pending);
+}
+
+async function hold(pending: Pending, length: Held['length']): Promise<void> {
+  const { dir, point, committed, lock } = pending;
+  await lock.check();
+  const held: Held = { ...committed, length };
+  if (isDeepStrictEqual(held, pending.held)) return;
+  await replaceJson(join(dir, HELD), held, point);
+  pending.held = held;
 }
 
 export type WriterOptions = {
   dir: string;
-  /** The last commit. */
+  /** The last commit, and the held one. */
   committed: Committed;
+  held: Held | undefined;
   log: Log;
   warnings: string[];
+  changed: string[];
   /** Checkpoints that stay. */
   keep: number;
   /** Of the folder; released at the end. */
@@ -267,8 +287,8 @@ export type WriterOptions = {
 };
 
 /** A run that goes on from a commit. */
-export function writer({ dir, committed, log, warnings, keep, lock, point }: WriterOptions): Run {
-  const pending: Pending = { dir, point, lock, committed, log, staged: [], changed: new Map(), scratch: new Map() };
+export function writer({ dir, committed, held, log, warnings, changed, keep, lock, point }: WriterOptions): Run {
+  const pending: Pending = { dir, point, lock, committed, held, keep, log, staged: [], changed: new Map(), scratch: new Map() };
   const close = async () => {
     await drop(pending);
     await lock.release();
@@ -282,6 +302,7 @@ export function writer({ dir, committed, log, warnings, keep, lock, point }: Wri
       return pending.committed.state;
     },
     warnings,
+    changed,
     store: storeOf(pending),
     scratch: scratchOf(pending),
     file(kind) {
@@ -297,7 +318,8 @@ export function writer({ dir, committed, log, warnings, keep, lock, point }: Wri
         await write(path);
       });
     },
-    commit: (state, record) => runIo(dir, () => commit(pending, state, record, keep)),
+    commit: (state, record) => runIo(dir, () => commit(pending, state, record)),
+    hold: (length) => runIo(dir, () => hold(pending, length)),
     close,
     [Symbol.asyncDispose]: close,
   };

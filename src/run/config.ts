@@ -5,6 +5,8 @@ import { z } from 'zod';
 export const CONFIG_SCHEMA = 2;
 
 const count = z.int().min(0);
+/** A number of rounds or passes, or 'open': until the run is told to finish. */
+const openCount = z.union([count, z.literal('open')]).optional();
 const fields = z.record(z.string(), z.unknown());
 
 export const runConfigSchema = z.looseObject({
@@ -18,10 +20,11 @@ export const runConfigSchema = z.looseObject({
     /** Of a federation. */
     partition: z.string().optional(),
     strategy: z.string().optional(),
-    rounds: count.optional(),
+    rounds: openCount,
+    images: count.optional(),
     sharing: z.looseObject({ source: z.string() }).optional(),
     /** Of a training in one place. */
-    epochs: count.optional(),
+    epochs: openCount,
     commitImages: count.optional(),
   }),
   data: z.looseObject({

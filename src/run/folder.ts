@@ -8,6 +8,9 @@
  *   samples-<round>.png            sample grids; all stay
  *   store/<key>.<round>.bin        what belongs to clients
  *   state.json                     the one commit point
+ *   before-fall.json               the commit after which the learning rate began to fall: where a longer run goes on
+ *   ended-<round>.safetensors      the model of an end that a longer run went back from
+ *   finish.json                    the request to finish, while it is not yet followed
  *   lock                           the process that is writing
  *
  * Everything that a round writes goes under names of that round, which nothing refers to yet, and is brought to the disk (fsync); then
@@ -51,6 +54,11 @@ export const stateSchema = z.object({
   state: z.unknown(),
 });
 export type Committed = z.infer<typeof stateSchema>;
+
+/** A commit that is kept when later ones are made, with the length of the run as it was then. */
+const heldSchema = stateSchema.extend({ length: z.object({ unit: z.enum(['rounds', 'images']), total: z.int().min(1) }) });
+export type Held = z.infer<typeof heldSchema>;
+export const HELD = 'before-fall.json';
 
 /** A run folder as it was last committed, to look at. */
 export type RunView = {
@@ -101,6 +109,12 @@ export async function readConfig(dir: string): Promise<RunConfig> {
   if (!(await exists(path)))
     throw new PhoenixError('ERR_PHOENIX_RUN', `${path} is missing, so nobody knows what this run is. Restore it, or begin a new run.`);
   return readJson(path, runConfigSchema, { ...jsonRules, version: CONFIG_SCHEMA });
+}
+
+/** The commit that a run folder holds, if its learning rate has begun to fall. @throws PhoenixError ERR_PHOENIX_RUN for a damaged file */
+export async function heldCommit(dir: string): Promise<Held | undefined> {
+  const path = join(dir, HELD);
+  return (await exists(path)) ? readJson(path, heldSchema, jsonRules) : undefined;
 }
 
 /** Whether a folder holds a run with a commit. */

@@ -1,11 +1,12 @@
 /** The beginning of a run: a new folder, or the last commit of one that is there, checked before anything is changed. */
+import { createReadStream } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { PhoenixError } from '../errors.ts';
-import { draftOf, makeFolder, type Point, readJson, remove, statusOf, syncFolder } from '../files.ts';
+import { draftOf, makeFolder, type Point, readJson, remove, statusOf, syncFolder, writeWhole } from '../files.ts';
 import { checkOutputFolder } from '../outputs.ts';
 import { asJson, digest, type Run, replaceJson, sweep, writer } from './commit.ts';
 import type { RunConfig } from './config.ts';
-import { type Committed, jsonRules, namesIn, readConfig, runIo, stateSchema } from './folder.ts';
+import { type Committed, fileName, HELD, type Held, heldCommit, jsonRules, namesIn, readConfig, runIo, stateSchema } from './folder.ts';
 import { isLockFile, type LockOptions, takeLock } from './lock.ts';
 import { beginLog, openLog } from './log-file.ts';
 
@@ -18,6 +19,8 @@ export type StartOptions = {
   initial: unknown;
   /** Paths into the configuration ('options.rounds') that a resume may give other values. */
   mayChange: readonly string[];
+  /** The options that say how long the run is, and whether it is longer than it was when a commit was held: then it goes on from there. */
+  length?: { options: readonly string[]; isLonger(than: Held['length']): boolean };
   /** How the lock of the folder is taken. */
   lock?: LockOptions;
   fault?: Point;
@@ -44,17 +47,19 @@ export async function startRun(dir: string, config: RunConfig, options: StartOpt
     try {
       const begun = await checkContents(dir, options.resume);
       fresh = !begun;
-      const warnings = begun ? await compareConfig(dir, config, options.mayChange) : [];
-      const found = begun ? await readCommitted(dir, warnings) : undefined;
+      const { warnings, changed } = begun ? await compareConfig(dir, config, options.mayChange) : { warnings: [], changed: [] };
+      const last = begun ? await readCommitted(dir, warnings) : undefined;
+      const { found, held } = last ? await goBack(dir, last, { ...options, changed, warnings, point }) : {};
       if (!found) await replaceJson(join(dir, 'config.json'), config, point);
       const committed = found ?? (await begin(dir, config, options.initial, point));
       const opened = await openLog(dir, { bytes: committed.log, sha256: committed.logSha256 }, point);
       warnings.push(...opened.warnings);
       if (found) await replaceJson(join(dir, 'config.json'), config, point);
+      if (!held) await remove(join(dir, HELD));
       await point('mkdir store');
       await makeFolder(join(dir, 'store'));
-      await sweep(dir, committed, options.keep, point);
-      return writer({ dir, committed, log: opened.log, warnings, keep: options.keep, lock, point });
+      await sweep(dir, { committed, held, keep: options.keep, point });
+      return writer({ dir, committed, held, log: opened.log, warnings, changed, keep: options.keep, lock, point });
     } catch (error) {
       // A run that could not begin leaves the folder empty, so that it can be begun again.
       const left = (fresh && (await namesIn(dir))) || ['state.json'];
@@ -109,8 +114,11 @@ function leaves(value: unknown, path = '', into = new Map<string, string>()): Ma
   return into;
 }
 
-/** @returns warnings. @throws PhoenixError ERR_PHOENIX_RUN naming what differs */
-async function compareConfig(dir: string, config: RunConfig, mayChange: readonly string[]): Promise<string[]> {
+/** What a resume finds changed: paths into the configuration, and warnings. */
+type Compared = { warnings: string[]; changed: string[] };
+
+/** @throws PhoenixError ERR_PHOENIX_RUN naming what differs and may not */
+async function compareConfig(dir: string, config: RunConfig, mayChange: readonly string[]): Promise<Compared> {
   const before = leaves(await readConfig(dir));
   const now = leaves(config);
   const differing = [...new Set([...before.keys(), ...now.keys()])].filter((path) => before.get(path) !== now.get(path));
@@ -131,9 +139,42 @@ async function compareConfig(dir: string, config: RunConfig, mayChange: readonly
     );
   }
   const builds = differing.filter((path) => within(path, ['build']));
-  return builds.length > 0
-    ? [`The run continues on another build, so its results may differ in the last bits: ${builds.map(say).join('; ')}.`]
-    : [];
+  const warnings =
+    builds.length > 0
+      ? [`The run continues on another build, so its results may differ in the last bits: ${builds.map(say).join('; ')}.`]
+      : [];
+  return { warnings, changed: differing };
+}
+
+type GoBack = Compared & Pick<StartOptions, 'length'> & { point: Point };
+
+/**
+ * The commit that the run goes on from: the last one, or for a longer run the held one, which then becomes the last. The model of the last
+ * one stays under another name. A commit that was held for another length is held no more.
+ */
+async function goBack(dir: string, last: Committed, options: GoBack): Promise<{ found: Committed; held?: Held }> {
+  const { length, changed, warnings, point } = options;
+  const held = await heldCommit(dir);
+  if (!held) return { found: last };
+  const isOther = length !== undefined && changed.some((name) => length.options.includes(name));
+  if (held.round >= last.round) return { found: last };
+  if (!isOther) return { found: last, held };
+  if (!length.isLonger(held.length)) return { found: last };
+
+  const files = [...Object.entries(held.files), ...Object.values(held.store).map((entry) => [`store/${entry.file}`, entry] as const)];
+  for (const [name, file] of files) {
+    const wrong = await damageOf(join(dir, name), file);
+    if (wrong !== undefined && !name.startsWith('samples-')) throw damaged(join(dir, name), wrong);
+  }
+  const model = fileName('checkpoint', last.round);
+  const kept = `ended-${last.round}.safetensors`;
+  if (last.files[model]) await writeWhole(join(dir, kept), createReadStream(join(dir, model)), point);
+  const { length: _, ...found } = held;
+  await replaceJson(join(dir, 'state.json'), found, point);
+  warnings.push(
+    `The run is longer now, so it goes back to round ${held.round}, before its learning rate fell. The model of round ${last.round} stays as ${kept}.`,
+  );
+  return { found };
 }
 
 /**

@@ -3,7 +3,7 @@ import { hyperSchema } from '../../ddpm/fit.ts';
 import { presets } from '../../ddpm/model/presets.ts';
 import { dropoutSchema } from '../../ddpm/model/unet.ts';
 import { schedulers } from '../../ddpm/schedulers/index.ts';
-import { choice, dataKind, flag, integer, names, numeric, rangeKind, text, threadsKind } from './kinds.ts';
+import { choice, dataKind, flag, integer, names, number, numeric, rangeKind, text, threadsKind } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
 const asPreset = { default: undefined, defaultText: 'as the preset' } as const;
@@ -93,7 +93,12 @@ const limits = hyperSchema.shape;
 /** Hyper-parameters that are options of every training. Their limits stand in ddpm/fit.ts. */
 export const hyper = {
   batch: option({ kind: numeric(limits.batch), ...asPreset, unit: 'images', where: 'coordinator', help: 'images per step' }),
-  lr: option({ kind: numeric(limits.lr), ...asPreset, where: 'coordinator', help: "Adam's learning rate after warm-up" }),
+  lr: option({
+    kind: numeric(limits.lr),
+    ...asPreset,
+    where: 'coordinator',
+    help: "Adam's learning rate after warm-up and before its fall",
+  }),
   weightDecay: option({ kind: numeric(limits.weightDecay), default: 0, where: 'coordinator', help: 'decoupled weight decay (AdamW)' }),
   clip: option({ kind: numeric(limits.clip), ...asPreset, where: 'coordinator', help: 'largest L2 norm of the gradient; 0 = no clipping' }),
   flip: option({ kind: flag, ...asPreset, where: 'coordinator', help: 'flip images horizontally at random' }),
@@ -110,6 +115,14 @@ export const hyper = {
     help: 'min-SNR loss weighting; 0 = off, 5 = as published',
   }),
 };
+
+/** How the learning rate of a run ends. */
+export const lrFall = option({
+  kind: number(0, 1),
+  default: 0.5,
+  where: 'coordinator',
+  help: 'share of the run, at its end, over which the learning rate falls to 0 by half a cosine; 0 = it does not fall',
+});
 
 /** The sample grids of a run. `every` differs: a federation counts rounds, a training checkpoints. */
 export const samples = {

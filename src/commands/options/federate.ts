@@ -7,7 +7,7 @@ import { personalPresets } from '../../fl/site/personal.ts';
 import { diversityTargets } from '../../fl/strategies/diversity.ts';
 import { filterKinds } from '../../fl/strategies/filter.ts';
 import { compressions } from '../../fl/wire/codec.ts';
-import { data, hyper, machine, model, runFolder, samples, samplesEvery, seed } from './common.ts';
+import { data, hyper, lrFall, machine, model, runFolder, samples, samplesEvery, seed } from './common.ts';
 import {
   above0,
   choice,
@@ -18,6 +18,7 @@ import {
   names,
   number,
   numeric,
+  orWord,
   partitionKind,
   personalKind,
   strategyKind,
@@ -52,12 +53,21 @@ const partition = headed('Clients', {
 
 const rounds = headed('Rounds', {
   rounds: option({
-    kind: integer(1, 1_000_000),
+    kind: orWord(integer(1, 1_000_000), 'open'),
     default: 10,
     unit: 'rounds',
     mayChange: true,
     where: 'coordinator',
-    help: 'rounds in total, also when resumed',
+    help: 'rounds in total, also when resumed; open = until phoenix finish is called',
+  }),
+  images: option({
+    kind: integer(1),
+    default: undefined,
+    defaultText: 'use --rounds',
+    unit: 'images',
+    mayChange: true,
+    where: 'coordinator',
+    help: 'instead of --rounds: images that all clients together train on; the run ends with the round that comes nearest to them',
   }),
   epochs: option({
     kind: integer(1, 1_000_000),
@@ -189,8 +199,18 @@ const serverStep = headed('Server step', {
       where: 'coordinator',
       help: 'how the server applies the mean update',
     }),
-    lr: option({ flag: '--server-lr', kind: numeric(stepLimits.lr), ...asPublished, help: 'learning rate of the server step' }),
-    beta1: option({ flag: '--server-beta1', kind: numeric(stepLimits.beta1), ...asPublished, help: 'momentum of the server step' }),
+    lr: option({
+      flag: '--server-lr',
+      kind: orWord(numeric(stepLimits.lr.options[0]), 'fedexp'),
+      ...asPublished,
+      help: "learning rate of the server step; fedexp = larger the less the clients' updates agree (add, momentum, lookahead)",
+    }),
+    beta1: option({
+      flag: '--server-beta1',
+      kind: numeric(stepLimits.beta1),
+      ...asPublished,
+      help: 'momentum of the server step (all but add)',
+    }),
     beta2: option({
       flag: '--server-beta2',
       kind: numeric(stepLimits.beta2),
@@ -317,6 +337,7 @@ const training = headed('Training', {
       help: 'FedProx: pull towards the global model; 0 = off',
     }),
   },
+  lrFall,
   optimizer: option({
     kind: choice(['reset', 'keep']),
     default: 'reset',

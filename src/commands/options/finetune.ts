@@ -1,6 +1,6 @@
 /** The options of `phoenix finetune`: training a model on one site's images. */
 import { formats } from '../../outputs.ts';
-import { assumedNoise, hyper, machine, range, seed } from './common.ts';
+import { assumedNoise, hyper, lrFall, machine, range, seed } from './common.ts';
 import { dataKind, integer, outputKind, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
@@ -29,8 +29,9 @@ export const finetuneTable = {
     epochs: option({ kind: integer(1, 1_000_000), default: 5, unit: 'passes', help: "passes over the site's images" }),
     training: {
       batch: option({ kind: hyper.batch.kind, default: 32, unit: 'images', help: 'images per step' }),
-      lr: option({ kind: hyper.lr.kind, default: 1e-3, help: "Adam's learning rate" }),
+      lr: option({ kind: hyper.lr.kind, default: 1e-3, help: "Adam's learning rate before its fall" }),
     },
+    lrFall: { ...lrFall, where: undefined, help: lrFall.help.replace('the run', 'the training') },
   }),
   ...headed('Machine', { seed }),
   ...machine,

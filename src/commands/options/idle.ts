@@ -14,6 +14,7 @@ const drawsShared = ({ sharing }: Settings<'federate'>) => sharing.beta > 0 && s
 
 /** Exported for tests. */
 export const rules: readonly Rule[] = [
+  { options: ['rounds'], used: ({ images }) => images === undefined, by: 'a run without --images' },
   { options: ['diversity.target', 'diversity.pull'], used: ({ strategy }) => strategy === 'diversity', by: '--strategy diversity' },
   {
     options: ['hostile'],

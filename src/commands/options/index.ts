@@ -8,6 +8,7 @@ export {
   type ExperimentOptions,
   type FederateOptions,
   type FinetuneOptions,
+  type FinishOptions,
   type InspectOptions,
   type OptionRow,
   optionTable,

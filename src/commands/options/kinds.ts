@@ -75,6 +75,11 @@ export function choice<const T extends string>(names: readonly T[]): Kind<T> {
   return { schema: z.enum(names) as unknown as z.ZodType<T>, valid: `one of ${names.join(', ')}`, placeholder: 'name', choices: names };
 }
 
+/** A number, or a word in its place. */
+export function orWord<const W extends string>(kind: Kind<number>, word: W): Kind<number | W> {
+  return { ...kind, schema: z.union([z.literal(word), kind.schema]), valid: `${kind.valid}, or ${word}` };
+}
+
 /** CPU threads; 0, as a command line says it, leaves the number to Phoenix, and so does undefined. */
 export const threadsKind: Kind<number | undefined> = {
   ...integer(0, 1024),

@@ -2,6 +2,7 @@
 import { experimentTable } from './experiment.ts';
 import { federateTable } from './federate.ts';
 import { finetuneTable } from './finetune.ts';
+import { finishTable } from './finish.ts';
 import { inspectTable } from './inspect.ts';
 import { flagOf, isOption, type OptionsOf, type Placed, placed, required, type SettingsOf, type Table, type Where } from './option.ts';
 import { reportTable } from './report.ts';
@@ -12,6 +13,7 @@ const tables = {
   federate: federateTable,
   train: trainTable,
   finetune: finetuneTable,
+  finish: finishTable,
   sample: sampleTable,
   experiment: experimentTable,
   report: reportTable,
@@ -26,6 +28,7 @@ export type Settings<C extends Command> = SettingsOf<(typeof tables)[C]>;
 export interface FederateOptions extends OptionsOf<typeof federateTable> {}
 export interface TrainOptions extends OptionsOf<typeof trainTable> {}
 export interface FinetuneOptions extends OptionsOf<typeof finetuneTable> {}
+export interface FinishOptions extends OptionsOf<typeof finishTable> {}
 export interface SampleOptions extends OptionsOf<typeof sampleTable> {}
 export interface ExperimentOptions extends OptionsOf<typeof experimentTable> {}
 export interface ReportOptions extends OptionsOf<typeof reportTable> {}

@@ -1,15 +1,15 @@
 /** The options of `phoenix train`: central training in one place. */
-import { data, hyper, machine, model, runFolder, samples, samplesEvery, seed } from './common.ts';
-import { integer } from './kinds.ts';
+import { data, hyper, lrFall, machine, model, runFolder, samples, samplesEvery, seed } from './common.ts';
+import { integer, orWord } from './kinds.ts';
 import { headed, option } from './option.ts';
 
 const length = headed('Length', {
   epochs: option({
-    kind: integer(1, 1_000_000),
+    kind: orWord(integer(1, 1_000_000), 'open'),
     default: 10,
     unit: 'passes',
     mayChange: true,
-    help: 'passes over the images in total, also when resumed',
+    help: 'passes over the images in total, also when resumed; open = until phoenix finish is called',
   }),
   images: option({
     kind: integer(1),
@@ -32,7 +32,7 @@ export const trainTable = {
   ...data,
   ...model,
   ...length,
-  ...headed('Training', { training: hyper }),
+  ...headed('Training', { training: hyper, lrFall }),
   ...headed('Sample grids', { samples: { ...samples, every: samplesEvery('checkpoints') } }),
   ...headed('Machine', { seed }),
   ...machine,

@@ -85,6 +85,7 @@ export async function trainRound(shop: Workshop, state: ClientState, asked: Loca
       hyper: fit.hyper,
       length: fit.length,
       position: { globalStep: fit.globalStep, adamStep: stepsBehind, firstStep: 0 },
+      fall: fit.fall,
       key: stream(id, round),
       anchor: before,
       onStep: onProgress && ((step) => onProgress({ ...step, client: id, round })),

@@ -1,5 +1,5 @@
 /** Training of the personal layers alone. */
-import { plannedSteps } from '../../ddpm/fit.ts';
+import { type Fall, plannedSteps } from '../../ddpm/fit.ts';
 import { type TrainLocalOptions, trainLocal } from '../../ddpm/train.ts';
 import type { ParameterSplit } from './personal.ts';
 
@@ -14,7 +14,7 @@ export async function trainPersonal(
   split: ParameterSplit | undefined,
 ): Promise<{ steps: number; loss: number }> {
   if (!split) return trainLocal(options);
-  const { session, indices, hyper, length, position, onStep } = options;
+  const { session, indices, hyper, length, position, fall, onStep } = options;
   const { batch } = hyper;
   const steps = plannedSteps(indices.length, batch, length);
   const frozen = session.createVector(split.sharedCount);
@@ -27,6 +27,7 @@ export async function trainPersonal(
         ...options,
         length: { localImages: batch },
         position: { globalStep: position.globalStep + step, adamStep: position.adamStep + step, firstStep: position.firstStep + step },
+        fall: fall && partOf(fall, step, steps),
         onStep: undefined,
       });
       sum += loss;
@@ -38,4 +39,10 @@ export async function trainPersonal(
     frozen.dispose();
   }
   return { steps, loss: sum / steps };
+}
+
+/** The part of a fall that one step of many covers. */
+function partOf({ share, from, to }: Fall, step: number, steps: number): Fall {
+  const at = (done: number) => from + (done / steps) * (to - from);
+  return { share, from: at(step), to: at(step + 1) };
 }

@@ -18,7 +18,7 @@ const ROOMS = ['entry', 'cli', 'experiment', 'commands', 'net', 'report', 'run',
 type Room = (typeof ROOMS)[number];
 const LEAVES = ['src/rng.ts', 'src/errors.ts', 'src/arguments.ts', 'src/callbacks.ts', 'src/files.ts', 'src/outputs.ts', 'src/images.ts'];
 /** What may touch the disk: these rooms, the datasets, and the files of a checkpoint. */
-const DISK_ROOMS: Room[] = ['entry', 'cli', 'experiment', 'commands', 'report', 'run'];
+const DISK_ROOMS: Room[] = ['entry', 'cli', 'experiment', 'commands', 'net', 'report', 'run'];
 
 /** The room of a file of src/: its first folder. A file directly in src/ is a leaf or an entry point. */
 function roomOf(file: string): Room {

@@ -138,6 +138,8 @@ function values(holds: Holds): void {
     const again = await another(rig.site(id));
     await again.watchWant((value) => late.push(text(value)!));
     t.deepEqual(late.seen, ['second']);
+    t.is(text(await (await another(rig.coordinator())).lastWant(id)), 'second');
+    t.is(await coordinator.lastWant(`${id} of nobody`), undefined);
     await coordinator.want(id, bytes('third'));
     await Promise.all([wants.until('third'), late.until('third')]);
     t.deepEqual(wants.seen, ['first', 'second', 'third']);

@@ -220,6 +220,7 @@ export function coordinatorEnd(line: Line): CoordinatorWire {
       await say(value);
       down(value.length);
     },
+    lastWant: async (site) => (await persist(() => line.last('want', site)))?.value,
     lastHas: async (site) => (await persist(() => line.last('has', site)))?.value,
     async watchHas(listener) {
       const hear = createHearer((site, value) => {

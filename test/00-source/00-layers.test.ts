@@ -29,8 +29,11 @@ function roomOf(file: string): Room {
   throw new Error(`${file} lies in no known room`);
 }
 
-/** Who may change the disk: files.ts writes whole files; the log of a run is appended to and cut, and a lock is linked into place. */
-const WRITERS = ['src/files.ts', 'src/run/log-file.ts', 'src/run/lock.ts'];
+/**
+ * Who may change the disk: files.ts writes whole files; the log of a run and a site's log of what it sent are appended to and cut, and a
+ * lock is linked into place.
+ */
+const WRITERS = ['src/files.ts', 'src/run/log-file.ts', 'src/run/lock.ts', 'src/net/sent-log.ts'];
 const WRITES =
   /^(appendFile|chmod|copyFile|cp|createWriteStream|link|mkdir|mkdtemp|rename|rm|rmdir|symlink|truncate|unlink|utimes|writeFile)(Sync)?$/;
 

@@ -148,7 +148,7 @@ export async function runRound(state: FederationState, options: RoundIo): Promis
     const over = () =>
       gather(
         selected,
-        ask(selected, () => ({ kind: 'finish', head: {} })),
+        ask(selected, () => ({ kind: 'finish', head: {}, last: true })),
         { ...wait, kind: 'finish' },
       );
     return { state: next, record, finish: async () => void (await over()) };

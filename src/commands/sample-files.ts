@@ -74,7 +74,7 @@ async function drawFiles(options: SampleOptions, { onProgress, onMessage, signal
   const files = filesOf(sampler);
   const record: SampleRecord = { schema: 1, n, drawn: await describe(settings, sampler) };
   await io(out, () => makeFolder(out));
-  const lock = await io(out, () => takeLock(out));
+  const lock = await io(out, () => takeLock(out, { steal: settings.stealLock }));
   try {
     const before = await readRecord(out);
     if (before) compare(out, before, record);

@@ -4,7 +4,7 @@ import { z } from 'zod';
 import { chooseBackend, createImages, type Images, type Session } from '../bindings/session.ts';
 import { withCallbacks } from '../callbacks.ts';
 import { saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
-import { type Length, plannedSteps, warmupSteps } from '../ddpm/fit.ts';
+import { type Length, plannedSteps, rateAt, warmupSteps } from '../ddpm/fit.ts';
 import { evaluation, MAX_EVAL_IMAGES } from '../ddpm/held-out.ts';
 import { unetModel } from '../ddpm/model/unet.ts';
 import { createSession } from '../ddpm/session.ts';
@@ -163,7 +163,8 @@ async function trainRounds(training: Training, run: Run, begun: PlainState, even
     });
     const evalLossLocal = await evaluate();
     const seconds = (performance.now() - started) / 1000;
-    const record = centralRecord(round, trained, { evalLoss, evalLossLocal, seconds });
+    const rate = fall && rateAt(fall.to, fall.share);
+    const record = centralRecord(round, trained, { evalLoss, evalLossLocal, seconds, ...(rate !== undefined && { rate }) });
     const { globalStep, images: drawn, warmupSteps } = before;
     state = { globalStep: globalStep + trained.steps, images: drawn + trained.images, warmupSteps, ...(ending && { ending }) };
     await commitRound(training, run, state, { record, rounds, signal });
@@ -187,9 +188,9 @@ async function trainRounds(training: Training, run: Run, begun: PlainState, even
 function centralRecord(
   round: number,
   { loss, images }: Trained,
-  { evalLoss, evalLossLocal, seconds }: Pick<RoundRecord, 'evalLoss' | 'evalLossLocal' | 'seconds'>,
+  measured: Pick<RoundRecord, 'evalLoss' | 'evalLossLocal' | 'seconds' | 'rate'>,
 ): RoundRecord {
-  return { round, loss, evalLoss, evalLossLocal, images, bytesUp: 0, bytesDown: 0, seconds, clients: [], failures: [], notes: [] };
+  return { round, loss, images, bytesUp: 0, bytesDown: 0, clients: [], failures: [], notes: [], ...measured };
 }
 
 /** Writes the files of a round and commits it. */

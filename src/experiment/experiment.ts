@@ -72,7 +72,8 @@ async function runExperiment(options: ExperimentOptions, events: ExperimentEvent
     onProgress: reading(onProgress),
   });
   onMessage?.({ level: 'info', text: describeData(dataset) });
-  for (const text of dataset.notes?.warnings ?? []) onMessage?.({ level: 'warning', text });
+  const warnings = [...(dataset.notes?.warnings ?? [])];
+  for (const text of warnings) onMessage?.({ level: 'warning', text });
   const prepared = await prepare(parseOptions('train', { ...trainOptions(grid, 0, 1), data: dataset }));
   const cells = expandGrid(grid);
   const workOf = workTable(grid, prepared.hyper.batch, dataset.sites && new Set(dataset.sites).size);
@@ -89,6 +90,7 @@ async function runExperiment(options: ExperimentOptions, events: ExperimentEvent
       device,
       threads,
       stealLock: settings.stealLock,
+      telling: tellingOf(onMessage, warnings),
       signal,
       due: () => settings.stopAfter !== undefined && performance.now() - started >= 60_000 * settings.stopAfter,
     };
@@ -106,6 +108,8 @@ async function runExperiment(options: ExperimentOptions, events: ExperimentEvent
     if (cells.some((cell) => !isDone(scores, cell))) {
       const features = settings.features ?? grid.score.features;
       const scorer = await scorerOf(lab, data, features, onProgress);
+      for (const text of scorer.warnings) onMessage?.({ level: 'warning', text: `test images: ${text}` });
+      warnings.push(...scorer.warnings);
       scoredBy = scoredByOf(scorer);
       await noteBasis(dir, { ...basis, scorer: scoredBy });
       tell(scoredBy, onMessage);
@@ -124,6 +128,21 @@ async function runExperiment(options: ExperimentOptions, events: ExperimentEvent
 /** Reading as progress of the experiment. */
 function reading(onProgress: ExperimentEvents['onProgress']): (progress: ReadProgress) => void {
   return ({ stage, done, total }) => onProgress?.({ label: `reading ${stage}`, done, total });
+}
+
+/**
+ * Warnings of trainings go to the caller behind the name of the cell, each once however often its training is continued. Those of the data,
+ * which every training repeats, are told already.
+ */
+function tellingOf(onMessage: ExperimentEvents['onMessage'], ofData: readonly string[]): Lab['telling'] {
+  const told = new Set<string>();
+  return (cell) =>
+    ({ level, text }) => {
+      const whole = `${cell}: ${text}`;
+      if (level !== 'warning' || ofData.includes(text) || told.has(whole)) return;
+      told.add(whole);
+      onMessage?.({ level, text: whole });
+    };
 }
 
 /** What the cells have scored before. */

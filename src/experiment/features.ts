@@ -56,6 +56,8 @@ export type Scorer = {
   unseenTests: number;
   /** Test images that are training images too, as far as features tell; absent if there are none. */
   copies?: number;
+  /** What reading the test images was told: classes without images, values of a small part of their range, … */
+  warnings: readonly string[];
   /**
    * One dataset per site that no training image is of: half of its test images, for models to learn the site from; the other half is
    * compared with.
@@ -170,6 +172,7 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
     tests: seen.features.rows,
     unseenTests: unseen?.features.rows ?? 0,
     copies: copies > 0 ? copies : undefined,
+    warnings: test.notes?.warnings ?? [],
     unseenSites: unseenSites.map(({ site, rows }) => subset(test, rows, test.siteNames?.[site] ?? `site ${site}`)),
     async classesOf(images) {
       const told = trusted(teller)?.tell(await network.run(images, { threads, signal }));

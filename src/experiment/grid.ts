@@ -155,18 +155,23 @@ export function parseGrid(value: unknown, source: string): Grid {
       for (const wanted of run[`${kind}s`])
         if (!names.includes(wanted)) throw refuse(`its runs ask for the ${kind} "${wanted}"; there are ${names.join(', ')}`);
   }
+  // Every option is checked before anything is trained.
+  const checked = (whose: string, check: () => void) => {
+    try {
+      check();
+    } catch (error) {
+      throw error instanceof OptionError ? refuse(`${whose}: ${error.message.replace(/\.$/, '')}`) : error;
+    }
+  };
+  checked('its options', () => void parseOptions('train', trainOptions(grid, 0, 1)));
   for (const arm of grid.arms) {
     if (arm.train !== 'federated' && (Object.keys(arm.options).length > 0 || arm.fineTune > 0))
       throw refuse(`the arm "${arm.name}" is trained ${arm.train}, so it can have neither options of federate nor fine-tuning`);
     if (arm.fineTune > 0 && isPersonal(arm)) throw refuse(`the arm "${arm.name}" has personal layers: its samples are pooled already`);
-    try {
-      // Every option is checked before anything is trained.
-      if (arm.train === 'federated')
-        for (const partition of grid.partitions) parseOptions('federate', federateOptions(grid, arm, partition, 0));
-      else parseOptions('train', trainOptions(grid, 0, 1));
-    } catch (error) {
-      throw error instanceof OptionError ? refuse(`the arm "${arm.name}": ${error.message.replace(/\.$/, '')}`) : error;
-    }
+    if (arm.train !== 'federated') continue;
+    checked(`the arm "${arm.name}"`, () => {
+      for (const partition of grid.partitions) parseOptions('federate', federateOptions(grid, arm, partition, 0));
+    });
   }
   return grid;
 }
@@ -208,7 +213,7 @@ const QUIET = { samples: { every: 0 }, keep: 1 };
 export function federateOptions(grid: Grid, arm: Arm, { partition, fraction, clients }: Partition, seed: number) {
   const bySite = partition === 'site';
   const places = { clients: bySite ? clients : (clients ?? grid.clients), partition, fraction, localImages: grid.localImages };
-  const sharing = { consent: grid.shareReal };
+  const sharing = { consent: grid.shareReal && sharesReal(arm) };
   return mergeOptions('federate', { data: 'synthetic', sharing }, grid.options, places, arm.options, { seed, ...QUIET });
 }
 

@@ -2,11 +2,11 @@
 import { join } from 'node:path';
 import { createImages, type Device } from '../bindings/session.ts';
 import { dealImages } from '../commands/deal.ts';
-import type { RunEvents } from '../commands/events.ts';
+import type { MessageEvent, RunEvents } from '../commands/events.ts';
 import { federate } from '../commands/federate.ts';
 import { finetune } from '../commands/finetune.ts';
 import { parseOptions } from '../commands/options/index.ts';
-import { prepare } from '../commands/prepare.ts';
+import { lossWarning, prepare } from '../commands/prepare.ts';
 import { sample } from '../commands/sample.ts';
 import { train } from '../commands/train.ts';
 import { readCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
@@ -38,6 +38,8 @@ export type Lab = {
   threads: number | undefined;
   /** Whether locks of runs are taken whose owners cannot be looked up. */
   stealLock: boolean;
+  /** What hands the warnings of a training, or of drawing from it, on to the caller, under the name of its cell. */
+  telling(cell: string): (event: MessageEvent) => void;
   signal?: AbortSignal;
   /** Whether to stop at the next commit: time is up. */
   due(): boolean;
@@ -114,7 +116,7 @@ export async function trainTo(
   }
   let standing = await standingOf(lab, training, work);
   while (!standing.ended && standing.images < target && !lab.due()) {
-    const events = pausing(lab, standing.images, target, onImages);
+    const events = pausing(lab, training, standing.images, target, onImages);
     if (training.arm.train === 'central') {
       const options = { ...trainOptions(lab.grid, training.seed, work.total, work.total / lab.grid.rounds), data: lab.dataset };
       await unlessPaused(() => train({ ...options, ...place(lab, dir) }, events));
@@ -130,11 +132,12 @@ export async function trainTo(
 const place = ({ device, threads, stealLock }: Lab, out: string) => ({ out, resume: true, stealLock, device, threads });
 
 /** Events of a training that is aborted after the commit at which `target` images are reached, or time is up. */
-function pausing(lab: Lab, before: number, target: number, onImages: (images: number) => void): RunEvents {
+function pausing(lab: Lab, training: Training, before: number, target: number, onImages: (images: number) => void): RunEvents {
   const pause = new AbortController();
   let images = before;
   return {
     signal: lab.signal ? AbortSignal.any([lab.signal, pause.signal]) : pause.signal,
+    onMessage: lab.telling(training.id),
     onStep: (step) => onImages(step.images),
     onRound(record) {
       images += record.images;
@@ -165,7 +168,7 @@ async function trainAlone(lab: Lab, training: Training, work: Work, onImages: (i
       if (lab.due()) return;
       const options = { ...trainOptions(lab.grid, training.seed, work.alone, work.perClient), ...place(lab, dir) };
       const data = subset(lab.dataset, [...own, ...heldOut], id);
-      const events = pausing(lab, had.images, work.alone, (images) => onImages(before + images));
+      const events = pausing(lab, training, had.images, work.alone, (images) => onImages(before + images));
       await unlessPaused(() => train({ ...options, data }, events));
     }
     before += standingAfter(await roundsOf(dir), work.alone).images;
@@ -190,7 +193,7 @@ export async function draw(lab: Lab, cell: Cell, count: number, onProgress: (don
   const from = async (source: string, n: number, own: number, done: number, client?: string) => {
     const { device, threads, signal } = lab;
     const options = { source, n, steps, scheduler, client, raw: arm.weights === 'raw', seed: own, batch: 64 };
-    const events = { signal, onProgress: (share: number) => onProgress((done + share * n) / count) };
+    const events = { signal, onMessage: lab.telling(cell.id), onProgress: (share: number) => onProgress((done + share * n) / count) };
     return sample({ ...options, device, threads }, events);
   };
   if (arm.fineTune > 0) return fineTuned(lab, cell, count, onProgress);
@@ -221,7 +224,12 @@ const clientSeed = (seed: number, client: number) => 100_000 * (client + 1) + se
  * The global model after each client's own epochs on it, Adam from zero, the learning rate and the EMA as in every training: what personal
  * layers are to be compared with.
  */
-async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number, onProgress: (done: number) => void): Promise<Drawn> {
+async function fineTuned(
+  lab: Lab,
+  { id: cellId, arm, seed, training }: Cell,
+  count: number,
+  onProgress: (done: number) => void,
+): Promise<Drawn> {
   const { dataset, device, threads, signal } = lab;
   const { checkpoint: path } = await openRun(folderOf(lab, training));
   const checkpoint = await readCheckpoint(path!);
@@ -253,6 +261,8 @@ async function fineTuned(lab: Lab, { arm, seed, training }: Cell, count: number,
       key: streamKey(seed, 'fine-tune', id),
       signal,
     });
+    const warning = lossWarning(trained.loss, prepared.hyper);
+    if (warning) lab.telling(cellId)({ level: 'warning', text: `fine-tuning ${id}: ${warning}` });
     trainedOn += trained.images;
     const values = await drawSamples({
       session,
@@ -287,6 +297,7 @@ export async function drawUnseen(lab: Lab, cell: Cell, sites: Dataset[], count: 
   if (sites.length === 0 || !(arm.fineTune > 0 || isPersonal(arm))) return undefined;
   const { device, threads, signal, grid } = lab;
   const { steps, scheduler } = grid.score;
+  const events = { signal, onMessage: lab.telling(cell.id) };
   const { batch, lr } = parseOptions('federate', federateOptions(grid, arm, training.partition!, seed)).training;
   const checkpoint = join(lab.dir, 'scores', `${cell.id}.site.safetensors`);
   const place = { device, threads };
@@ -298,9 +309,9 @@ export async function drawUnseen(lab: Lab, cell: Cell, sites: Dataset[], count: 
   try {
     for (const [i, { count: n }] of parts.entries()) {
       const fit = { epochs: UNSEEN_EPOCHS, training: { batch, lr }, seed };
-      await finetune({ source: folderOf(lab, training), data: sites[i]!, ...fit, checkpoint, ...place }, { signal });
+      await finetune({ source: folderOf(lab, training), data: sites[i]!, ...fit, checkpoint, ...place }, events);
       const how = { n, steps, scheduler, seed: clientSeed(seed, i), batch: 64 };
-      images.push(await sample({ source: checkpoint, ...how, ...place }, { signal }));
+      images.push(await sample({ source: checkpoint, ...how, ...place }, events));
     }
   } finally {
     await remove(checkpoint);

@@ -187,8 +187,16 @@ export type Report = { client: ClientId; round: number } & z.infer<typeof report
 /** Reply to `upload`: the update, encoded in the blob that it names. */
 export const update = z.object(vectorHead(updateCodecs).shape);
 
-/** A client that did not complete a request: it is left out and the round goes on. `stage`: the kind of the request. */
-export const failure = z.object({ client: clientId, round: positive, stage: z.string().max(64), reason: z.string() });
+/** A client that did not complete a request: it is left out and the round goes on. */
+export const failure = z.object({
+  client: clientId,
+  round: positive,
+  /** The kind of the request. */
+  stage: z.string().max(64),
+  reason: z.string(),
+  /** The line of the site's policy that forbids the request: nothing failed, the site decided so. Absent for a failure. */
+  refused: z.string().optional(),
+});
 export type Failure = z.infer<typeof failure>;
 
 /** What a filter did with a client, and why. */
@@ -234,6 +242,8 @@ export const roundRecord = z.object({
    */
   coherence: z.number().optional(),
   work: z.number().optional(),
+  /** The learning rate at the end of the round, as a multiple of lr; absent while it does not fall. */
+  rate: z.number().optional(),
 });
 export type RoundRecord = z.infer<typeof roundRecord>;
 

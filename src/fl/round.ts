@@ -4,7 +4,7 @@
  */
 import type { ParameterEntry } from '../bindings/native.ts';
 import type { CreateVector } from '../bindings/vector.ts';
-import { emaDecayOver } from '../ddpm/fit.ts';
+import { emaDecayOver, rateAt } from '../ddpm/fit.ts';
 import { PhoenixError } from '../errors.ts';
 import { failureOf } from './failure.ts';
 import {
@@ -134,7 +134,7 @@ export async function runRound(state: FederationState, options: RoundIo): Promis
 
     // Step: from here on the state changes.
     const { steps, coherence } = await step(state, sum, { reports, split, shows: aggregator.shows }, io).finally(() => sum.mean.dispose());
-    const record = recordOf(transport, begun, { state, reports, failures: inOrder(selected, failures), weighed, sum, coherence });
+    const record = recordOf(io, begun, { state, reports, failures: inOrder(selected, failures), weighed, sum, coherence });
     const next: FederationState = {
       ...state,
       round,
@@ -148,7 +148,7 @@ export async function runRound(state: FederationState, options: RoundIo): Promis
     const over = () =>
       gather(
         selected,
-        ask(selected, () => ({ kind: 'finish', head: {} })),
+        ask(selected, () => ({ kind: 'finish', head: {}, last: true })),
         { ...wait, kind: 'finish' },
       );
     return { state: next, record, finish: async () => void (await over()) };
@@ -308,7 +308,7 @@ type Course = {
 
 /** What the log keeps of a round that began at `begun`. */
 function recordOf(
-  transport: Transport,
+  { transport, fit: { fall } }: RoundIo,
   begun: { seconds: number; bytesUp: number; bytesDown: number },
   { state, reports, failures, weighed, sum, coherence }: Course,
 ): RoundRecord {
@@ -328,6 +328,7 @@ function recordOf(
     ...(weighed.decisions?.length && { decisions: weighed.decisions }),
     ...(coherence !== undefined && { coherence }),
     work: state.work,
+    ...(fall && { rate: rateAt(fall.to, fall.share) }),
   };
 }
 

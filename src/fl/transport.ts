@@ -31,7 +31,14 @@ export type Message = {
 };
 
 /** What is asked of a client. */
-export type Request = { kind: string; head: object; blobs?: Blob[]; optional?: string[] };
+export type Request = {
+  kind: string;
+  head: object;
+  blobs?: Blob[];
+  optional?: string[];
+  /** Whether nothing else that this client was asked in the round, nor an answer to it, is needed any more. @default false */
+  last?: boolean;
+};
 export type Reply = { client: ClientId; head: object; blobs: Blob[] };
 
 /** Progress of one client's training. */

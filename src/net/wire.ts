@@ -46,6 +46,8 @@ type End = {
 export type CoordinatorWire = End & {
   /** Says what is wanted of a site. @throws PhoenixError ERR_PHOENIX_ARGUMENT for more than MAX_VALUE bytes */
   want(site: string, value: Uint8Array): Promise<void>;
+  /** What was wanted of a site last, also by an earlier process; undefined if nothing ever was. */
+  lastWant(site: string): Promise<Uint8Array | undefined>;
   /** What a site said last; undefined if it never said anything. */
   lastHas(site: string): Promise<Uint8Array | undefined>;
   /** Calls the listener with what each site said last, and then with each new value. */

@@ -96,6 +96,7 @@ function headline(report: Report, clients: number): Markup[] {
   if (heldOut.length > 0) {
     tiles.push(tile('Held-out loss', loss(heldOut.at(-1)!.y), heldOut.length === 1 ? '' : `from ${loss(heldOut[0]!.y)}`));
   }
+  if (last.rate !== undefined) tiles.push(tile('Learning rate', `${Math.round(100 * last.rate)} %`, 'of what it was before its fall'));
   tiles.push(tile('Images seen', formatCount(images), seconds > 0 ? `${formatCount(Math.round(images / seconds))} a second` : ''));
   if (up + down > 0) tiles.push(tile('Sent', formatBytes(up + down), `${formatBytes(up)} up, ${formatBytes(down)} down`));
   tiles.push(tile('Time', formatDuration(seconds), rounds.length > 1 ? `${formatDuration(seconds / rounds.length)} per round` : ''));

@@ -18,7 +18,7 @@ const ROOMS = ['entry', 'cli', 'experiment', 'commands', 'net', 'report', 'run',
 type Room = (typeof ROOMS)[number];
 const LEAVES = ['src/rng.ts', 'src/errors.ts', 'src/arguments.ts', 'src/callbacks.ts', 'src/files.ts', 'src/outputs.ts', 'src/images.ts'];
 /** What may touch the disk: these rooms, the datasets, and the files of a checkpoint. */
-const DISK_ROOMS: Room[] = ['entry', 'cli', 'experiment', 'commands', 'report', 'run'];
+const DISK_ROOMS: Room[] = ['entry', 'cli', 'experiment', 'commands', 'net', 'report', 'run'];
 
 /** The room of a file of src/: its first folder. A file directly in src/ is a leaf or an entry point. */
 function roomOf(file: string): Room {
@@ -29,8 +29,11 @@ function roomOf(file: string): Room {
   throw new Error(`${file} lies in no known room`);
 }
 
-/** Who may change the disk: files.ts writes whole files; the log of a run is appended to and cut, and a lock is linked into place. */
-const WRITERS = ['src/files.ts', 'src/run/log-file.ts', 'src/run/lock.ts'];
+/**
+ * Who may change the disk: files.ts writes whole files; the log of a run and a site's log of what it sent are appended to and cut, and a
+ * lock is linked into place.
+ */
+const WRITERS = ['src/files.ts', 'src/run/log-file.ts', 'src/run/lock.ts', 'src/net/sent-log.ts'];
 const WRITES =
   /^(appendFile|chmod|copyFile|cp|createWriteStream|link|mkdir|mkdtemp|rename|rm|rmdir|symlink|truncate|unlink|utimes|writeFile)(Sync)?$/;
 

@@ -1,5 +1,5 @@
 import test from 'ava';
-import { atStart, type Hyper, type Length, plannedSteps } from '../../src/ddpm/fit.ts';
+import { atStart, type Hyper, type Length, plannedSteps, rateAt } from '../../src/ddpm/fit.ts';
 import { toPixels } from '../../src/ddpm/sample.ts';
 import { type StepProgress, type TrainLocalOptions, trainLocal } from '../../src/ddpm/train.ts';
 import { fakeImages, fakeSession } from '../support/fake-session.ts';
@@ -73,6 +73,61 @@ test('every step has its own number, whatever calls it is grouped in, and firstS
   t.is(first.adamStep, 6);
   await trainLocal({ ...two, position: { firstStep: 6, adamStep: first.adamStep, globalStep: 36 } });
   t.deepEqual(await session.params.toBytes(0, 6), whole.params);
+});
+
+test('the rate falls by half a cosine over the last share of a run', (t) => {
+  const table: [progress: number, share: number, rate: number][] = [
+    [0, 0.5, 1],
+    [0.5, 0.5, 1],
+    [0.625, 0.5, (1 + Math.SQRT1_2) / 2],
+    [0.75, 0.5, 0.5],
+    [0.875, 0.5, (1 - Math.SQRT1_2) / 2],
+    [1, 0.5, 0],
+    [0.5, 1, 0.5],
+    [0.9, 0.2, 0.5],
+    [1, 0.2, 0],
+  ];
+  for (const [progress, share, rate] of table) near(t, rateAt(progress, share), rate, 1e-12);
+});
+
+test('a falling training takes the rate of each stair, the same however its steps are grouped', async (t) => {
+  const fall = { share: 0.5, from: 0.25, to: 1 };
+  // More steps than stairs.
+  const { session, params, trained } = await run({ localImages: 120 * hyper.batch }, {}, { fall });
+  t.is(trained.steps, 120);
+  const rates = session.calls.flatMap(({ steps, hyper: { lr } }) => Array<number>(steps).fill(lr / hyper.lr));
+  const expected = Array.from({ length: 120 }, (_, step) => {
+    const over = 2 * (0.25 + 0.75 * ((Math.floor((step * 64) / 120) + 0.5) / 64)) - 1;
+    return over <= 0 ? 1 : (1 + Math.cos(Math.PI * over)) / 2;
+  });
+  near(t, rates, expected, 1e-12);
+  t.true(rates[0] === 1 && rates.at(-1)! < 0.001);
+
+  const single = fakeSession();
+  let adamStep = 0;
+  for (let step = 0; step < 120; step++) {
+    const lr = hyper.lr * expected[step]!;
+    const position = { firstStep: step, globalStep: step, adamStep };
+    const one = { session: single, images: fakeImages(200), indices, key: 7n, length: { localImages: hyper.batch } };
+    ({ adamStep } = await trainLocal({ ...one, hyper: { ...hyper, lr }, position }));
+  }
+  near(
+    t,
+    await single.params.toBytes(0, 6).then((bytes) => [...new Float32Array(bytes.buffer)]),
+    [...new Float32Array(params.buffer)],
+    1e-6,
+  );
+});
+
+test('a fall that is none is refused', async (t) => {
+  const bad = [
+    { share: 0, from: 0, to: 1 },
+    { share: 1.5, from: 0, to: 1 },
+    { share: 0.5, from: 0.6, to: 0.5 },
+    { share: 0.5, from: 0, to: 2 },
+  ];
+  for (const fall of bad)
+    await t.throwsAsync(run({ epochs: 1 }, {}, { fall }), { code: 'ERR_PHOENIX_ARGUMENT', message: /fall of the learning rate is/ });
 });
 
 test('progress reaches the last step, and its losses are those returned', async (t) => {

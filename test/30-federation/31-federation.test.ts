@@ -6,7 +6,15 @@ import { PhoenixError } from '../../src/errors.ts';
 import { initialState, runFederation } from '../../src/fl/federation.ts';
 import type { RoundRecord } from '../../src/fl/protocol.ts';
 import { selectClients } from '../../src/fl/server/select.ts';
-import { applyServerStep, type ServerStep, type ServerStepKind, startMoments } from '../../src/fl/server/server-step.ts';
+import {
+  applyServerStep,
+  extrapolation,
+  rateOfRound,
+  type ServerStep,
+  type ServerStepKind,
+  serverSteps,
+  startMoments,
+} from '../../src/fl/server/server-step.ts';
 import { type Answer, type ClientOptions, createClient } from '../../src/fl/site/client.ts';
 import type { FederationState } from '../../src/fl/state.ts';
 import { memoryStore, type Store } from '../../src/fl/store.ts';
@@ -468,9 +476,11 @@ test('the server EMA decays by the product over the steps of the round', async (
 });
 
 /** Two server steps by hand, for one parameter that starts at 1 and mean deltas 0.5, then -0.25. */
-const byHand: Record<ServerStepKind, (step: ServerStep) => number> = {
+type Numbers = ServerStep & { lr: number };
+const byHand: Record<ServerStepKind, (step: Numbers) => number> = {
   add: ({ lr }) => 1 + lr * 0.5 + lr * -0.25,
   momentum: ({ lr, beta1 }) => 1 + lr * 0.5 + lr * (beta1 * 0.5 - 0.25),
+  lookahead: ({ lr, beta1 }) => 1 + lr * 0.5 + lr * (beta1 * 0.5 - 0.25),
   adam({ lr, beta1, beta2, tau }) {
     const m1 = (1 - beta1) * 0.5;
     const v1 = beta2 * tau * tau + (1 - beta2) * 0.25;
@@ -489,13 +499,13 @@ const byHand: Record<ServerStepKind, (step: ServerStep) => number> = {
 
 for (const kind of Object.keys(byHand) as ServerStepKind[]) {
   test(`server step ${kind} against values worked out by hand`, async (t) => {
-    const step: ServerStep = { kind, lr: 0.3, beta1: 0.9, beta2: 0.99, tau: 0.01 };
+    const step: Numbers = { kind, lr: 0.3, beta1: 0.9, beta2: 0.99, tau: 0.01 };
     const [params, delta] = [fakeVector(1), fakeVector(1)];
     await params.fill(1);
     const moments = await startMoments(step, 1, fakeVector);
     for (const value of [0.5, -0.25]) {
       await delta.fill(value);
-      await applyServerStep(step, params, delta, moments);
+      await applyServerStep(step, step.lr, params, delta, moments);
     }
     const expected = byHand[kind](step);
     near(t, await numbers(params), [expected], { relative: 1e-6 });
@@ -506,6 +516,68 @@ for (const kind of Object.keys(byHand) as ServerStepKind[]) {
     t.notDeepEqual(await bytes(w.state.params), before);
   });
 }
+
+test('FedExP extrapolates where updates disagree: by hand', (t) => {
+  const updates = (...norms: number[]) => norms.map((norm) => ({ weight: 1 / norms.length, norm }));
+  // Two orthogonal updates of norm 2: the mean has 4·(1/4 + 1/4) = 2 for its square, so 4/(2·2) = 1.
+  near(t, extrapolation(updates(2, 2), Math.SQRT2), 1, 1e-12);
+  // Ten of norm 1 with a mean cosine of 0.1: 1/(2·(0.1 + 0.9·0.1)).
+  near(t, extrapolation(updates(...Array<number>(10).fill(1)), Math.sqrt(0.19)), 1 / 0.38, 1e-12);
+  t.is(extrapolation(updates(1, 1, 1), 1), 1, 'updates that agree');
+  t.is(extrapolation(updates(5, 5), 0.1), 3, 'never more than 3');
+  t.is(extrapolation([], 1), 1);
+  t.is(extrapolation(updates(0, 0), 0), 1);
+  t.is(rateOfRound({ ...serverSteps.momentum, lr: 'fedexp', beta1: 0.6 }, updates(5, 5), 0.1), 0.4 * 3);
+  t.is(rateOfRound({ ...serverSteps.add, lr: 0.7 }, updates(5, 5), 0.1), 0.7);
+});
+
+test('with FedExP a round moves the model by its extrapolated mean; adam and yogi refuse it', async (t) => {
+  const plain = await world();
+  const start = await numbers(plain.state.params);
+  const mean = (await numbers((await plain.run(1)).params)).map((p, i) => p - start[i]!);
+  const { clients } = plain.records[0]!;
+  const squares = clients.reduce((sum, { weight, deltaNorm }) => sum + weight * deltaNorm! ** 2, 0);
+  const factor = Math.min(3, Math.max(1, squares / (2 * mean.reduce((sum, value) => sum + value * value, 0))));
+  for (const [kind, share] of [
+    ['add', 1],
+    ['momentum', 0.4],
+  ] as const) {
+    const w = await world({ serverStep: { ...serverSteps[kind], lr: 'fedexp', ...(kind === 'momentum' && { beta1: 0.6 }) } });
+    const moved = (await numbers((await w.run(1)).params)).map((p, i) => p - start[i]!);
+    near(
+      t,
+      moved,
+      mean.map((value) => share * factor * value),
+      { norm: 1e-5 },
+    );
+  }
+  const w = await world();
+  await t.throwsAsync(w.run(1, { serverStep: { ...serverSteps.adam, lr: 'fedexp' } }), { message: /adam takes a number for lr/ });
+});
+
+test('with lookahead clients begin where the momentum leads', async (t) => {
+  const serverStep: ServerStep = { ...serverSteps.lookahead, lr: 0.5, beta1: 0.8 };
+  const w = await world({ sizes: [10], serverStep });
+  const [p0] = [await numbers(w.state.params)];
+  const first = await w.run(1);
+  const p1 = await numbers(first.params);
+  // m = δ and p1 = p0 + lr·m, so the second round begins at p1 + 0.8·(p1 - p0).
+  const ahead = p1.map((value, i) => value + 0.8 * (value - p0[i]!));
+  const alone = fakeSession({ length: P });
+  await alone.params.fromBytes(new Uint8Array(Float32Array.from(ahead).buffer), 0);
+  const { globalStep } = first;
+  await trainLocal({
+    session: alone,
+    images,
+    indices: range(0, 10),
+    key: streamKey(3, 'train', 'a', 2),
+    ...fit,
+    position: { ...atStart, globalStep },
+  });
+  const delta = (await numbers(alone.params)).map((value, i) => value - ahead[i]!);
+  const expected = p1.map((value, i) => value + 0.8 * (value - p0[i]!) + 0.5 * delta[i]!);
+  near(t, await numbers((await w.run(2, {}, first)).params), expected, { norm: 1e-5 });
+});
 
 test('a server step out of range, or with the moments of another kind, is refused before anything is done', async (t) => {
   const w = await world();

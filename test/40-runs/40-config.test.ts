@@ -15,7 +15,7 @@ import { schedulers } from '../../src/ddpm/schedulers/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
 import { strategies } from '../../src/fl/strategies/index.ts';
 
-const commands: Command[] = ['federate', 'train', 'finetune', 'sample', 'experiment', 'report', 'inspect'];
+const commands: Command[] = ['federate', 'train', 'finetune', 'finish', 'sample', 'experiment', 'report', 'inspect'];
 
 const refusal = (command: Command, raw: Record<string, unknown>): PhoenixError => {
   try {
@@ -61,7 +61,7 @@ test('an unknown option is an error that names the valid ones', (t) => {
 
 test('a bad value names the option, the value and what is valid', (t) => {
   const cases: [Command, Record<string, unknown>, RegExp][] = [
-    ['federate', { rounds: 0 }, /option rounds must be a whole number in 1\.\.1000000 \(rounds\), not 0/],
+    ['federate', { rounds: 0 }, /option rounds must be a whole number in 1\.\.1000000, or open \(rounds\), not 0/],
     ['federate', { rounds: 'many' }, /option rounds .* not "many"/],
     ['federate', { rounds: '' }, /option rounds .* not ""/],
     ['federate', { rounds: 2.5 }, /option rounds .* not 2\.5/],
@@ -76,7 +76,7 @@ test('a bad value names the option, the value and what is valid', (t) => {
     ['federate', { strategy: 'best' }, new RegExp(`option strategy must be one of ${Object.keys(strategies).join(', ')}.* not "best"`)],
     ['federate', { strategy: { name: 'mine' } }, /option strategy .* not an object/],
     ['federate', { samples: { scheduler: 'euler' } }, new RegExp(`one of ${Object.keys(schedulers).join(', ')}`)],
-    ['federate', { serverStep: { kind: 'sgd' } }, /one of add, momentum, adam, yogi, not "sgd"/],
+    ['federate', { serverStep: { kind: 'sgd' } }, /one of add, momentum, lookahead, adam, yogi, not "sgd"/],
     ['federate', { partition: 'cake' }, /option partition .*"cake".*iid.*dirichlet.*shards.*quantity.*site/],
     ['federate', { partition: 'shards:0' }, /option partition .*"shards:0".*shards/],
     ['federate', { device: 'tpu' }, /one of auto, cpu, cuda, not "tpu"/],

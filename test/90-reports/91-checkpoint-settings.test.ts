@@ -284,6 +284,11 @@ test('N17: options of federate that nothing in the run uses are named', (t) => {
   t.is(idle({}), undefined);
   t.is(idle({ sharing: { alpha: 0.3 } }), 'Nothing in this run uses --share-alpha (goes with --share-beta above 0).');
   t.is(idle({ sharing: { alpha: 0.3, beta: 0.1, consent: true } }), undefined);
+  // Consent where nothing real is shared: none given, none asked for, or samples of the model.
+  const consent = 'Nothing in this run uses --share-real (goes with --share-beta above 0 and --share-source real).';
+  t.is(idle({ sharing: { consent: true } }), consent);
+  t.is(idle({ sharing: { consent: true, beta: 0.1, source: 'synthetic' } }), consent);
+  t.is(idle({ sharing: { consent: false } }), undefined);
   t.is(idle({ sharing: { alpha: undefined }, probe: {} }), undefined);
   t.regex(
     idle({ diversity: { pull: 1 }, serverStep: { beta1: 0.5 } })!,

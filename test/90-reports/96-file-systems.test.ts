@@ -6,7 +6,9 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
+import { parseOptions } from '../../src/commands/options/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
+import { sampleFiles, train } from '../../src/index.ts';
 import { type Evidence, type Owner, stateOf, takeLock } from '../../src/run/lock.ts';
 import { startRun } from '../../src/run/start.ts';
 import { fakeConfig, fakeRun } from '../support/fake-run.ts';
@@ -178,6 +180,25 @@ test('L2: a lock of another container is taken when its heartbeat ends, or at on
   const handle = await import('node:fs/promises').then(({ stat }) => stat(path));
   t.true(handle.mtimeMs > before.getTime() + 1000);
   await live.release();
+});
+
+test('L2: a folder of samples whose lock was left in another container is taken at once if that is asked for', async (t) => {
+  const dir = await temporary(t);
+  const out = join(dir, 'drawn');
+  const place = { threads: 1, device: 'cpu' } as const;
+  const { checkpoint } = await train({ ...place, data: 'synthetic:24', size: 8, epochs: 1, samples: { every: 0 }, out: join(dir, 'run') });
+  const drawing = { source: checkpoint, out, steps: 1, ...place };
+  await sampleFiles({ ...drawing, n: 1 });
+  const mine = await takeLock(out);
+  const { id: _, ...owner } = JSON.parse(await readFile(join(out, 'lock'), 'utf8'));
+  await mine.release();
+  // An owner of an earlier version, without heartbeats: nothing tells whether it lives.
+  await writeFile(join(out, 'lock'), JSON.stringify({ ...owner, namespace: 'pid:[0]' }));
+  await t.throwsAsync(sampleFiles({ ...drawing, n: 2 }), { code: 'ERR_PHOENIX_RUN', message: /stealLock \(--steal-lock\)/ });
+  t.like(await sampleFiles({ ...drawing, n: 2, stealLock: true }), { count: 2, drawn: 1 });
+  t.false((await readdir(out)).includes('lock'));
+  const alone = () => parseOptions('sample', { source: checkpoint, grid: 'x.png', stealLock: true });
+  t.throws(alone, { code: 'ERR_PHOENIX_CONFIG', message: /--steal-lock.* goes with out \(--out\)/ });
 });
 
 test('L2: a run killed in a container goes on in the next one of the same name', async (t) => {

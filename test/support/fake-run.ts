@@ -30,6 +30,8 @@ export type FakeOptions = {
   config?: RunConfig;
   /** Numbers in the model, 8 bytes each. */
   size?: number;
+  /** The round whose commit is held; more rounds than `rounds` then go on from it. */
+  holdAt?: number;
   fault?(point: string): void | Promise<void>;
   onRound?(round: number): void;
 };
@@ -51,8 +53,10 @@ const valuesOf = (bytes: Uint8Array) => new Float64Array(new Uint8Array(bytes).b
 
 /** Runs to `rounds`, from the beginning or from the last commit. */
 export async function fakeRun(dir: string, options: FakeOptions): Promise<void> {
-  const { rounds, resume = false, keep = 2, config = fakeConfig, size = 500, fault, onRound } = options;
-  const run = await startRun(dir, config, { resume, keep, initial: { sum: 0 }, mayChange: ['options.rounds', 'options.threads'], fault });
+  const { rounds, resume = false, keep = 2, config = fakeConfig, size = 500, holdAt, fault, onRound } = options;
+  const mayChange = ['options.rounds', 'options.threads'];
+  const length = { options: ['options.rounds'], isLonger: ({ total }: { total: number }) => rounds > total };
+  const run = await startRun(dir, config, { resume, keep, initial: { sum: 0 }, mayChange, length, fault });
   try {
     let model = Float64Array.from({ length: size }, (_, i) => Math.sin(i));
     let moments = new Float64Array(size);
@@ -61,6 +65,7 @@ export async function fakeRun(dir: string, options: FakeOptions): Promise<void> 
       moments = valuesOf(await readFile(run.file('moments')!));
     }
     while (run.round < rounds) {
+      if (run.round === holdAt) await run.hold({ unit: 'rounds', total: rounds });
       for (const client of ['a', 'b/..', 'c']) await trainClient(run, client, model, moments);
       const { sum } = run.state as { sum: number };
       const round = run.round + 1;

@@ -10,6 +10,8 @@ type Rule = { options: readonly string[]; used(settings: Settings<'federate'>, n
 const asksForSamples = ({ histogram }: Settings<'federate'>, { vendi, statistic, histogram: counts }: Needs) =>
   vendi === true || (statistic !== undefined && statistic !== 'loss') || (counts === true && histogram.of === 'samples');
 
+const sharesReal = ({ sharing }: Settings<'federate'>) => sharing.beta > 0 && sharing.source === 'real';
+
 const drawsShared = ({ sharing }: Settings<'federate'>) => sharing.beta > 0 && sharing.source === 'synthetic';
 
 /** Exported for tests. */
@@ -22,6 +24,7 @@ export const rules: readonly Rule[] = [
     by: '--strategy trimmed-mean, krum or multi-krum',
   },
   { options: ['sharing.alpha', 'sharing.source'], used: ({ sharing }) => sharing.beta > 0, by: '--share-beta above 0' },
+  { options: ['sharing.consent'], used: sharesReal, by: '--share-beta above 0 and --share-source real' },
   { options: ['sharing.every'], used: drawsShared, by: '--share-beta above 0 and --share-source synthetic' },
   { options: ['localWork.least', 'localWork.most'], used: ({ localWork }) => localWork.target !== undefined, by: '--drift-target' },
   {
@@ -64,8 +67,11 @@ export const rules: readonly Rule[] = [
  * @param needs of the strategy, behind its filter
  */
 export function idleOptions(given: object, settings: Settings<'federate'>, needs: Needs = {}): string | undefined {
-  const isGiven = (path: readonly string[]) =>
-    path.reduce<unknown>((value, key) => (value as RawOptions | undefined)?.[key], given) !== undefined;
+  const isGiven = (path: readonly string[]) => {
+    const value = path.reduce<unknown>((group, key) => (group as RawOptions | undefined)?.[key], given);
+    // A flag that is off asks for nothing.
+    return value !== undefined && value !== false;
+  };
   const idle = optionsOf('federate').flatMap((place) => {
     const rule = rules.find(({ options }) => options.includes(place.path.join('.')));
     return rule && isGiven(place.path) && !rule.used(settings, needs) ? [`${flagOf(place)} (goes with ${rule.by})`] : [];

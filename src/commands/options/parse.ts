@@ -161,11 +161,12 @@ function checkAssumed({ schedule, prediction }: Settings<'sample' | 'finetune'>)
     contradiction('schedule and prediction go together (--schedule, --prediction): give both, or none where the model says them.');
 }
 
-/** @throws OptionError for an option that the chosen sampler does not have, or two places for the images */
+/** @throws OptionError for options that contradict each other, or that the chosen sampler does not have */
 function checkSampler(settings: Settings<'sample'>): void {
-  const { scheduler, grid, out } = settings;
+  const { scheduler, grid, out, stealLock } = settings;
   if (grid !== undefined && out !== undefined)
     contradiction('grid is one file for all images, and out a folder with a file for each (--grid, --out): give one of them.');
+  if (stealLock && out === undefined) contradiction('stealLock (--steal-lock) goes with out (--out): only a folder has a lock.');
   for (const name of ['eta', 'variance'] as const) {
     if (settings[name] === undefined || schedulers[scheduler].options.includes(name)) continue;
     const others = names(schedulers).filter((other) => schedulers[other].options.includes(name));

@@ -2,7 +2,7 @@
 import { spacings } from '../../ddpm/noise.ts';
 import { schedulers } from '../../ddpm/schedulers/index.ts';
 import { formats } from '../../outputs.ts';
-import { assumedNoise, machine, seed } from './common.ts';
+import { assumedNoise, machine, seed, stealLock } from './common.ts';
 import { choice, classKind, flag, integer, names, number, outputKind, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
@@ -40,6 +40,7 @@ export const sampleTable = {
       defaultText: 'none',
       help: 'folder for single PNG files, by class, with an index; the same command goes on where it was stopped',
     }),
+    stealLock,
   }),
   ...headed('Sampler', {
     scheduler: option({ kind: choice(names(schedulers)), default: 'ddim', help: 'sampler' }),

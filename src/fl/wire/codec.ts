@@ -93,6 +93,20 @@ export function parseCompression(text: string): { codec: CodecName; share: numbe
   );
 }
 
+/**
+ * Most bytes that `count` values take under a compression.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT as parseCompression
+ */
+export function mostBytes(compress: string, count: number): number {
+  const { codec, share } = parseCompression(compress);
+  if (codec !== 'topk') return codecs[codec].bytes(count).max;
+  const sent = Math.max(1, Math.round(share * count));
+  // A gap of 128 values takes a second byte, one of 128² a third, and so on; all gaps together are no longer than the vector.
+  let gaps = sent;
+  for (let long = 128; long <= count; long *= 128) gaps += Math.floor(count / long);
+  return TOPK_HEADER + 2 * sent + Math.min(gaps, Math.ceil(count / 8));
+}
+
 /** Blobs of this process that are vectors, for their names. */
 let handedOver = 0;
 

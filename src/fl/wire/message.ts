@@ -11,7 +11,7 @@ import { explain, PROTOCOL } from '../protocol.ts';
 import type { Blob, Message } from '../transport.ts';
 
 /** Largest head in bytes. */
-const MAX_HEAD = 2 ** 20;
+export const MAX_HEAD = 2 ** 20;
 
 const envelope = z.object({
   protocol: z.int().min(1),

@@ -41,6 +41,8 @@ export type IoOptions = {
   whenFull?: string;
   /** What to do where no file may be written. */
   whenRefused?: string;
+  /** Who may read a new file: 0o600 for secrets. @default the system's */
+  mode?: number;
 };
 
 /** What a file system refused, as ERR_PHOENIX_IO with advice. Any other error is returned as it is. */
@@ -176,7 +178,7 @@ export function draftOf(name: string): string | undefined {
  * The first half of writeWhole: brings the content to the disk under a temporary name.
  * @returns the second half: renames it into place, which is the moment in which it counts
  */
-export async function draft(path: string, content: Content, point: Point = () => {}): Promise<() => Promise<void>> {
+export async function draft(path: string, content: Content, point: Point = () => {}, mode?: number): Promise<() => Promise<void>> {
   const target = await targetOf(path);
   const before = await statusOf(target);
   const temporary = draftPath(target);
@@ -190,7 +192,7 @@ export async function draft(path: string, content: Content, point: Point = () =>
   };
   const inode = await orRemove(async () => {
     await point(`write ${basename(path)}`);
-    const handle = await open(temporary, 'wx');
+    const handle = await open(temporary, 'wx', mode);
     try {
       // Who may read a file stays as it was.
       if (before) await handle.chmod(before.mode & 0o777).catch(() => undefined);
@@ -218,7 +220,7 @@ export async function draft(path: string, content: Content, point: Point = () =>
  */
 export async function writeWhole(path: string, content: Content, point: Point = () => {}, options: IoOptions = {}): Promise<void> {
   const write = async () => {
-    const publish = await draft(path, content, point);
+    const publish = await draft(path, content, point, options.mode);
     await publish();
     await point('fsync the folder');
     await syncFolder(dirname(path));

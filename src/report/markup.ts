@@ -90,18 +90,27 @@ footer{color:var(--soft);font-size:.85rem}
 .figures-table td.text{white-space:normal;min-width:15em}.figures-table .best{font-weight:700;color:var(--a)}.figures-table small{color:var(--soft)}
 `;
 
-/** A page as a complete HTML document, which loads nothing from elsewhere and runs no scripts. */
-export function htmlDocument(title: string, main: Markup): string {
+export type DocumentOptions = {
+  /** The Content-Security-Policy. @default nothing is loaded, no script runs */
+  policy?: string;
+  /** Style behind STYLE. */
+  style?: string;
+  /** What else the head holds. */
+  head?: Markup;
+};
+
+/** A page as a complete HTML document, which loads nothing from elsewhere and, unless the policy says otherwise, runs no scripts. */
+export function htmlDocument(title: string, main: Markup, { policy, style = '', head }: DocumentOptions = {}): string {
   return html`<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="${{ markup: policy ?? "default-src 'none'; img-src data:; style-src 'unsafe-inline'" }}">
 <title>Phoenix: ${title}</title>
-<style>${{ markup: STYLE }}</style>
-</head>
+<style>${{ markup: STYLE + style }}</style>
+${head}</head>
 <body>
 <main>
 ${main}</main>

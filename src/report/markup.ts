@@ -88,6 +88,7 @@ footer{color:var(--soft);font-size:.85rem}
 .figures-table{min-width:100%;border-spacing:0}.figures-table td,.figures-table th{padding:.35em .7em;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 .figures-table tbody th,.figures-table thead th:first-child,.figures-table .text{text-align:left}.figures-table tbody th{color:var(--ink);font-weight:600}
 .figures-table td.text{white-space:normal;min-width:15em}.figures-table .best{font-weight:700;color:var(--a)}.figures-table small{color:var(--soft)}
+.figures-table.list{min-width:0;margin:.6rem 0}.list tbody th{max-width:26rem;white-space:normal;overflow-wrap:anywhere}.list td.text{min-width:0;max-width:36rem;overflow-wrap:anywhere}
 `;
 
 export type DocumentOptions = {

@@ -3,6 +3,7 @@
  * consumers, no message ids. Values and heartbeats have a connection of their own, since pieces on a thin line delay what shares theirs.
  */
 
+import { setTimeout as delay } from 'node:timers/promises';
 import {
   DiscardPolicy,
   type JetStreamClient,
@@ -170,7 +171,7 @@ function createStreams(replicas: number, uploadBytes: number) {
   const value = { discard: DiscardPolicy.Old, max_msg_size: MAX_MESSAGE };
   const pieces = { discard: DiscardPolicy.New, max_msg_size: PIECE + 4096 };
   return {
-    forget: () => made.clear(),
+    forget: (site?: string) => (site === undefined ? made.clear() : void made.delete(upOf(site).stream)),
     /** Makes what is missing: what all need, and what this site needs. */
     async ensure(manager: JetStreamManager, site?: string) {
       const up = site === undefined ? undefined : upOf(site);
@@ -203,11 +204,11 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
     onLink(state, refused) {
       if (!state.connected) control = undefined;
       streams.forget();
-      if (state.connected) for (const of of sites) prepare(of);
+      if (state.connected) for (const of of [undefined, ...sites]) prepare(of);
       for (const listener of links) listener(state, refused);
     },
   });
-  const data = createDataConnections(dial);
+  const pool = createDataConnections(dial);
 
   const now = async (): Promise<Control> => {
     const connection = link.current();
@@ -216,6 +217,11 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
     const manager = await jetstreamManager(connection, { checkAPI: false, timeout: VALUE_WITHIN });
     control = { connection, manager, js: jetstream(connection, { timeout: VALUE_WITHIN }) };
     return control;
+  };
+  /** Without a stream: the coordinator makes it with the next verb, a site asks for it by an empty heartbeat. */
+  const missing = () => {
+    if (site === undefined) streams.forget();
+    else link.current()?.publish(`${ALIVE}.${token}`);
   };
   /** Does a verb; where a stream is missing, the coordinator makes it before the next try. `about`: the site whose stream is needed. */
   const verb = async <T>(about: string | undefined, work: (control: Control) => Promise<T>): Promise<T> => {
@@ -232,13 +238,18 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
         (error as Error).name === 'NoRespondersError' ||
         /no responders/i.test(String((error as Error).cause))
       )
-        streams.forget();
+        missing();
       throw asLineError(error);
     }
   };
-  /** Has a site's stream made, so that it may put; what fails now is tried again with the next verb. */
-  const prepare = (of: string) => {
-    if (site === undefined) verb(of, async () => {}).catch(() => undefined);
+  /** Has the streams made that all need, or that this site needs, so that sites may read and put. Tried again until the connection is lost. */
+  const prepare = async (of?: string) => {
+    if (site !== undefined) return;
+    for (let connection = link.current(); connection && connection === link.current(); ) {
+      const done = await verb(of, async () => true).catch(() => false);
+      if (done) return;
+      await delay(1000, undefined, { ref: false });
+    }
   };
   const placeOf = (owner: Owner) => (owner === 'coordinator' ? DOWN : upOf(owner.site));
   const aboutOf = (owner: Owner) => (owner === 'coordinator' ? undefined : owner.site);
@@ -254,9 +265,7 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
       connection.subscribe(subject, {
         callback(error, message) {
           const from = error ? undefined : siteOf(message.subject.slice(message.subject.lastIndexOf('.') + 1));
-          if (from === undefined) return;
-          if (!sites.has(from)) prepare(from);
-          callback(from, message);
+          if (from !== undefined) callback(from, message);
         },
       });
     };
@@ -269,12 +278,19 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
     return Object.keys(state.subjects ?? {});
   };
 
+  if (site === undefined)
+    subscribe(`${ALIVE}.*`, (from, { data }) => {
+      if (data.length > 0) return;
+      streams.forget(from);
+      void prepare(from);
+    });
+
   return {
     first: link.first,
     current: link.current,
     renew() {
       link.renew();
-      data.renew();
+      pool.renew();
     },
     connected: () => link.current() !== undefined,
     onLink: (listener) => void links.push(listener),
@@ -312,7 +328,11 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
     beat(of, value) {
       link.current()?.publish(`${ALIVE}.${tokenOf(of)}`, value);
     },
-    hearBeats: (listener) => subscribe(`${ALIVE}.${token}`, (from, message) => listener(from, message.data)),
+    hearBeats(listener) {
+      subscribe(`${ALIVE}.*`, (from, { data }) => {
+        if (data.length > 0) listener(from, data);
+      });
+    },
     pieces: (owner, name) =>
       verb(aboutOf(owner), async (ready) => {
         const prefix = `${placeOf(owner).prefix}.${hashOf(name)}`;
@@ -321,14 +341,14 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
       }),
     store: (owner, name, piece, bytes) =>
       verb(aboutOf(owner), () =>
-        data.use(async (connection) => {
+        pool.use(async (connection) => {
           const subject = `${placeOf(owner).prefix}.${hashOf(name)}.${piece}`;
           await storeOf(connection).publish(subject, bytes);
         }),
       ),
     load: (owner, name, piece) =>
       verb(aboutOf(owner), () =>
-        data.use(async (connection) => (await directGet(connection, pieceOf(placeOf(owner), hashOf(name), piece), PIECE_WITHIN))?.data),
+        pool.use(async (connection) => (await directGet(connection, pieceOf(placeOf(owner), hashOf(name), piece), PIECE_WITHIN))?.data),
       ),
     forget: (owner, but) =>
       verb(aboutOf(owner), async (ready) => {
@@ -339,7 +359,7 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
           if (!but.has(`sha256:${hash}`)) await ready.manager.streams.purge(stream, { filter: `${prefix}.${hash}.*` });
       }),
     async close() {
-      await Promise.all([link.close(), data.close()]);
+      await Promise.all([link.close(), pool.close()]);
     },
   };
 }

@@ -2,7 +2,7 @@
  * `node scripts/install-check.mjs [MANAGER …]`: the package as a user installs it, from its tarball into an empty project in a folder with
  * a space and other odd characters in its name, without CUDA. Managers: npm, pnpm (install scripts blocked, then allowed; nothing hoisted),
  * yarn-pnp, yarn-modules; jest and vitest are test runners on npm's installation. Without arguments npm and pnpm, as CI does; `all` is all.
- * Each step installs, draws a step of training, and looks whether the package is still whole. Exit code 1 if one fails.
+ * Each step installs, trains a step, draws two images, and looks whether the package is still whole. Exit code 1 if one fails.
  */
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -61,7 +61,11 @@ const TRAIN = [
   '--sample-steps',
   '1',
 ];
-const works = (folder, command, args) => run(folder, command, [...args, ...TRAIN, '--out', 'run']);
+/** Trains a step, and draws from the run: files of one piece and of many are written, and read. */
+async function works(folder, command, args) {
+  await run(folder, command, [...args, ...TRAIN, '--out', 'run']);
+  await run(folder, command, [...args, 'sample', 'run', '--n', '2', '--steps', '1', '--out', 'drawn']);
+}
 
 const steps = {
   async npm() {

@@ -4,11 +4,12 @@
  * link is followed; what is no plain file is never replaced. What can be known of an output beforehand is said in outputs.ts.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, renameSync, rmSync, type Stats, writeFileSync } from 'node:fs';
-import { type FileHandle, mkdir, open, readdir, readFile, readlink, realpath, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
+import { fsync, mkdirSync, renameSync, rmSync, type Stats, writeFileSync } from 'node:fs';
+import { type FileHandle, mkdir, open, readdir, readFile, readlink, realpath, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { constants } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { z } from 'zod';
 import { PhoenixError, type PhoenixErrorCode } from './errors.ts';
 
@@ -40,6 +41,8 @@ export type IoOptions = {
   whenFull?: string;
   /** What to do where no file may be written. */
   whenRefused?: string;
+  /** Who may read a new file: 0o600 for secrets. @default the system's */
+  mode?: number;
 };
 
 /** What a file system refused, as ERR_PHOENIX_IO with advice. Any other error is returned as it is. */
@@ -99,9 +102,12 @@ export async function sync(path: string): Promise<void> {
   }
 }
 
+/** fsync by a file's number, since the handles of Yarn's Plug'n'Play cannot do it themselves. */
+const fsyncOf = promisify(fsync);
+
 /** Brings an open file to the disk, where the file system can. */
 export async function syncHandle(handle: FileHandle): Promise<void> {
-  await handle.sync().catch((error) => {
+  await fsyncOf(handle.fd).catch((error) => {
     if (!hasCode(error, ...LACKING)) throw error;
   });
 }
@@ -149,6 +155,12 @@ export async function targetOf(path: string): Promise<string> {
   return link === undefined ? join(folder, basename(path)) : targetOf(resolve(folder, link));
 }
 
+/** Writes content into an open file, behind what is there. Piece by piece, since Yarn's Plug'n'Play takes no iterables. */
+async function writeInto(handle: FileHandle, content: Content): Promise<void> {
+  const isWhole = typeof content === 'string' || ArrayBuffer.isView(content);
+  for await (const piece of isWhole ? [content] : content) await handle.writeFile(piece);
+}
+
 const DRAFT = /^(.*)\.[0-9a-f]{16}\.tmp$/;
 
 /** A name for a draft of a file that nobody else has; a long name is cut, since file systems take 255 bytes. */
@@ -166,7 +178,7 @@ export function draftOf(name: string): string | undefined {
  * The first half of writeWhole: brings the content to the disk under a temporary name.
  * @returns the second half: renames it into place, which is the moment in which it counts
  */
-export async function draft(path: string, content: Content, point: Point = () => {}): Promise<() => Promise<void>> {
+export async function draft(path: string, content: Content, point: Point = () => {}, mode?: number): Promise<() => Promise<void>> {
   const target = await targetOf(path);
   const before = await statusOf(target);
   const temporary = draftPath(target);
@@ -180,11 +192,11 @@ export async function draft(path: string, content: Content, point: Point = () =>
   };
   const inode = await orRemove(async () => {
     await point(`write ${basename(path)}`);
-    const handle = await open(temporary, 'wx');
+    const handle = await open(temporary, 'wx', mode);
     try {
       // Who may read a file stays as it was.
       if (before) await handle.chmod(before.mode & 0o777).catch(() => undefined);
-      await writeFile(handle, content);
+      await writeInto(handle, content);
       await point(`fsync ${basename(path)}`);
       await syncHandle(handle);
       return (await handle.stat()).ino;
@@ -208,7 +220,7 @@ export async function draft(path: string, content: Content, point: Point = () =>
  */
 export async function writeWhole(path: string, content: Content, point: Point = () => {}, options: IoOptions = {}): Promise<void> {
   const write = async () => {
-    const publish = await draft(path, content, point);
+    const publish = await draft(path, content, point, options.mode);
     await publish();
     await point('fsync the folder');
     await syncFolder(dirname(path));
@@ -251,7 +263,12 @@ export async function writeWholeFolder(path: string, fill: (temporary: string) =
  */
 export async function writeFresh(path: string, content: Content): Promise<void> {
   await remove(path);
-  await writeFile(path, content, { flag: 'wx' });
+  const handle = await open(path, 'wx');
+  try {
+    await writeInto(handle, content);
+  } finally {
+    await handle.close();
+  }
 }
 
 /**

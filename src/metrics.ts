@@ -20,7 +20,8 @@ export { type KernelDistanceOptions, kernelDistance } from './ddpm/metrics/kerne
 // Quality and coverage: whether samples look real, and whether every mode is covered.
 
 export { binCounts, type ClusterOptions, type Clusters, differentBins, jensenShannon, kMeans } from './ddpm/metrics/bins.ts';
-export { accuracy, classCoverage, predictedClasses } from './ddpm/metrics/classes.ts';
+export { accuracy, classCoverage, inceptionScore, predictedClasses } from './ddpm/metrics/classes.ts';
+export { type Logistic, type LogisticOptions, logisticLogits, logisticRegression } from './ddpm/metrics/logistic.ts';
 export { classRecall, densityCoverage, type NeighbourOptions, precisionRecall } from './ddpm/metrics/neighbours.ts';
 export { vendiScore } from './ddpm/metrics/vendi.ts';
 

@@ -6,6 +6,7 @@ import type { Client } from '../fl/site/client.ts';
 import type { Store } from '../fl/store.ts';
 import type { ClientStep } from '../fl/transport.ts';
 import { decodeHead, type Head } from '../fl/wire/message.ts';
+import type { Verdict } from './policy.ts';
 import {
   type Beat,
   type Has,
@@ -22,13 +23,8 @@ import {
   versionsDiffer,
   type Want,
 } from './protocol.ts';
+import type { Sent } from './sent-log.ts';
 import type { Link, SiteWire } from './wire.ts';
-
-/** What the site's policy says of a request, and the line of it that says so. `reason`: for people. */
-export type Verdict = { allowed: true; line: string } | { allowed: false; line: string; reason: string };
-
-/** A reply before it leaves. `bytes`: of its head and blobs; `sha256`: of its encoded head, which names the blobs by theirs. */
-export type Sent = { run: string; round: number; kind: string; bytes: number; sha256: string; line: string };
 
 /** A client of one run. `close`: called when the site takes part in another run, and at the end. */
 export type Joined = { client: Client; close?(): Promise<void> };
@@ -69,7 +65,10 @@ export type SiteOptions = {
   join(run: string, spec: Uint8Array | undefined, signal: AbortSignal): Promise<Joined>;
   /** The policy: asked before anything of a request is read. @default everything is allowed */
   allow?(request: Head, run: string): Verdict | Promise<Verdict>;
-  /** Called, and waited for, before a reply leaves. Without it nothing leaves: what it throws ends the loop. */
+  /**
+   * Called, and waited for, before a reply leaves: what it throws ends the loop, and nothing leaves. `bytes`: of its head and blobs;
+   * `sha256`: of its encoded head, which names the blobs by theirs. Failures and refusals, a line of text, are not replies.
+   */
   onSent?(sent: Sent): void | Promise<void>;
   onEvent?(event: SiteEvent): void;
   /** @default 5 */

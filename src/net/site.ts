@@ -161,8 +161,8 @@ async function answerRequest(site: Site, name: string, { head: encoded, attempt 
     const verdict = left === undefined && allow ? await allow(head, run) : { allowed: true as const, line: '' };
     signal.throwIfAborted();
     if (!verdict.allowed) {
-      set({ is: 'refused', line: verdict.line, reason: verdict.reason });
-      onEvent?.({ type: 'declined', kind, round, line: verdict.line, reason: verdict.reason });
+      set({ is: 'refused', line: verdict.line, reason: verdict.words });
+      onEvent?.({ type: 'declined', kind, round, line: verdict.line, reason: verdict.words });
       return;
     }
     const blobs = head.blobs.map((blob) => ({ ...blob, read: () => wire.get(blob, { signal }) }));

@@ -71,7 +71,15 @@ export function lineChart(chart: LineChart): Markup {
 }
 
 /** Bytes up and down of each round, stacked. */
-export function barChart({ width, height, rounds }: { width: number; height: number; rounds: RoundRecord[] }): Markup {
+export function barChart({
+  width,
+  height,
+  rounds,
+}: {
+  width: number;
+  height: number;
+  rounds: Pick<RoundRecord, 'round' | 'bytesUp' | 'bytesDown'>[];
+}): Markup {
   const largest = highest(rounds.map((round) => round.bytesUp + round.bytesDown));
   const unit = byteUnit(largest);
   const x = roundAxis(rounds[0]!.round - 0.5, rounds.at(-1)!.round + 0.5, width);

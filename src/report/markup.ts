@@ -88,20 +88,30 @@ footer{color:var(--soft);font-size:.85rem}
 .figures-table{min-width:100%;border-spacing:0}.figures-table td,.figures-table th{padding:.35em .7em;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 .figures-table tbody th,.figures-table thead th:first-child,.figures-table .text{text-align:left}.figures-table tbody th{color:var(--ink);font-weight:600}
 .figures-table td.text{white-space:normal;min-width:15em}.figures-table .best{font-weight:700;color:var(--a)}.figures-table small{color:var(--soft)}
+.figures-table.list{min-width:0;margin:.6rem 0}.list tbody th{max-width:26rem;white-space:normal;overflow-wrap:anywhere}.list td.text{min-width:0;max-width:36rem;overflow-wrap:anywhere}
 `;
 
-/** A page as a complete HTML document, which loads nothing from elsewhere and runs no scripts. */
-export function htmlDocument(title: string, main: Markup): string {
+export type DocumentOptions = {
+  /** The Content-Security-Policy. @default nothing is loaded, no script runs */
+  policy?: string;
+  /** Style behind STYLE. */
+  style?: string;
+  /** What else the head holds. */
+  head?: Markup;
+};
+
+/** A page as a complete HTML document, which loads nothing from elsewhere and, unless the policy says otherwise, runs no scripts. */
+export function htmlDocument(title: string, main: Markup, { policy, style = '', head }: DocumentOptions = {}): string {
   return html`<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="${{ markup: policy ?? "default-src 'none'; img-src data:; style-src 'unsafe-inline'" }}">
 <title>Phoenix: ${title}</title>
-<style>${{ markup: STYLE }}</style>
-</head>
+<style>${{ markup: STYLE + style }}</style>
+${head}</head>
 <body>
 <main>
 ${main}</main>

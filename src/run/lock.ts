@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { z } from 'zod';
 import { PhoenixError } from '../errors.ts';
-import { hasCode, patiently, remove } from '../files.ts';
+import { hasCode, patiently, remove, syncHandle } from '../files.ts';
 
 const NAME = 'lock';
 /** A lock that is not written anew for so long has no owner, in milliseconds; an owner writes six times as often. */
@@ -103,7 +103,7 @@ function beat(handle: FileHandle, text: string, every: number): () => Promise<vo
   const timer = setInterval(() => {
     last = last
       .then(() => handle.write(text, 0))
-      .then(() => handle.datasync())
+      .then(() => syncHandle(handle))
       .catch(() => undefined);
   }, every);
   timer.unref();
@@ -233,7 +233,7 @@ async function clockOf(dir: string): Promise<number> {
   const handle = await open(path, 'wx');
   try {
     await handle.write('now');
-    await handle.datasync().catch(() => undefined);
+    await syncHandle(handle).catch(() => undefined);
     return (await handle.stat()).mtimeMs;
   } finally {
     await handle.close();

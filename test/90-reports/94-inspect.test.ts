@@ -39,8 +39,8 @@ test('N26: inspect names sizes, depths, values, classes, sites, and what cannot 
     { name: 'b', count: 7 },
   ]);
   t.deepEqual(found.sites, [
-    { name: 'north', count: 5 },
-    { name: 'south', count: 5 },
+    { name: 'north', count: 5, classes: [3, 2] },
+    { name: 'south', count: 5, classes: [0, 5] },
   ]);
   t.deepEqual(
     found.corrupt.map(({ file }) => file),

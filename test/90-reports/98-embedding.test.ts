@@ -1,10 +1,10 @@
 /** Installing and embedding (I), threads under limits (Q), and the self-check of a GPU (N1, N2). */
 import { execFile } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import test from 'ava';
 import { howToBuild } from '../../src/bindings/load.ts';
@@ -158,6 +158,56 @@ test('I5: a bundle that holds Phoenix says so when it needs the addon, whatever 
   rmSync(folder, { recursive: true });
 });
 
+test('I2: under Yarn Plug’n’Play, whose file handles cannot fsync and whose writeFile takes no pieces, a run is written whole', async (t) => {
+  const folder = scratch();
+  writeFileSync(
+    join(folder, 'shim.mjs'),
+    `import { open, writeFile } from 'node:fs/promises';
+    import fs from 'node:fs';
+    import { syncBuiltinESMExports } from 'node:module';
+    const handle = await open(new URL(import.meta.url));
+    const shape = Object.getPrototypeOf(handle);
+    const lacks = () => { throw new Error('Method not implemented.'); };
+    const whole = (content) => { if (typeof content !== 'string' && !ArrayBuffer.isView(content)) throw new TypeError('data must be text or bytes'); };
+    const writeOf = shape.writeFile;
+    Object.assign(shape, { sync: lacks, datasync: lacks, utimes: lacks, async writeFile(content, ...more) { whole(content); return writeOf.call(this, content, ...more); } });
+    fs.promises.writeFile = async (path, content, ...more) => { whole(content); return writeFile(path, content, ...more); };
+    syncBuiltinESMExports();
+    await handle.close();`,
+  );
+  const shimmed = (...args: string[]) =>
+    outcome(process.execPath, ['--import=tsx', `--import=${pathToFileURL(join(folder, 'shim.mjs'))}`, ...args], { cwd: root });
+  const lacking = await shimmed(
+    '--input-type=module',
+    '-e',
+    "await (await import('node:fs/promises')).writeFile('/dev/null', [Buffer.from('a')])",
+  );
+  t.regex(lacking.text, /data must be text or bytes/, 'the shim works');
+  const dir = join(folder, 'run');
+  const small = ['--data', 'synthetic:24', '--size', '8', '--sample-steps', '2', '--samples', '2', '--device', 'cpu'];
+  const { code, text } = await shimmed('src/cli.ts', 'federate', ...small, '--clients', '2', '--rounds', '1', '--out', dir);
+  t.is(code, 0, text);
+  // A lock whose owner is judged by its heartbeat.
+  writeFileSync(join(dir, 'lock'), JSON.stringify({ id: 'x', pid: 1, start: '1', boot: 'other', namespace: 'pid:[0]', host: 'elsewhere' }));
+  const again = await shimmed(
+    'src/cli.ts',
+    'federate',
+    ...small,
+    '--clients',
+    '2',
+    '--rounds',
+    '2',
+    '--out',
+    dir,
+    '--resume',
+    '--steal-lock',
+  );
+  t.is(again.code, 0, again.text);
+  const drawn = await shimmed('src/cli.ts', 'sample', dir, '--n', '2', '--steps', '2', '--out', join(folder, 'drawn'));
+  t.is(drawn.code, 0, drawn.text);
+  rmSync(folder, { recursive: true });
+});
+
 test('I6: where the runtime allows no ArrayBuffer of foreign memory, results are copied', async (t) => {
   const folder = scratch();
   writeFileSync(
@@ -203,6 +253,47 @@ test('Q1: the default number of threads is the smaller of cores and CPU quota, a
   const session = createSession({ model: unetModel(unet), device: 'cpu' });
   t.is(session.threads, 1, 'a Session asks');
   session.dispose();
+});
+
+/** A control group of this machine with a quota in CPUs; undefined where none can be made. */
+function groupWith(quota: number): string | undefined {
+  const name = `phoenix-test-${process.pid}`;
+  for (const [mount, write] of [
+    ['/sys/fs/cgroup', (folder: string) => writeFileSync(join(folder, 'cpu.max'), `${100_000 * quota} 100000`)],
+    [
+      '/sys/fs/cgroup/cpu',
+      (folder: string) => {
+        writeFileSync(join(folder, 'cpu.cfs_period_us'), '100000');
+        writeFileSync(join(folder, 'cpu.cfs_quota_us'), `${100_000 * quota}`);
+      },
+    ],
+  ] as const) {
+    if (!existsSync(join(mount, 'cgroup.procs'))) continue;
+    const folder = join(mount, name);
+    try {
+      mkdirSync(folder);
+      write(folder);
+      return folder;
+    } catch {
+      if (existsSync(folder)) rmdirSync(folder);
+    }
+  }
+  return undefined;
+}
+
+test('Q1: the quota of a real control group is seen, and decides the default number of threads', async (t) => {
+  const folder = groupWith(1.5);
+  if (!folder) {
+    t.log('SKIPPED: no control group with a CPU quota can be made here (root, and the controller cpu, are needed)');
+    return t.pass();
+  }
+  t.teardown(() => rmdirSync(folder));
+  const asks = `import(${JSON.stringify(join(root, 'src/bindings/threads.ts'))}).then(({ cpuQuota, defaultThreads }) =>
+    console.log(JSON.stringify({ quota: cpuQuota(), threads: defaultThreads({ height: 32, width: 32, channels: 128 }) })))`;
+  const inside = 'echo $$ > "$0/cgroup.procs" && exec "$@"';
+  const { code, text } = await outcome('sh', ['-c', inside, folder, process.execPath, '--import=tsx', '-e', asks], { cwd: root });
+  t.is(code, 0, text);
+  t.deepEqual(JSON.parse(text), { quota: 1.5, threads: 1 });
 });
 
 test('Q1: quotas of control groups, version 1 and 2, at any level', (t) => {

@@ -68,7 +68,8 @@ export const FAULTS: Readonly<Record<string, string>> = {
   N36: 'A run whose lock was taken over wrote on.',
   N37: 'Callbacks were not waited for.',
   N38: 'A client with a single image sent its features, which at 8×8 pixels are the image itself, as a cluster centre.',
+  N39: 'A misspelt switch of the environment, or a value that it does not have, was passed over.',
   N40: 'An experiment said nothing of what its trainings, its drawings and its test images were warned of.',
   N41: 'Test images of an experiment were read on another range than the training images.',
-  N39: 'A misspelt switch of the environment, or a value that it does not have, was passed over.',
+  N42: 'Documents showed imports, command lines or options that do not exist, and called optional what has to be given.',
 };

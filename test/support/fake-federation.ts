@@ -27,7 +27,7 @@ export type FakeFederation = {
   failures?: Death[];
   carriesVectors?: boolean;
   /** @default memoryTransport */
-  transport?(clients: Client[], options: MemoryTransportOptions): Transport;
+  transport?(clients: Client[], options: MemoryTransportOptions): Transport | Promise<Transport>;
   /** The clients' vectors; the server's are fake ones. */
   createVector?: CreateVector;
   /** In place of what client i would be made of. */
@@ -98,7 +98,7 @@ export async function fakeFederation(
       failures,
     );
   });
-  const transport = transportOf(clients, { carriesVectors });
+  const transport = await transportOf(clients, { carriesVectors });
   const state = await initialState({ session, seed, strategy, serverStep, createVector: fakeVector });
   const records: RoundRecord[] = [];
   const run = (rounds: number, options: Partial<FederationOptions> = {}, from: FederationState = state) =>

@@ -80,11 +80,15 @@ const ofFolder = { default: undefined, defaultText: 'as its scheduler_config.jso
 
 /** What a diffusers folder without a scheduler_config.json does not say. */
 export const assumedNoise = {
-  schedule: option({ kind: model.schedule.kind, ...ofFolder, help: 'noise schedule of a diffusers folder that does not say it' }),
+  schedule: option({
+    kind: model.schedule.kind,
+    ...ofFolder,
+    help: 'noise schedule of a diffusers folder that does not say it; goes with --prediction',
+  }),
   prediction: option({
     kind: model.prediction.kind,
     ...ofFolder,
-    help: 'what the network of a diffusers folder predicts, where the folder does not say it',
+    help: 'what the network of a diffusers folder predicts, where the folder does not say it; goes with --schedule',
   }),
 };
 

@@ -53,7 +53,8 @@ type Value<O> = O extends Option<infer T, infer D> ? (D extends undefined ? T | 
 /** The checked options of a table: every key present, defaults filled in. */
 export type SettingsOf<F> = { [K in keyof F]: F[K] extends AnyOption ? Value<F[K]> : SettingsOf<F[K]> };
 
-type RequiredKeys<F> = { [K in keyof F]: F[K] extends Option<infer _, infer D> ? (D extends Required ? K : never) : never }[keyof F];
+// Asked in this direction, since without strictNullChecks, in a program that uses Phoenix, undefined extends everything.
+type RequiredKeys<F> = { [K in keyof F]: F[K] extends Option<infer _, infer D> ? (Required extends D ? K : never) : never }[keyof F];
 type Given<F> = F extends AnyOption ? Value<F> : { [K in keyof F]?: Given<F[K]> };
 
 /** The options of a table as a user gives them: only what has no default must be there. */

@@ -33,14 +33,19 @@ export const sampleTable = {
       defaultText: 'all in turn',
       help: 'class to sample, for a class-conditional model: its name, or its number from 0 where no name is a number',
     }),
-    grid: option({ kind: outputKind(formats.png), default: undefined, defaultText: 'none', help: 'PNG file for all images as one grid' }),
+    grid: option({
+      kind: outputKind(formats.png),
+      default: undefined,
+      defaultText: 'none, where --out is given',
+      help: 'PNG file for all images as one grid',
+    }),
     out: option({
       kind: text('dir'),
       default: undefined,
-      defaultText: 'none',
+      defaultText: 'none, where --grid is given',
       help: 'folder for single PNG files, by class, with an index; the same command goes on where it was stopped',
     }),
-    stealLock,
+    stealLock: { ...stealLock, help: `with --out: ${stealLock.help}` },
   }),
   ...headed('Sampler', {
     scheduler: option({ kind: choice(names(schedulers)), default: 'ddim', help: 'sampler' }),

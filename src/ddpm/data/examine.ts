@@ -19,6 +19,9 @@ const SIDE = 64;
 
 export type NamedCount = { name: string; count: number };
 
+/** Images of a site, and how many of them are of each class, in the order of the classes; absent where images have no classes. */
+export type SiteCount = NamedCount & { classes?: number[] };
+
 /** Images that are stored in one way, and the least and greatest of their values. */
 export type StoredAs = { mode: string; values: string; count: number; low: number | null; high: number | null };
 
@@ -32,7 +35,7 @@ export type Examination = DatasetNotes & {
   stored: StoredAs[];
   /** Images of each class, and of each site. */
   classes: NamedCount[];
-  sites: NamedCount[];
+  sites: SiteCount[];
   /** Files that cannot be used, and why; files that can be, but are unusual; groups of files of equal pixels. */
   corrupt: { file: string; reason: string }[];
   odd: { file: string; what: string }[];
@@ -78,8 +81,7 @@ async function examineFolder(path: string, { split = 'train', range, signal, onP
     ...{ path, kind: 'image folder', split, count: seen.length, corrupt },
     sizes: sizesOf(seen),
     stored: storedOf(seen),
-    classes: countsOf(tree.classNames, tree.labels, positions),
-    sites: countsOf(tree.siteNames ?? [], tree.sites, positions),
+    ...countsOf(tree, positions),
     odd: seen.flatMap((found) => oddities(found).map((what) => ({ file: name(found.header.file), what }))),
     duplicates: duplicatesOf(seen, ({ hash, header }) => [hash, name(header.file)]),
     range: proposed,
@@ -176,11 +178,23 @@ function storedOf(seen: Seen[]): StoredAs[] {
   return rows.sort((a, b) => b.count - a.count);
 }
 
-function countsOf(names: string[], column: Int32Array | undefined, positions: ArrayLike<number>): NamedCount[] {
-  if (!column) return [];
-  const counts = names.map(() => 0);
-  for (let i = 0; i < positions.length; i++) counts[column[positions[i]!]!]!++;
-  return names.map((name, i) => ({ name, count: counts[i]! }));
+type Columns = { classNames: string[]; labels?: Int32Array; siteNames?: string[]; sites?: Int32Array };
+
+/** The images at some positions, of each class and of each site. */
+function countsOf(
+  { classNames, labels, siteNames = [], sites }: Columns,
+  positions: ArrayLike<number>,
+): Pick<Examination, 'classes' | 'sites'> {
+  const classes = classNames.map((name) => ({ name, count: 0 }));
+  const bySite = siteNames.map((name): SiteCount => ({ name, count: 0, ...(labels && { classes: classNames.map(() => 0) }) }));
+  for (let i = 0; i < positions.length; i++) {
+    const [label, site] = [labels?.[positions[i]!], sites?.[positions[i]!]];
+    if (label !== undefined) classes[label]!.count++;
+    if (site === undefined) continue;
+    bySite[site]!.count++;
+    if (label !== undefined) bySite[site]!.classes![label]!++;
+  }
+  return { classes: labels ? classes : [], sites: sites ? bySite : [] };
 }
 
 function duplicatesOf<T>(items: Iterable<T>, keyAndName: (item: T) => [string, string]): string[][] {
@@ -214,7 +228,7 @@ async function sheetOf(seen: Seen[], range: string | null, signal: AbortSignal |
 /** Kinds of data whose images lie in files of records: they are checked as they are opened, and looked at in windows. */
 async function examineRecords(path: string, kind: string, { split = 'train', signal, onProgress }: ExamineOptions): Promise<Examination> {
   const source = await openSource(path, { split, signal, onProgress });
-  const { count, width, height, channels, labels, classNames, sites, siteNames = [], notes } = source;
+  const { count, width, height, channels, notes } = source;
   const size = width * height * channels;
   const hashes: string[] = [];
   let [low, high] = [255, 0];
@@ -233,13 +247,11 @@ async function examineRecords(path: string, kind: string, { split = 'train', sig
     }
   }
   const shown = atMost(everyPosition(count), SHOWN);
-  const all = everyPosition(count);
   return {
     ...{ path, kind, split, count, corrupt: [], odd: [], range: null },
     sizes: [{ width, height, count }],
     stored: [{ mode: channels === 1 ? 'gray' : 'RGB', values: describeDepth('uchar', 8), count, low, high }],
-    classes: countsOf(classNames, labels, all),
-    sites: countsOf(siteNames, sites, all),
+    ...countsOf(source, everyPosition(count)),
     duplicates: duplicatesOf(hashes.entries(), ([at, hash]) => [hash, `image ${at}`]),
     sheet: { count: shown.length, width, height, channels, pixels: await source.read(shown) },
     leftOut: notes?.leftOut ?? [],

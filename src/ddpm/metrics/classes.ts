@@ -52,7 +52,9 @@ export function classCoverage(
  * @param options splits: 1..samples. @default 10
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT, ERR_PHOENIX_SHAPE, ERR_PHOENIX_NOT_FINITE
  */
-export function inceptionScore(logits: Features, { splits = 10 }: { splits?: number } = {}): { mean: number; std: number } {
+export function inceptionScore(logits: Features, options: { splits?: number } = {}): { mean: number; std: number } {
+  checkArguments('inceptionScore', { logits, options }, { logits: matrix, options: 'object' });
+  const { splits = 10 } = options;
   checkFeatures({ logits });
   checkInteger('inceptionScore: splits', splits, 1, logits.rows);
   const scores = Array.from({ length: splits }, (_, split) => {

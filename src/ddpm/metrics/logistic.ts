@@ -1,4 +1,5 @@
 /** Multinomial logistic regression on features: the classifier of a network that has none of its own. */
+import { checkArguments, matrix } from '../../arguments.ts';
 import { addon } from '../../bindings/load.ts';
 import { PhoenixError } from '../../errors.ts';
 import { checkFeatures, checkInteger, type Features, featureMatrix, type MetricOptions } from './features.ts';
@@ -30,6 +31,7 @@ export async function logisticRegression(
   classes: number,
   options: LogisticOptions = {},
 ): Promise<Logistic> {
+  checkArguments('logisticRegression', { x, labels, options }, { x: matrix, labels: 'numbers', options: 'object' });
   const { l2 = 1e-3, iterations = 500 } = options;
   checkInteger('logisticRegression: classes', classes, 2, 65536);
   checkInteger('logisticRegression: iterations', iterations, 1, 100_000);
@@ -39,7 +41,10 @@ export async function logisticRegression(
 }
 
 /** Logits (rows, classes) of features. @throws PhoenixError ERR_PHOENIX_SHAPE for features of another number of columns */
-export function logisticLogits({ weights, biases }: Logistic, x: Features): Features {
+export function logisticLogits(fit: Logistic, x: Features): Features {
+  checkArguments('logisticLogits', { fit, x }, { fit: { weights: 'numbers', biases: 'numbers' }, x: matrix });
+  checkFeatures({ x });
+  const { weights, biases } = fit;
   const { data, rows, columns } = x;
   const classes = biases.length;
   if (weights.length !== classes * columns)

@@ -121,7 +121,7 @@ function createSayer({ line, persist, onMend }: End, kind: 'want' | 'has', site:
       return;
     }
     const last = await line.last(kind, site);
-    if (last && last.speaker !== speaker)
+    if (last?.speaker && last.speaker !== speaker)
       throw new PhoenixError(
         'ERR_PHOENIX_REFUSED',
         `Another process speaks as ${site}: the same credentials are in use twice. Stop one of them; if you know of only one, have the coordinator revoke this site.`,
@@ -140,9 +140,11 @@ function createSayer({ line, persist, onMend }: End, kind: 'want' | 'has', site:
     return running;
   };
   onMend(async () => {
-    if (!newest || running || (await persist(() => line.last(kind, site)))) return;
+    if (!newest || running) return;
+    const last = await persist(() => line.last(kind, site));
+    if (last?.speaker) return;
     stored = 0;
-    sequence = 0;
+    sequence = last?.sequence ?? 0;
     await run();
   });
   return (value: Uint8Array): Promise<void> => {
@@ -151,10 +153,14 @@ function createSayer({ line, persist, onMend }: End, kind: 'want' | 'has', site:
   };
 }
 
+/** A value that a process said. */
+const spokenValue = (said: Said | undefined) => (said?.speaker ? said.value : undefined);
+
 /** Hands each new value on, once and in order: what the server repeats or what was overtaken is left out. */
 function createHearer(listener: (site: string, value: Uint8Array) => void) {
   const heard = new Map<string, { speaker: string; count: number; gone: Set<string> }>();
   return (site: string, { value, speaker, count }: Said) => {
+    if (!speaker) return;
     const before = heard.get(site) ?? { speaker, count: 0, gone: new Set<string>() };
     if (before.gone.has(speaker) || (before.speaker === speaker && count <= before.count)) return;
     if (before.speaker !== speaker) before.gone.add(before.speaker);
@@ -220,8 +226,8 @@ export function coordinatorEnd(line: Line): CoordinatorWire {
       await say(value);
       down(value.length);
     },
-    lastWant: async (site) => (await persist(() => line.last('want', site)))?.value,
-    lastHas: async (site) => (await persist(() => line.last('has', site)))?.value,
+    lastWant: async (site) => spokenValue(await persist(() => line.last('want', site))),
+    lastHas: async (site) => spokenValue(await persist(() => line.last('has', site))),
     async watchHas(listener) {
       const hear = createHearer((site, value) => {
         up(value.length);
@@ -276,7 +282,7 @@ export function siteEnd(line: Line, site: string): SiteWire {
       await say(value);
       up(value.length);
     },
-    lastHas: async () => (await persist(() => line.last('has', site)))?.value,
+    lastHas: async () => spokenValue(await persist(() => line.last('has', site))),
     async watchWant(listener) {
       const hear = createHearer((_, value) => {
         down(value.length);

@@ -1,0 +1,91 @@
+/**
+ * The tokens by which a nats-server knows an operator, an account and its users: JSON in base64url, signed with Ed25519. Format: version 2
+ * of github.com/nats-io/jwt.
+ */
+import { createHash, randomUUID } from 'node:crypto';
+import { fromPublic, fromSeed, type KeyPair } from '@nats-io/nkeys';
+import { z } from 'zod';
+
+/** What a user may publish and hear. */
+export type Rights = { publish: string[]; subscribe: string[] };
+
+/** Seconds since 1970. */
+export const seconds = (date: Date = new Date()) => Math.floor(date.getTime() / 1000);
+
+const part = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url');
+
+type Claims = { name: string; subject: string; expires?: number; nats: object };
+
+function sign({ name, subject, expires, nats }: Claims, issuer: KeyPair): string {
+  const claims = { iat: seconds(), iss: issuer.getPublicKey(), name, sub: subject, ...(expires && { exp: expires }), nats };
+  const jti = createHash('sha256')
+    .update(JSON.stringify(claims) + randomUUID())
+    .digest('base64url');
+  const text = `${part({ typ: 'JWT', alg: 'ed25519-nkey' })}.${part({ jti, ...claims })}`;
+  return `${text}.${Buffer.from(issuer.sign(Buffer.from(text))).toString('base64url')}`;
+}
+
+/** No limit, in the words of a token. */
+const ANY = -1;
+
+export function operatorToken(operator: KeyPair, systemAccount: string): string {
+  const nats = { type: 'operator', version: 2, system_account: systemAccount };
+  return sign({ name: 'phoenix', subject: operator.getPublicKey(), nats }, operator);
+}
+
+export type AccountOptions = {
+  name: string;
+  /** Whether it may store: the system account of a server must not. */
+  stores: boolean;
+  /** Users whose tokens count no more if they were issued at this time or before, in seconds since 1970. */
+  revoked?: Record<string, number>;
+};
+
+/** @param account its public key */
+export function accountToken(account: string, operator: KeyPair, { name, stores, revoked = {} }: AccountOptions): string {
+  const store = stores ? { mem_storage: ANY, disk_storage: ANY, streams: ANY, consumer: ANY } : {};
+  const limits = { ...store, subs: ANY, data: ANY, payload: ANY, imports: ANY, exports: ANY, conn: ANY, leaf: ANY, wildcards: true };
+  return sign({ name, subject: account, nats: { type: 'account', version: 2, limits, revocations: revoked } }, operator);
+}
+
+export type UserOptions = {
+  name: string;
+  rights: Rights;
+  /** Seconds since 1970; absent: never. */
+  expires?: number;
+  /** Most subscriptions of a connection. @default any */
+  subscriptions?: number;
+  /** Largest message in bytes. @default any */
+  payload?: number;
+};
+
+/** @param user its public key */
+export function userToken(
+  user: string,
+  account: KeyPair,
+  { name, rights, expires, subscriptions = ANY, payload = ANY }: UserOptions,
+): string {
+  const allowed = { pub: { allow: rights.publish }, sub: { allow: rights.subscribe } };
+  const nats = { type: 'user', version: 2, ...allowed, subs: subscriptions, data: ANY, payload };
+  return sign({ name, subject: user, expires, nats }, account);
+}
+
+const claims = z.object({ sub: z.string(), iss: z.string(), iat: z.int(), exp: z.int().optional() });
+
+/** What a token says of its subject and its time, if its signature is that of its issuer; undefined for anything else. */
+export function readToken(token: string): z.infer<typeof claims> | undefined {
+  const [header, body, signature, ...more] = token.split('.');
+  if (!header || !body || !signature || more.length > 0) return undefined;
+  try {
+    const read = claims.parse(JSON.parse(Buffer.from(body, 'base64url').toString()));
+    const signed = fromPublic(read.iss).verify(Buffer.from(`${header}.${body}`), Buffer.from(signature, 'base64url'));
+    return signed ? read : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A key pair from its seed. */
+export const keyOf = (seed: string): KeyPair => fromSeed(Buffer.from(seed));
+/** The seed of a key pair, which is the secret. */
+export const seedOf = (key: KeyPair): string => Buffer.from(key.getSeed()).toString();

@@ -184,7 +184,9 @@ function events({ events: all }: FederationView): Markup {
 export function fragmentsOf(view: FederationView): Fragments {
   const { sites, time } = view;
   const parts = new Map<string, Markup | string | undefined>([
+    ['name', view.federation],
     ['headline', headline(view)],
+    ['facts', html`${view.run && html`<li>run ${view.run}</li>`}<li>Phoenix ${view.version}</li>`],
     ['tiles', tiles(view)],
     ['summary', describeSites(sites)],
     ['curves', curves(view)],

@@ -312,6 +312,12 @@ test('no secret is in any output, whatever text it got into; fields that the vie
     for (const output of outputs) t.false(output.includes(secret), `${secret} is in ${output.slice(0, 60)}`);
   t.is(cleanText('nothing secret: SUNDAY, eyJ, a://b'), 'nothing secret: SUNDAY, eyJ, a://b');
   t.is([...cleanText('ä'.repeat(600))].length, 500);
+  const token = `eyJ${'x'.repeat(900)}.y.z`;
+  t.is(
+    cleanText(`${`${token} `.repeat(2)}${'-'.repeat(150)} ${secrets.seed}`),
+    `(token) (token) ${'-'.repeat(150)}`,
+    'one that is cut is not shown in part',
+  );
 });
 
 /** Reads the text format of Prometheus, as its documentation describes it; throws for what does not fit. */

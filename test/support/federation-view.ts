@@ -83,3 +83,16 @@ export function manySites(count: number): FederationView {
   );
   return busyView({ sites, weights: [{ round: 11, sites: sites.map(({ id }) => ({ id, weight: 1 / count })) }] });
 }
+
+/** A view as if it were made at another moment. */
+export function viewAt(view: FederationView, now: number): FederationView {
+  const later = now - view.time;
+  const move = (at: number | undefined) => (at === undefined ? undefined : at + later);
+  return {
+    ...view,
+    time: now,
+    waiting: view.waiting && { ...view.waiting, until: move(view.waiting.until) },
+    sites: view.sites.map((one) => ({ ...one, heartbeat: move(one.heartbeat), credentialsUntil: move(one.credentialsUntil) })),
+    events: view.events.map((event) => ({ ...event, time: event.time + later })),
+  };
+}

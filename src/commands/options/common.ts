@@ -191,7 +191,7 @@ export const stealLock = option({
   default: false,
   mayChange: true,
   where: 'coordinator',
-  help: 'take the folder at once although its lock names a process that cannot be looked up, in another container or machine: only where that one has ended',
+  help: 'take the folder although its lock is held by a process in another container or on another machine, which cannot be looked up from here: only where that process has ended',
 });
 
 /** The folder of a run, and how it is continued. */

@@ -133,9 +133,9 @@ export function pageDocument(view: FederationView): string {
   const main = html`<p class="away-note" id="away" role="status" hidden>No connection to the coordinator. What is shown is what it said last.</p>
 <header>
 <p class="kicker">Phoenix · federation</p>
-<h1>${view.federation}</h1>
+<h1 id="name">${fill('name')}</h1>
 <div id="headline" aria-live="polite">${fill('headline')}</div>
-<ul class="facts">${view.run && html`<li>run ${view.run}</li>`}<li>Phoenix ${view.version}</li></ul>
+<ul class="facts" id="facts">${fill('facts')}</ul>
 <noscript><p class="remark">Without JavaScript this page does not change: load it again for what is new.</p></noscript>
 </header>
 <section><h2 class="unseen">Figures</h2><dl class="figures" id="tiles">${fill('tiles')}</dl></section>

@@ -1,7 +1,7 @@
 /** A view as pieces of HTML, by the id of the element that each fills: the page sends those that have changed. Pure. */
 
 import { describeDecision } from '../../fl/strategies/filter.ts';
-import { barChart, lineChart, responsive, type Series } from '../../report/charts.ts';
+import { barChart, highest, lineChart, responsive, type Series } from '../../report/charts.ts';
 import { html, type Markup, render } from '../../report/markup.ts';
 import { formatBytes, formatCount, formatDuration, formatNumber } from '../../report/units.ts';
 import {
@@ -146,7 +146,7 @@ function weights({ weights: all }: FederationView): Markup | undefined {
   if (ids.length === 0) return undefined;
   const shown = ids.slice(0, MAX_WEIGHT_SITES);
   const byRound = rounds.map(({ sites }) => new Map(sites.map(({ id, weight }) => [id, weight])));
-  const largest = Math.max(1e-12, ...rounds.flatMap(({ sites }) => sites.map(({ weight }) => weight)));
+  const largest = Math.max(1e-12, highest(rounds.flatMap(({ sites }) => sites.map(({ weight }) => weight))));
   const cell = (id: string, index: number) => {
     const weight = byRound[index]!.get(id);
     if (weight === undefined) return html`<td class="away">–</td>`;
@@ -184,7 +184,9 @@ function events({ events: all }: FederationView): Markup {
 export function fragmentsOf(view: FederationView): Fragments {
   const { sites, time } = view;
   const parts = new Map<string, Markup | string | undefined>([
+    ['name', view.federation],
     ['headline', headline(view)],
+    ['facts', html`${view.run && html`<li>run ${view.run}</li>`}<li>Phoenix ${view.version}</li>`],
     ['tiles', tiles(view)],
     ['summary', describeSites(sites)],
     ['curves', curves(view)],

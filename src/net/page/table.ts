@@ -19,7 +19,7 @@ const COLUMNS: [string, (site: SiteView, now: number) => string | undefined][] =
   ['loss', ({ loss }) => loss?.toPrecision(3)],
   ['weight', ({ weight }) => (weight === undefined ? undefined : `${formatNumber(100 * weight)} %`)],
   [
-    'heard of',
+    'heartbeat',
     ({ heartbeat }, now) =>
       heartbeat === undefined ? undefined : `${formatDuration(Math.max(0, Math.round((now - heartbeat) / 1000)))} ago`,
   ],

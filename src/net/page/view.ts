@@ -10,18 +10,24 @@ const SECRETS: [RegExp, string][] = [
   [/-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(-----END [A-Z ]*PRIVATE KEY-----|$)/g, '(private key)'],
   [/\bS[A-Z][A-Z2-7]{56}\b/g, '(seed)'],
   [/\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*/g, '(token)'],
-  [/(\w+:\/\/)[^\s/@]+@/g, '$1'],
+  [/:\/\/[^\s/@]+@/g, '://'],
   [/([?&](?:token|password|secret)=)[^\s&#]+/gi, '$1…'],
 ];
 
 /** Characters that control a terminal or the direction of text, or are not there to be seen. */
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cs}]+/gu;
 
+/** Characters that are looked at, and shown. */
+const LOOKED_AT = 2000;
+const SHOWN = 500;
+
 /** Text from elsewhere as it may be shown: on one line, without secrets, of at most 500 characters. */
 export function cleanText(text: string): string {
-  const open = SECRETS.reduce((shown, [pattern, instead]) => shown.replace(pattern, instead), text.slice(0, 5000));
+  // A word that is cut may be the beginning of a secret, which nothing recognises.
+  const whole = text.length <= LOOKED_AT ? text : text.slice(0, LOOKED_AT).split(/\s/).slice(0, -1).join(' ');
+  const open = SECRETS.reduce((shown, [pattern, instead]) => shown.replace(pattern, instead), whole);
   const line = [...open.replace(UNSEEN, ' ')];
-  return line.length > 500 ? `${line.slice(0, 499).join('')}…` : line.join('');
+  return line.length > SHOWN ? `${line.slice(0, SHOWN - 1).join('')}…` : line.join('');
 }
 
 const text = z.string().transform(cleanText);

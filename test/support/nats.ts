@@ -146,7 +146,10 @@ export async function natsRig(protocol: 'tls' | 'wss' = 'tls', options: Partial<
       port,
       webSocketPort,
       host: '127.0.0.1',
-      onTrouble: (line) => troubles.push(line),
+      onTrouble: (line) => {
+        troubles.push(line);
+        if (process.env.TRACE) console.error((performance.now() / 1000).toFixed(2), line.slice(0, 100));
+      },
       ...options,
     });
   let engine: Engine = await start();

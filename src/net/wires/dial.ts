@@ -108,7 +108,7 @@ const EXPLANATIONS: Explanation[] = [
     'What listens there does not speak TLS. Name the address of the coordinator, with wss:// for its WebSocket port or tls:// for the other.',
   ],
   [
-    /unexpected response|Unexpected server response|Parse Error|socket hang up|socket disconnected|ECONNRESET|EPROTO|EPIPE|1006/i,
+    /unexpected response|Unexpected server response|Parse Error|socket hang up|socket disconnected|ECONNRESET|EPROTO|EPIPE|1006|undefined error/i,
     'server',
     'What listens there ended the connection, or is no server of a coordinator: is the address right, with wss:// for its WebSocket port and tls:// for the other?',
   ],

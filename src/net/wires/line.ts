@@ -41,8 +41,9 @@ export type Line = {
   hearBeats(listener: (site: string, value: Uint8Array) => void): void;
   /** The numbers of the pieces of a blob that are there. */
   pieces(owner: Owner, name: string): Promise<ReadonlySet<number>>;
-  store(owner: Owner, name: string, piece: number, bytes: Uint8Array): Promise<void>;
-  load(owner: Owner, name: string, piece: number): Promise<Uint8Array | undefined>;
+  /** @param within how long it may take, in milliseconds */
+  store(owner: Owner, name: string, piece: number, bytes: Uint8Array, within: number): Promise<void>;
+  load(owner: Owner, name: string, piece: number, within: number): Promise<Uint8Array | undefined>;
   /** Forgets all blobs but these. */
   forget(owner: Owner, but: ReadonlySet<string>): Promise<void>;
   close(): Promise<void>;

@@ -26,8 +26,6 @@ import { type Steady, steady } from './steady.ts';
 const DATA_CONNECTIONS = 4;
 /** How long an answer about a value may take, in milliseconds. */
 const VALUE_WITHIN = 10_000;
-/** How long a piece may take: shorter, and a thin line collapses into repeats. */
-const PIECE_WITHIN = 60_000;
 /** How often the connection of values is tried while nothing comes, in milliseconds. Those of pieces would wait behind pieces. */
 const PING_EVERY = 5000;
 
@@ -178,8 +176,9 @@ function createStreams(replicas: number, uploadBytes: number) {
       await Promise.all([
         ...Object.values(VALUES).map(({ stream, prefix }) => once(manager, { name: stream, subjects: [`${prefix}.*`], ...value })),
         once(manager, { name: DOWN.stream, subjects: [`${DOWN.prefix}.>`], ...pieces }),
-        ...(up ? [once(manager, { name: up.stream, subjects: [`${up.prefix}.>`], ...pieces, max_bytes: uploadBytes })] : []),
       ]);
+      // Last, since a site takes its own stream as a sign that the others are there.
+      if (up) await once(manager, { name: up.stream, subjects: [`${up.prefix}.>`], ...pieces, max_bytes: uploadBytes });
     },
   };
 }
@@ -191,6 +190,8 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
   const streams = createStreams(replicas, uploadBytes);
   /** Sites that the coordinator has to do with: each has a stream. */
   const sites = new Set<string>();
+  /** Whether the streams of this site are there, as of this connection. */
+  let looked: Promise<void> | undefined;
   const links: Parameters<Line['onLink']>[0][] = [];
   const subscriptions: ((connection: NatsConnection) => void)[] = [];
   const token = site === undefined ? '*' : tokenOf(site);
@@ -204,6 +205,7 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
     onLink(state, refused) {
       if (!state.connected) control = undefined;
       streams.forget();
+      looked = undefined;
       if (state.connected) for (const of of [undefined, ...sites]) prepare(of);
       for (const listener of links) listener(state, refused);
     },
@@ -218,27 +220,33 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
     control = { connection, manager, js: jetstream(connection, { timeout: VALUE_WITHIN }) };
     return control;
   };
-  /** Without a stream: the coordinator makes it with the next verb, a site asks for it by an empty heartbeat. */
-  const missing = () => {
-    if (site === undefined) streams.forget();
-    else link.current()?.publish(`${ALIVE}.${token}`);
+  /**
+   * Makes sure that the streams are there: the coordinator makes them; a site looks for its own, and asks the coordinator by an empty
+   * heartbeat, since a server does not answer a direct get of a stream that it has not.
+   */
+  const prepared = async ({ manager, connection }: Control, about?: string) => {
+    if (site === undefined) {
+      if (about !== undefined) sites.add(about);
+      return streams.ensure(manager, about);
+    }
+    looked ??= manager.streams.info(upOf(site).stream).then(
+      () => undefined,
+      (error) => {
+        if (codeOf(error) === NO_STREAM) connection.publish(`${ALIVE}.${token}`);
+        throw error;
+      },
+    );
+    await looked;
   };
-  /** Does a verb; where a stream is missing, the coordinator makes it before the next try. `about`: the site whose stream is needed. */
+  /** Does a verb once its streams are there. `about`: the site whose stream the coordinator needs. */
   const verb = async <T>(about: string | undefined, work: (control: Control) => Promise<T>): Promise<T> => {
     try {
       const ready = await now();
-      if (site === undefined) {
-        if (about !== undefined) sites.add(about);
-        await streams.ensure(ready.manager, about);
-      }
+      await prepared(ready, about);
       return await work(ready);
     } catch (error) {
-      if (
-        codeOf(error) === NO_STREAM ||
-        (error as Error).name === 'NoRespondersError' ||
-        /no responders/i.test(String((error as Error).cause))
-      )
-        missing();
+      streams.forget();
+      looked = undefined;
       throw asLineError(error);
     }
   };
@@ -255,7 +263,7 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
   const aboutOf = (owner: Owner) => (owner === 'coordinator' ? undefined : owner.site);
   const stores = new WeakMap<NatsConnection, JetStreamClient>();
   const storeOf = (connection: NatsConnection) => {
-    const store = stores.get(connection) ?? jetstream(connection, { timeout: PIECE_WITHIN });
+    const store = stores.get(connection) ?? jetstream(connection);
     stores.set(connection, store);
     return store;
   };
@@ -339,16 +347,16 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
         const subjects = await subjectsOf(ready, placeOf(owner), `${prefix}.*`);
         return new Set(subjects.map((subject) => Number(subject.slice(prefix.length + 1))));
       }),
-    store: (owner, name, piece, bytes) =>
+    store: (owner, name, piece, bytes, within) =>
       verb(aboutOf(owner), () =>
         pool.use(async (connection) => {
           const subject = `${placeOf(owner).prefix}.${hashOf(name)}.${piece}`;
-          await storeOf(connection).publish(subject, bytes);
+          await storeOf(connection).publish(subject, bytes, { timeout: within });
         }),
       ),
-    load: (owner, name, piece) =>
+    load: (owner, name, piece, within) =>
       verb(aboutOf(owner), () =>
-        pool.use(async (connection) => (await directGet(connection, pieceOf(placeOf(owner), hashOf(name), piece), PIECE_WITHIN))?.data),
+        pool.use(async (connection) => (await directGet(connection, pieceOf(placeOf(owner), hashOf(name), piece), within))?.data),
       ),
     forget: (owner, but) =>
       verb(aboutOf(owner), async (ready) => {

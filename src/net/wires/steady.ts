@@ -24,6 +24,15 @@ export type SteadyOptions = {
   onLink?(link: { connected: boolean; why?: string }, refused?: ConnectError): void;
 };
 
+/** Why a connection ended that there was. */
+function lossOf(why: unknown, connection: NatsConnection, { token }: DialOptions): ConnectError {
+  const server = connection.getServer();
+  const explained = explainConnection(why ?? new Error('it ended'), server, token);
+  return explained.step === 'login'
+    ? explained
+    : new ConnectError('server', `The connection to ${server} was lost: a new one is made.`, why);
+}
+
 export function steady({ options, onConnection, onLink }: SteadyOptions): Steady {
   let connection: NatsConnection | undefined;
   let closed = false;
@@ -74,7 +83,7 @@ export function steady({ options, onConnection, onLink }: SteadyOptions): Steady
           onLink?.({ connected: false, why: 'the credentials were renewed' });
           continue;
         }
-        if (failed(explainConnection(why ?? new Error('ECONNRESET'), made.getServer(), given.token))) return;
+        if (failed(lossOf(why, made, given))) return;
       } catch (error) {
         if (closed || failed(explainConnection(error, given.servers[0]!, given.token))) return;
       }

@@ -11,6 +11,10 @@ const MAX_WINDOW = 32;
 /** A piece that takes longer, in milliseconds, says that the line is full. */
 const SLOW = 2000;
 
+/** Bounds of how long a piece may take, in milliseconds. */
+const LONGEST = 60_000;
+const SHORTEST = 15_000;
+
 /** Does a verb of the line until it succeeds, waiting while there is no connection; rejects with what is for good, or the signal's reason. */
 export type Persist = <T>(verb: () => Promise<T>, signal?: AbortSignal) => Promise<T>;
 
@@ -20,13 +24,19 @@ export type Persist = <T>(verb: () => Promise<T>, signal?: AbortSignal) => Promi
  */
 export function createWindow(now: () => number = () => performance.now()) {
   let size = 2;
+  let typical = 0;
+  let measured = 0;
   return {
     size: () => Math.floor(size),
+    /** How long a piece may take, in milliseconds: long, since a repeat makes a full line fuller. */
+    patience: () => (measured < 8 ? LONGEST : Math.min(LONGEST, Math.max(SHORTEST, 30 * typical))),
     async measure<T>(work: () => Promise<T>): Promise<T> {
       const begun = now();
       try {
         const result = await work();
-        if (now() - begun < SLOW) size = Math.min(MAX_WINDOW, size + 1 / Math.floor(size));
+        const took = now() - begun;
+        typical += (took - typical) / Math.min(++measured, 8);
+        if (took < SLOW) size = Math.min(MAX_WINDOW, size + 1 / Math.floor(size));
         else size = Math.max(1, size - 1 / Math.floor(size));
         return result;
       } catch (error) {
@@ -89,7 +99,7 @@ export async function sendBlob(blob: ByteBlob, { line, persist, owner, signal, o
       throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `The blob ${blob.name} has ${whole.length} bytes, not ${blob.length}.`);
     await windowed(missing, window, async (piece) => {
       const part = whole.subarray(piece * PIECE, piece * PIECE + lengthOf(piece));
-      await persist(() => window.measure(() => line.store(owner, blob.name, piece, part)), signal);
+      await persist(() => window.measure(() => line.store(owner, blob.name, piece, part, window.patience())), signal);
       onPiece(part.length);
     });
   }
@@ -116,7 +126,7 @@ export async function receiveBlob(
   const numbers = Array.from({ length: count }, (_, piece) => piece);
   await windowed(numbers, window, async (piece) => {
     const part = await persist(async () => {
-      const found = await window.measure(() => line.load(owner, name, piece));
+      const found = await window.measure(() => line.load(owner, name, piece, window.patience()));
       if (!found) throw new Missing(`${name} is not there yet`);
       return found;
     }, signal);

@@ -15,7 +15,7 @@ import { writeFresh } from '../files.ts';
 import { classesInTurn } from '../images.ts';
 import { streamKey } from '../rng.ts';
 import { CONFIG_SCHEMA, type RunConfig, runConfigSchema } from '../run/config.ts';
-import { openData, requirePath } from './data.ts';
+import { dataMetadata, openData, requirePath } from './data.ts';
 import type { DataEvents } from './events.ts';
 import { classColumns, fittingGrid, imageGrid } from './image-grid.ts';
 import { changeableOptions, type Settings } from './options/index.ts';
@@ -24,18 +24,28 @@ import { packageInfo } from './package-info.ts';
 type Training = Settings<'federate'> | Settings<'train'>;
 type TrainingKind = RunConfig['kind'];
 
-export type Prepared = {
-  dataset: DatasetSource;
-  /** Class of every image, if the model is conditioned on it. */
-  classes?: Int32Array;
-  /** Names of the classes that the model is conditioned on. */
+/** A model and its training. */
+export type PreparedModel = {
+  /** Names of the classes that the model is conditioned on, and the numbers of those that no image has. */
   classNames?: string[];
+  emptyClasses: number[];
   unet: UNetConfig;
   noise: Noise;
   /** Without the warm-up, which follows from `warmup` and the planned length. */
   hyper: Omit<Hyper, 'warmupSteps'>;
   warmup: WarmupRule;
+  /** What a checkpoint keeps of the data. */
+  metadata: Record<string, string>;
 };
+
+export type Prepared = PreparedModel & {
+  dataset: DatasetSource;
+  /** Class of every image, if the model is conditioned on it. */
+  classes?: Int32Array;
+};
+
+/** The shape and the size of images, and the names of their classes. */
+export type DataShape = Pick<DatasetSource, 'height' | 'width' | 'channels'> & { classNames?: string[] };
 
 /**
  * Opens the data and settles the model and its training: the preset, with what the options say otherwise.
@@ -48,16 +58,31 @@ export async function prepare(settings: Training, events: DataEvents = {}): Prom
   if (settings.classConditional && (!dataset.labels || dataset.classNames.length === 0)) {
     throw new PhoenixError('ERR_PHOENIX_CONFIG', `classConditional needs labelled images, but ${dataset.name} has no classes.`);
   }
-  const { unet: shapeOf, training } = presets[settings.preset];
-  const { height, width, channels } = dataset;
-  const unet = shapeOf({ height, width, channels, classes: settings.classConditional ? dataset.classNames.length : 0 });
+  const { classNames, height, width, channels } = dataset;
+  const model = prepareModel(settings, { height, width, channels, ...(settings.classConditional && { classNames }) });
   return {
+    ...model,
     dataset,
-    ...(settings.classConditional && { classes: dataset.labels, classNames: dataset.classNames }),
+    ...(settings.classConditional && { classes: dataset.labels, emptyClasses: emptyClasses(dataset) }),
+    metadata: dataMetadata(dataset),
+  };
+}
+
+/** The model and its training for images of a shape; with class names it is conditioned on these. */
+export function prepareModel(
+  settings: Pick<Training, 'preset' | 'dropout' | 'schedule' | 'prediction' | 'training'>,
+  { height, width, channels, classNames }: DataShape,
+): PreparedModel {
+  const { unet: shapeOf, training } = presets[settings.preset];
+  const unet = shapeOf({ height, width, channels, classes: classNames?.length ?? 0 });
+  return {
+    ...(classNames && { classNames }),
+    emptyClasses: [],
     unet: { ...unet, dropout: settings.dropout ?? unet.dropout },
     noise: noise({ kind: settings.schedule, prediction: settings.prediction }),
     hyper: chosenHyper(settings.training, training),
     warmup: training.warmup,
+    metadata: {},
   };
 }
 
@@ -133,29 +158,28 @@ export function gridDue(round: number, rounds: number | undefined, every: number
 }
 
 /** Checks before any training that the run's grids can be drawn. @throws PhoenixError ERR_PHOENIX_SHAPE */
-export function checkGrid({ samples }: Training, prepared: Prepared): void {
+export function checkGrid({ samples }: Pick<Training, 'samples'>, prepared: PreparedModel): void {
   const { height, width, inChannels: channels } = prepared.unet;
   if (samples.every !== 0) fittingGrid({ count: samples.count, height, width, channels }, classColumns(drawnClasses(prepared)));
 }
 
 /** How many classes the run's grids show. */
-function drawnClasses({ dataset, unet }: Prepared): number {
-  return unet.numClasses > 0 ? unet.numClasses - emptyClasses(dataset).length : 0;
+function drawnClasses({ emptyClasses, unet }: PreparedModel): number {
+  return unet.numClasses - emptyClasses.length;
 }
 
 /** Draws the run's grid, always from the same noise, so that grids of different rounds show progress. */
 export async function drawGrid(
   path: string,
-  settings: Training,
-  prepared: Prepared,
+  settings: Pick<Training, 'samples' | 'seed'>,
+  prepared: PreparedModel,
   session: Session,
   weights: Vector,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const { dataset, unet, noise, hyper } = prepared;
+  const { emptyClasses, unet, noise, hyper } = prepared;
   const { count, scheduler, steps } = settings.samples;
   const { height, width, inChannels: channels, numClasses } = unet;
-  const empty = numClasses > 0 ? emptyClasses(dataset) : [];
   const values = await drawSamples({
     session,
     noise,
@@ -165,7 +189,7 @@ export async function drawGrid(
     steps,
     key: streamKey(settings.seed, 'samples'),
     weights,
-    classes: classesInTurn(count, numClasses, empty),
+    classes: classesInTurn(count, numClasses, emptyClasses),
     signal,
   });
   const images = { pixels: toPixels(values), count, height, width, channels };

@@ -19,7 +19,7 @@ import type { Run } from '../run/commit.ts';
 import { checkRunFolder, startRun } from '../run/start.ts';
 import { writeVectors } from '../run/vector-file.ts';
 import { type Course, type Ending, endingOf, endingSchema, follow, lengthOf, lengthRule, type Part } from './course.ts';
-import { dataMetadata, requireApart } from './data.ts';
+import { requireApart } from './data.ts';
 import type { RunEvents, RunResult } from './events.ts';
 import { parseOptions, type Settings, type TrainOptions } from './options/index.ts';
 import { checkGrid, describeRun, drawGrid, gridDue, lossWarning, mayChange, type Prepared, prepare } from './prepare.ts';
@@ -208,7 +208,7 @@ async function commitRound(
     round: String(record.round),
     steps: String(state.globalStep),
     images: String(state.images),
-    ...dataMetadata(prepared.dataset),
+    ...prepared.metadata,
   };
   await run.stage('checkpoint', (path) => saveCheckpoint(path, { params, ema, table, unet, noise, classNames, metadata }));
   await run.stage('moments', (path) => writeVectors(path, [adamM, adamV]));

@@ -1,6 +1,6 @@
 /** What a federation is made of, as the options say: strategy, server step, shared set, client statistics. */
 import type { Session } from '../bindings/session.ts';
-import { emptyClasses } from '../ddpm/data/index.ts';
+import type { DatasetSource } from '../ddpm/data/index.ts';
 import type { FeatureSource } from '../ddpm/metrics/sources.ts';
 import { drawSamples, toPixels } from '../ddpm/sample.ts';
 import { type ServerStep, serverSteps } from '../fl/server/server-step.ts';
@@ -15,7 +15,7 @@ import type { Settings } from './options/index.ts';
 import type { Prepared } from './prepare.ts';
 
 /** The published values of the kind, with what the options say otherwise. */
-export function serverStepOf({ serverStep }: Settings<'federate'>): ServerStep {
+export function serverStepOf({ serverStep }: Pick<Settings<'federate'>, 'serverStep'>): ServerStep {
   const published = serverSteps[serverStep.kind];
   return {
     kind: serverStep.kind,
@@ -27,27 +27,33 @@ export function serverStepOf({ serverStep }: Settings<'federate'>): ServerStep {
 }
 
 /** The strategy that the options name, behind the filter that they ask for. */
-export function strategyOf({ strategy, hostile, diversity, filter }: Settings<'federate'>): Strategy {
+export function strategyOf({
+  strategy,
+  hostile,
+  diversity,
+  filter,
+}: Pick<Settings<'federate'>, 'strategy' | 'hostile' | 'diversity' | 'filter'>): Strategy {
   const base = typeof strategy === 'string' ? strategies[strategy]({ hostile, ...diversity }) : strategy;
   if (filter.kind === 'none') return base;
   const { kind, by: statistic, threshold, cohort, guard } = filter;
   return filtered(base, { kind, statistic, threshold, cohort, guard }) as Strategy;
 }
 
-/** What the strategy asks of the clients; `reference`: the images of which bins are made, if there are such images and no bins yet. */
+/** Images of which bins are made, if there are such images and no bins yet. */
+export type Reference = { dataset: DatasetSource; reference: Int32Array | undefined; signal: AbortSignal | undefined };
+
+/** What the strategy asks of the clients. */
 export async function probingOf(
-  { probe, histogram }: Settings<'federate'>,
-  { dataset }: Prepared,
+  { probe, histogram }: Pick<Settings<'federate'>, 'probe' | 'histogram'>,
   features: FeatureSource,
-  reference: Int32Array | undefined,
-  signal: AbortSignal | undefined,
+  from?: Reference,
 ): Promise<Probing> {
   return {
     ...probe,
     histogramOf: histogram.of,
     histogramNoise: histogram.noise,
     bins: histogram.bins,
-    reference: reference && (await features.extract(await readAt(dataset, reference), { signal })),
+    reference: from?.reference && (await features.extract(await readAt(from.dataset, from.reference), { signal: from.signal })),
   };
 }
 
@@ -60,12 +66,12 @@ export async function sharingOf(
 ): Promise<Sharing | undefined> {
   const { count, images } = shared;
   const { alpha, every } = settings.sharing;
-  const { dataset, classes, unet, noise, hyper } = prepared;
+  const { dataset, classes, emptyClasses, unet, noise, hyper } = prepared;
   if (count === 0) return undefined;
   if (images) {
     return { alpha, set: { ...(await readAt(dataset, images)), classes: classes && valuesAt(classes, images) } };
   }
-  const drawn = classesInTurn(count, unet.numClasses, emptyClasses(dataset));
+  const drawn = classesInTurn(count, unet.numClasses, emptyClasses);
   return {
     alpha,
     every,

@@ -1,18 +1,23 @@
 /** The commands of phoenix, in the order of its help. */
 import {
   type Command,
+  type CoordinatorOptions,
   demoOptions,
   type ExperimentOptions,
   type FederateOptions,
   type FinetuneOptions,
   type FinishOptions,
   type InspectOptions,
+  type InviteOptions,
   mergeOptions,
   type RawOptions,
   type ReportOptions,
+  type RevokeOptions,
   type SampleOptions,
+  type StatusOptions,
   type TrainOptions,
 } from '../commands/options/index.ts';
+import { runCoordinator, runInvite, runRevoke, runStatus } from './coordinator.ts';
 import { runExperiment } from './experiment.ts';
 import { runDoctor, runInspect, runReport } from './inspect.ts';
 import { runFinetune, runSample } from './model.ts';
@@ -72,6 +77,37 @@ export const commandLines: readonly CommandLine[] = [
       ],
     ],
     run: (options, terminal) => runTrain(options as TrainOptions, terminal),
+  },
+  {
+    name: 'coordinator',
+    description: 'Runs a federation of real sites from its folder: server, live page, rounds. Run it again to go on.',
+    table: 'coordinator',
+    examples: [
+      ['a new federation that sites reach by a name', 'phoenix coordinator lung --host fed.example.org --size 64 --rounds 50'],
+      ['the next run with the sites enrolled', 'phoenix coordinator lung --run second --size 64 --rounds 100'],
+    ],
+    run: (options, terminal) => runCoordinator(options as CoordinatorOptions, terminal),
+  },
+  {
+    name: 'invite',
+    description: 'Writes an invitation for one site, which serves once.',
+    table: 'invite',
+    examples: [['for a week', 'phoenix invite lung hospital-a']],
+    run: (options, terminal) => runInvite(options as InviteOptions, terminal),
+  },
+  {
+    name: 'revoke',
+    description: 'Takes all rights of a site away.',
+    table: 'revoke',
+    examples: [['at once', 'phoenix revoke lung hospital-a']],
+    run: (options, terminal) => runRevoke(options as RevokeOptions, terminal),
+  },
+  {
+    name: 'status',
+    description: 'Says how a running federation stands: rounds, and each site with its state and last trouble.',
+    table: 'status',
+    examples: [['once', 'phoenix status lung']],
+    run: (options, terminal) => runStatus(options as StatusOptions, terminal),
   },
   {
     name: 'finish',

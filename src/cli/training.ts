@@ -26,7 +26,7 @@ export async function runFinish(options: FinishOptions, { json, text }: Terminal
   );
 }
 
-async function runTraining(name: string, work: (events: RunEvents) => Promise<RunResult>, terminal: Terminal): Promise<void> {
+export async function runTraining(name: string, work: (events: RunEvents) => Promise<RunResult>, terminal: Terminal): Promise<void> {
   const { progress, signal, json } = terminal;
   let dir: string | undefined;
   let rounds: number | undefined;

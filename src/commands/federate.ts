@@ -75,7 +75,7 @@ async function runFederated(options: FederateOptions, events: RunEvents): Promis
       (await probingOf(settings, features, { dataset: prepared.dataset, reference: bins ? undefined : deal.shared.images, signal })),
   });
   const dir = settings.out ?? (await freshFolder(FOLDER));
-  return trainFederation(world, { dir, config: configOf(world), reach, announce: (run) => announce(world, run, events) }, events);
+  return await trainFederation(world, { dir, config: configOf(world), reach, announce: (run) => announce(world, run, events) }, events);
 }
 
 /** Steps of the mean client in a round. */

@@ -7,7 +7,7 @@ import { chooseBackend, type Session } from '../bindings/session.ts';
 import { saveCheckpoint } from '../ddpm/checkpoint/checkpoint.ts';
 import { type Length, warmupSteps } from '../ddpm/fit.ts';
 import type { FeatureSource } from '../ddpm/metrics/sources.ts';
-import { initialState, runFederation } from '../fl/federation.ts';
+import { type FederationOptions, initialState, runFederation } from '../fl/federation.ts';
 import type { RoundRecord } from '../fl/protocol.ts';
 import type { RoundIo } from '../fl/round.ts';
 import type { ServerStep } from '../fl/server/server-step.ts';
@@ -71,7 +71,12 @@ export type Federation = {
 };
 
 /** What its clients are reached by, and what is given to them. */
-export type Reached = Pick<RoundIo, 'transport' | 'sharing' | 'probing' | 'waiting'>;
+export type Reached = Pick<RoundIo, 'transport' | 'sharing' | 'probing' | 'waiting'> & {
+  /** Called, and waited for, before each round, also before one that is repeated. */
+  beforeRound?(round: number): Promise<void>;
+  /** Whether a round that failed is repeated. @default it ends the run */
+  again?(error: unknown, round: number): Promise<boolean>;
+};
 
 export type FederationRun = {
   /** The run folder, and its config.json. */
@@ -173,7 +178,7 @@ type Begun = { run: Run; course: Course; begun: FederationState; plain: PlainSta
 async function runRounds(
   world: Federation,
   { run, course, begun, plain, records }: Begun,
-  reached: Reached,
+  { beforeRound, again, ...reached }: Reached,
   events: RunEvents,
 ): Promise<void> {
   const { hyper } = world.prepared;
@@ -188,7 +193,7 @@ async function runRounds(
     async round({ fall }, ending) {
       const rounds = roundsPlanned(course, { ...standingOf(world, state), ending });
       const progress = progressOf(world, course, state, rounds);
-      state = await runFederation(state, {
+      const options: FederationOptions = {
         ...io,
         fit: { ...io.fit, fall },
         rounds: state.round + 1,
@@ -202,7 +207,16 @@ async function runRounds(
           if (warning) onMessage?.({ level: 'warning', text: warning });
           await onRound?.(record);
         },
-      });
+      };
+      for (let done = false; !done; ) {
+        await beforeRound?.(state.round + 1);
+        try {
+          state = await runFederation(state, options);
+          done = true;
+        } catch (error) {
+          if (signal?.aborted || !(await again?.(error, state.round + 1))) throw error;
+        }
+      }
     },
   });
 }

@@ -102,11 +102,17 @@ export function mayChange(command: TrainingKind): string[] {
   return [...changeableOptions(command).map((name) => `options.${name}`), 'data.name', 'data.leftOut', 'shared', 'sharing'];
 }
 
+/** What config.json says of the data; of real sites only what all have in common. */
+export type DataFacts = Pick<
+  DatasetSource,
+  'name' | 'fingerprint' | 'count' | 'height' | 'width' | 'channels' | 'classNames' | 'siteNames' | 'range' | 'notes'
+>;
+
 /** config.json of a run. `options`: as they were given, objects among them by their names. `facts`: what only this kind of training has. */
 export function describeRun(
   kind: TrainingKind,
   options: { data: unknown },
-  prepared: Prepared,
+  prepared: PreparedModel & { dataset: DataFacts },
   session: Session,
   facts: { length: object; clients: object[]; [fact: string]: unknown },
 ): RunConfig {

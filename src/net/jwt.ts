@@ -89,3 +89,16 @@ export function readToken(token: string): z.infer<typeof claims> | undefined {
 export const keyOf = (seed: string): KeyPair => fromSeed(Buffer.from(seed));
 /** The seed of a key pair, which is the secret. */
 export const seedOf = (key: KeyPair): string => Buffer.from(key.getSeed()).toString();
+/** What checks signatures of a public key; it tells by its value. */
+export function verifierOf(key: string): { verify(bytes: Uint8Array, signature: Uint8Array): boolean } {
+  const pair = fromPublic(key);
+  return {
+    verify(bytes, signature) {
+      try {
+        return pair.verify(bytes, signature);
+      } catch {
+        return false;
+      }
+    },
+  };
+}

@@ -27,7 +27,7 @@ import {
 import { methods } from './methods.ts';
 import { flagOf, headed, option, placed, type Table } from './option.ts';
 
-const partition = headed('Clients', {
+export const partition = headed('Clients', {
   clients: option({
     kind: integer(1, 100_000),
     default: undefined,
@@ -51,7 +51,7 @@ const partition = headed('Clients', {
   }),
 });
 
-const rounds = headed('Rounds', {
+export const rounds = headed('Rounds', {
   rounds: option({
     kind: orWord(integer(1, 1_000_000), 'open'),
     default: 10,
@@ -153,7 +153,7 @@ const sharing = headed('Sharing', {
   },
 });
 
-const aggregation = headed('Aggregation', {
+export const aggregation = headed('Aggregation', {
   strategy: option({ kind: strategyKind, default: 'fedavg', where: 'coordinator', help: 'how aggregation weights are computed' }),
   diversity: {
     target: option({
@@ -190,7 +190,7 @@ const aggregation = headed('Aggregation', {
 
 const stepLimits = serverStepSchema.shape;
 const asPublished = { default: undefined, defaultText: 'as published for the server step', where: 'coordinator' } as const;
-const serverStep = headed('Server step', {
+export const serverStep = headed('Server step', {
   serverStep: {
     kind: option({
       flag: '--server-step',
@@ -226,7 +226,7 @@ const serverStep = headed('Server step', {
   },
 });
 
-const statisticsAsked = headed('Client statistics', {
+export const statisticsAsked = headed('Client statistics', {
   features: option({
     kind: featuresKind,
     default: 'pixels8',
@@ -285,7 +285,7 @@ const statisticsAsked = headed('Client statistics', {
   },
 });
 
-const filter = headed('Filter', {
+export const filter = headed('Filter', {
   filter: {
     kind: option({
       flag: '--filter',
@@ -327,7 +327,7 @@ const filter = headed('Filter', {
   },
 });
 
-const training = headed('Training', {
+export const training = headed('Training', {
   training: {
     ...hyper,
     mu: option({
@@ -346,7 +346,7 @@ const training = headed('Training', {
   }),
 });
 
-const compression = headed('Compression', {
+export const compression = headed('Compression', {
   compress: {
     updates: option({
       flag: '--compress',

@@ -4,16 +4,20 @@ export { demoOptions } from './methods.ts';
 export { mergeOptions, OptionError, parseOptions, type RawOptions } from './parse.ts';
 export {
   type Command,
+  type CoordinatorOptions,
   changeableOptions,
   type ExperimentOptions,
   type FederateOptions,
   type FinetuneOptions,
   type FinishOptions,
   type InspectOptions,
+  type InviteOptions,
   type OptionRow,
   optionTable,
   type ReportOptions,
+  type RevokeOptions,
   type SampleOptions,
   type Settings,
+  type StatusOptions,
   type TrainOptions,
 } from './tables.ts';

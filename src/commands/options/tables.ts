@@ -1,4 +1,5 @@
 /** The commands that have options, and the types of these. */
+import { coordinatorTable, inviteTable, revokeTable, statusTable } from './coordinator.ts';
 import { experimentTable } from './experiment.ts';
 import { federateTable } from './federate.ts';
 import { finetuneTable } from './finetune.ts';
@@ -18,6 +19,10 @@ const tables = {
   experiment: experimentTable,
   report: reportTable,
   inspect: inspectTable,
+  coordinator: coordinatorTable,
+  invite: inviteTable,
+  revoke: revokeTable,
+  status: statusTable,
 } satisfies Record<string, Table>;
 
 export type Command = keyof typeof tables;
@@ -31,6 +36,10 @@ export interface FinetuneOptions extends OptionsOf<typeof finetuneTable> {}
 export interface FinishOptions extends OptionsOf<typeof finishTable> {}
 export interface SampleOptions extends OptionsOf<typeof sampleTable> {}
 export interface ExperimentOptions extends OptionsOf<typeof experimentTable> {}
+export interface CoordinatorOptions extends OptionsOf<typeof coordinatorTable> {}
+export interface InviteOptions extends OptionsOf<typeof inviteTable> {}
+export interface RevokeOptions extends OptionsOf<typeof revokeTable> {}
+export interface StatusOptions extends OptionsOf<typeof statusTable> {}
 export interface ReportOptions extends OptionsOf<typeof reportTable> {}
 export interface InspectOptions extends OptionsOf<typeof inspectTable> {}
 

@@ -1,0 +1,335 @@
+/** The coordinator of a federation of real sites: a program beside a nats-server that sites reach, which runs rounds over them. */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { withCallbacks } from '../../callbacks.ts';
+import { plannedSteps } from '../../ddpm/fit.ts';
+import { featureSource } from '../../ddpm/metrics/sources.ts';
+import { unetModel } from '../../ddpm/model/unet.ts';
+import { createSession } from '../../ddpm/session.ts';
+import { PhoenixError } from '../../errors.ts';
+import { exists, makeFolder, readJson, writeWhole } from '../../files.ts';
+import { parsePersonal, splitParameters } from '../../fl/site/personal.ts';
+import { connectCoordinator } from '../../net/connect.ts';
+import { newFederation, type Federation as Secrets } from '../../net/credentials.ts';
+import { type Engine, startEngine } from '../../net/engine.ts';
+import { keyOf, verifierOf } from '../../net/jwt.ts';
+import { type Page, startPage } from '../../net/page/server.ts';
+import { remoteTransport } from '../../net/remote.ts';
+import { openSites, type Sites } from '../../net/sites.ts';
+import { encodeSpec, type Spec, spec as specSchema } from '../../net/spec.ts';
+import type { CoordinatorWire } from '../../net/wire.ts';
+import { readLog } from '../../report/log.ts';
+import { isRunFolder, jsonRules } from '../../run/folder.ts';
+import { takeLock } from '../../run/lock.ts';
+import type { RunEvents, RunResult } from '../events.ts';
+import { explainSplit, type Federation, lengthOfRound, trainFederation } from '../federation.ts';
+import { type CoordinatorOptions, parseOptions, type Settings } from '../options/index.ts';
+import { packageInfo } from '../package-info.ts';
+import { checkGrid, describeRun, prepareModel } from '../prepare.ts';
+import { probingOf, serverStepOf, strategyOf } from '../wiring.ts';
+import { type Cohort, cohortOf } from './cohort.ts';
+import { beginFederation, bookOf, isFederation, places, readFederation, watchFederation } from './folder.ts';
+import { aboutOf, type Present, shapeOf, specOf, specText } from './plan.ts';
+import { type Keeper, keeper } from './view.ts';
+
+/** Longest pause before a round that failed is repeated, in milliseconds. */
+const LONGEST_PAUSE = 60_000;
+
+export type CoordinatorEvents = RunEvents & {
+  /** The server listens, and the page is there. */
+  onReady?(event: { page: string; servers: string[]; version: string }): void;
+  /** Whether the run is to begin as its spec says; `text`: the spec in lines. Not asked with `yes`. @default yes */
+  onConfirm?(text: string[], spec: Spec): Promise<boolean> | boolean;
+};
+
+/**
+ * Runs a federation in its folder until the run is done: makes it if there is none, starts the server and the page, waits for sites, settles
+ * the spec of the run, and runs its rounds. Called again it goes on where it was, whatever was killed.
+ * @throws PhoenixError as `federate`, and ERR_PHOENIX_NETWORK if server or page cannot be started; an abort rejects with `signal.reason`
+ */
+export function coordinate(options: CoordinatorOptions, events: CoordinatorEvents = {}): Promise<RunResult> {
+  return withCallbacks('coordinate', events, (guarded) => runCoordinator(options, guarded));
+}
+
+/** What is there while a coordinator runs. */
+type Running = {
+  dir: string;
+  settings: Settings<'coordinator'>;
+  events: CoordinatorEvents;
+  sites: Sites;
+  keep: Keeper;
+  secrets(): Secrets;
+};
+
+async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEvents): Promise<RunResult> {
+  const settings = parseOptions('coordinator', options);
+  const { federation: dir, port, tcpPort, natsServer, pagePort, run, lostAfter } = settings;
+  let secrets = await openFederation(dir, settings);
+  await makeFolder(places.engine(dir));
+  const lock = await takeLock(places.engine(dir), { steal: settings.stealLock });
+  const { version } = packageInfo();
+  let sites: Sites | undefined;
+  const keep = keeper({ federation: () => secrets, version, run, sites: () => sites, lostAfterSeconds: lostAfter });
+  const onTrouble = (line: string) => keep.note('warning', line);
+  let engine: Engine | undefined;
+  let wire: CoordinatorWire | undefined;
+  let page: Page | undefined;
+  let unwatch = () => {};
+  try {
+    engine = await startEngine({
+      federation: secrets,
+      folder: places.engine(dir),
+      port: tcpPort,
+      webSocketPort: port,
+      server: natsServer,
+      onTrouble,
+    });
+    const learn = async (value: Secrets) => {
+      const isRevoked = JSON.stringify(value.revoked) !== JSON.stringify(secrets.revoked);
+      secrets = value;
+      if (isRevoked) await engine!.reload(value);
+    };
+    const book = bookOf(dir);
+    unwatch = watchFederation(dir, learn);
+    wire = await connectCoordinator({
+      book: { ...book, update: (change) => book.update((before) => (secrets = change(before))) },
+      servers: [engine.url],
+      reload: (value) => engine!.reload(value),
+      onEnrolment: ({ site, refused }) =>
+        keep.note(refused ? 'warning' : 'info', refused ? `${site ?? 'an invitation'}: ${refused}` : `${site} has enrolled`),
+    });
+    wire.onLink((link) => keep.set({ engine: link }));
+    sites = await openSites(wire, {
+      phoenix: version,
+      key: keyOf(secrets.seeds.coordinator),
+      keyOf: (site) => {
+        const key = secrets.sites[site]?.key;
+        return key === undefined ? undefined : verifierOf(key);
+      },
+      onIgnored: (site, why) => keep.note('warning', `${site}: ${why}`),
+    });
+    page = await startPage({ view: keep.view, samples: keep.samples, port: pagePort });
+    keep.onChange(page.changed);
+    sites.listen(page.changed);
+    await writeWhole(places.coordinator(dir), `${JSON.stringify({ schema: 1, page: page.url, pid: process.pid })}\n`);
+    await events.onReady?.({ page: page.url, servers: secrets.servers, version: engine.version });
+    return await train({ dir, settings, events, sites, keep, secrets: () => secrets });
+  } finally {
+    unwatch();
+    await page?.close();
+    await wire?.close();
+    await engine?.stop();
+    await lock.release();
+  }
+}
+
+/** The federation of a folder, with the addresses that the options say; a new one if there is none. */
+async function openFederation(dir: string, { host, port, tcpPort }: Settings<'coordinator'>): Promise<Secrets> {
+  const serversOf = (name: string) => [`wss://${name}:${port}`, `tls://${name}:${tcpPort}`];
+  if (!(await isFederation(dir))) {
+    const name = dir.split(/[/\\]/).filter(Boolean).at(-1) ?? 'federation';
+    const made = newFederation({ name, servers: serversOf(host ?? 'localhost') });
+    await beginFederation(dir, made);
+    return made;
+  }
+  const found = await readFederation(dir);
+  if (host === undefined || serversOf(host).join() === found.servers.join()) return found;
+  const moved = { ...found, servers: serversOf(host) };
+  await bookOf(dir).update((before) => ({ ...before, servers: moved.servers }));
+  return moved;
+}
+
+/** The sites that are there and say what they have. */
+function presentSites(sites: Sites, lostAfterSeconds: number): Present[] {
+  return sites.all().flatMap(({ id, has, beat, lastSeen }) => {
+    const about = aboutOf(has?.about);
+    return about && beat && performance.now() - lastSeen <= 1000 * lostAfterSeconds ? [{ id, about }] : [];
+  });
+}
+
+/** Waits for the sites that the run begins with. */
+async function gatherSites({ settings, sites, keep, events, secrets }: Running): Promise<Present[]> {
+  const wanted = () => settings.sites ?? Math.max(1, Object.keys(secrets().sites).length);
+  const present = () => presentSites(sites, settings.lostAfter);
+  let said = '';
+  const check = () => {
+    const there = present();
+    const missing = Object.keys(secrets().sites).filter((id) => !there.some((site) => site.id === id));
+    const text = `${there.length} of ${wanted()} sites are there${missing.length > 0 ? `; missing: ${missing.slice(0, 10).join(', ')}` : ''}`;
+    if (text !== said) events.onMessage?.({ level: 'info', text });
+    said = text;
+    keep.set({ waiting: { what: 'sites', sites: missing } });
+    return there.length >= wanted();
+  };
+  // Invitations come without a word from a site, so the clock looks as well.
+  while (!check()) {
+    const tick = AbortSignal.timeout(1000);
+    const signal = events.signal ? AbortSignal.any([events.signal, tick]) : tick;
+    await sites
+      .until(() => present().length >= wanted(), signal)
+      .catch((error) => {
+        events.signal?.throwIfAborted();
+        if (!tick.aborted) throw error;
+      });
+  }
+  keep.set({ waiting: undefined });
+  return present();
+}
+
+/** Settles the spec, which never changes then, and trains. */
+async function train(running: Running): Promise<RunResult> {
+  const { dir, settings, events, sites, keep, secrets } = running;
+  const runDir = places.run(dir, settings.run);
+  const path = join(runDir, '..', `${settings.run}.spec.json`);
+  const known = (await exists(path)) ? await readJson(path, specSchema, jsonRules) : undefined;
+  const present = known ? [] : await gatherSites(running);
+
+  const strategy = strategyOf(settings);
+  const serverStep = serverStepOf(settings);
+  const features = typeof settings.features === 'string' ? await featureSource(settings.features) : settings.features;
+  const shape = known ? known.data : shapeOf(settings, present);
+  const prepared = prepareModel(settings, shape);
+  if (settings.personal === 'none') checkGrid(settings, prepared);
+  using session = createSession({
+    model: unetModel(prepared.unet),
+    noise: prepared.noise,
+    device: settings.device,
+    threads: settings.threads,
+  });
+  const personal = parsePersonal(settings.personal);
+  const split = personal && splitParameters(session.parameters, personal);
+  const { parameterCount } = session;
+  const cohort = Math.max(1, Math.ceil(settings.quorum * settings.fraction * (settings.sites ?? (present.length || 1))));
+  const federation = secrets().name;
+  const made = { federation, settings, shape, prepared, parameterCount, strategy, features, personal, split };
+  const spec = specOf({ ...made, cohort: known?.plan.cohort ?? cohort });
+  if (!known) await confirm(running, spec, present, path);
+  else if (JSON.stringify(specSchema.parse(known)) !== JSON.stringify(specSchema.parse(spec)))
+    throw new PhoenixError(
+      'ERR_PHOENIX_CONFIG',
+      `The run ${settings.run} was begun with other options: its spec (${path}) never changes. Give it those options, or begin another run (--run NAME).`,
+    );
+
+  const transport = await remoteTransport(sites, { run: settings.run, spec: encodeSpec(spec), lostAfterSeconds: settings.lostAfter });
+  const kept = cohortOf(transport, {
+    dir: runDir,
+    least: spec.plan.cohort,
+    isEnrolled: (id) => sites.find(id) !== undefined,
+    until: sites.until,
+    onWaiting: (there, least) => {
+      const text = `waiting for sites: ${there.length} of at least ${least} take part in the run`;
+      events.onMessage?.({ level: 'info', text });
+      keep.note('info', text);
+    },
+  });
+  await makeFolder(runDir);
+  if (await isRunFolder(runDir)) keep.add(...(await readLog(join(runDir, 'log.jsonl'))).rounds);
+  // The first round's clients are needed for the plan: how many steps a mean site makes.
+  await kept.settle(keep.view().history.length + 1, events.signal);
+  const { clients } = kept.transport;
+  const length = lengthOfRound(settings);
+  const stepsPerRound =
+    clients.reduce((sum, { examples }) => sum + plannedSteps(examples, prepared.hyper.batch, length), 0) / clients.length;
+  const world: Federation = {
+    ...{ settings: { ...settings, resume: true }, prepared, clientCount: clients.length, length, stepsPerRound },
+    ...{ strategy, serverStep, session, features, personal, split },
+  };
+  const { height, width, channels, classNames = [] } = shape;
+  const dataset = { name: federation, fingerprint: 'sites', count: 0, height, width, channels, classNames };
+  const described = { ...settings, data: federation, strategy: strategy.name, features: features.name };
+  const config = describeRun('federate', described, { ...prepared, dataset }, session, {
+    length: { ...length, optimizer: settings.optimizer },
+    serverStep,
+    personal: split && { patterns: personal, parameters: split.names, values: split.personalCount },
+    clients: [],
+  });
+  const reach = async () => ({
+    transport: kept.transport,
+    probing: strategy.needs && (await probingOf(settings, features)),
+    waiting: {
+      quorum: settings.quorum,
+      lostAfterSeconds: settings.lostAfter,
+      graceSeconds: settings.grace,
+      deadlineSeconds: settings.deadline,
+    },
+    ...rounds(running, kept),
+  });
+  if (split) events.onMessage?.({ level: 'info', text: explainSplit(split, parameterCount) });
+  const result = await trainFederation(world, { dir: runDir, config, mayChange: MAY_CHANGE, reach }, watching(running));
+  keep.set({ state: 'done', waiting: undefined });
+  await sites.announce('idle', { reason: 'done', text: `The run ${settings.run} is done after ${result.rounds} rounds.` });
+  return result;
+}
+
+/** Options that say how the coordinator works, not what is learnt. */
+const MAY_CHANGE = [
+  'federation',
+  'sites',
+  'yes',
+  'host',
+  'port',
+  'tcpPort',
+  'natsServer',
+  'pagePort',
+  'quorum',
+  'grace',
+  'deadline',
+  'lostAfter',
+].map((name) => `options.${name}`);
+
+/** Shows the spec, and writes it once it is confirmed. */
+async function confirm({ settings, events }: Running, spec: Spec, present: Present[], path: string): Promise<void> {
+  const text = specText(spec, present);
+  for (const line of text) events.onMessage?.({ level: 'info', text: line });
+  if (!settings.yes && events.onConfirm && !(await events.onConfirm(text, spec)))
+    throw new PhoenixError('ERR_PHOENIX_CONFIG', 'The run was not begun: its spec was not confirmed.');
+  await makeFolder(join(path, '..'));
+  await writeWhole(path, `${JSON.stringify(spec, null, 1)}\n`);
+}
+
+/** What is done around each round: who takes part, and what happens if too few do. */
+function rounds({ keep, events }: Running, cohort: Cohort) {
+  let pause = 1000;
+  return {
+    async beforeRound(round: number) {
+      await cohort.settle(round, events.signal);
+      keep.set({ state: 'running', round, waiting: { what: 'the reports', sites: cohort.transport.clients.map(({ id }) => id) } });
+    },
+    /** A round that too few came through is repeated, later each time. */
+    async again(error: unknown, round: number) {
+      if (!(error instanceof PhoenixError) || error.code !== 'ERR_PHOENIX_ROUND') return false;
+      const text = `${error.message} Round ${round} is repeated in ${Math.round(pause / 1000)} seconds.`;
+      keep.note('warning', text);
+      events.onMessage?.({ level: 'warning', text });
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, pause);
+        events.signal?.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true });
+      });
+      pause = Math.min(2 * pause, LONGEST_PAUSE);
+      cohort.unsettle();
+      return !events.signal?.aborted;
+    },
+  };
+}
+
+/** The events of the run, which the page shows as well. */
+function watching({ dir, settings, keep, events }: Running): RunEvents {
+  return {
+    ...events,
+    onStart(event) {
+      keep.set({ rounds: event.rounds, round: event.round });
+      return events.onStart?.(event);
+    },
+    onMessage(event) {
+      keep.note(event.level, event.text);
+      events.onMessage?.(event);
+    },
+    async onRound(record) {
+      const grid = join(places.run(dir, settings.run), `samples-${record.round}.png`);
+      if (await exists(grid)) keep.draw(record.round, await readFile(grid));
+      keep.add(record);
+      for (const { client, stage, reason } of record.failures) keep.note('warning', `${client} failed (${stage}): ${reason}`);
+      return events.onRound?.(record);
+    },
+  };
+}

@@ -1,0 +1,115 @@
+/**
+ * The folder of a federation, at its coordinator:
+ *
+ *   federation.json      the secrets of the coordinator, and who is enrolled (mode 0600)
+ *   coordinator.json     where the live page of the running coordinator is
+ *   engine/              configuration and store of the server: nothing that cannot be made again
+ *   runs/<name>/         one run folder for each run, with its spec.json and round.json
+ */
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { PhoenixError } from '../../errors.ts';
+import { exists, type JsonRules, makeFolder, readJson, writeWhole } from '../../files.ts';
+import type { Book } from '../../net/connect.ts';
+import { type Federation, federation } from '../../net/credentials.ts';
+import { takeLock } from '../../run/lock.ts';
+
+const BOOK = 'federation.json';
+/** How long a change of federation.json waits for another process that changes it, in milliseconds. */
+const PATIENCE = 20_000;
+/** How often federation.json is looked at for changes of other processes, in milliseconds. */
+const LOOK_EVERY = 1000;
+
+const rules: JsonRules = {
+  code: 'ERR_PHOENIX_RUN',
+  maxBytes: 64 << 20,
+  advice: 'Restore it from a backup: without it no site of this federation can be reached.',
+  version: 1,
+};
+
+export const places = {
+  engine: (dir: string) => join(dir, 'engine'),
+  run: (dir: string, run: string) => join(dir, 'runs', run),
+  coordinator: (dir: string) => join(dir, 'coordinator.json'),
+};
+
+/** Whether a folder holds a federation. */
+export const isFederation = (dir: string): Promise<boolean> => exists(join(dir, BOOK));
+
+/** @throws PhoenixError ERR_PHOENIX_RUN for a folder that holds no federation, or a damaged file */
+export async function readFederation(dir: string): Promise<Federation> {
+  if (!(await isFederation(dir)))
+    throw new PhoenixError(
+      'ERR_PHOENIX_RUN',
+      `${dir} holds no federation: there is no ${BOOK}. Begin one with: phoenix coordinator ${dir}.`,
+    );
+  return readJson(join(dir, BOOK), federation, rules);
+}
+
+function write(dir: string, value: Federation): Promise<void> {
+  return writeWhole(join(dir, BOOK), `${JSON.stringify(value, null, 1)}\n`, undefined, { mode: 0o600 });
+}
+
+/** Begins a federation in a folder. */
+export async function beginFederation(dir: string, value: Federation): Promise<void> {
+  await makeFolder(dir);
+  await write(dir, value);
+}
+
+/** The book of a folder: several processes may change it, one after the other. */
+export function bookOf(dir: string): Book {
+  let last: Promise<unknown> = Promise.resolve();
+  return {
+    read: () => readFederation(dir),
+    update(change) {
+      const done = last.then(async () => {
+        const lock = await patientLock(dir);
+        try {
+          const before = await readFederation(dir);
+          const after = change(before);
+          if (after !== before) await write(dir, after);
+        } finally {
+          await lock.release();
+        }
+      });
+      last = done.catch(() => undefined);
+      return done;
+    },
+  };
+}
+
+/** The lock of the folder, which is held for a moment at a time. */
+async function patientLock(dir: string) {
+  for (const until = performance.now() + PATIENCE; ; ) {
+    try {
+      return await takeLock(dir);
+    } catch (error) {
+      if (performance.now() > until || !(error instanceof PhoenixError && error.code === 'ERR_PHOENIX_RUN')) throw error;
+      await delay(50);
+    }
+  }
+}
+
+/** Calls `changed` with the federation whenever another process has changed it. @returns what ends that */
+export function watchFederation(dir: string, changed: (value: Federation) => Promise<void>): () => void {
+  let known: string | undefined;
+  let busy = false;
+  const look = async () => {
+    if (busy) return;
+    busy = true;
+    try {
+      const { mtimeMs, ino } = await stat(join(dir, BOOK));
+      const now = `${mtimeMs} ${ino}`;
+      if (known !== undefined && known !== now) await changed(await readFederation(dir));
+      known = now;
+    } catch {
+      // It is being replaced, or cannot be read just now: it is looked at again.
+    } finally {
+      busy = false;
+    }
+  };
+  const timer = setInterval(look, LOOK_EVERY);
+  void look();
+  return () => clearInterval(timer);
+}

@@ -130,14 +130,14 @@ function createSayer({ line, persist, onMend }: End, kind: 'want' | 'has', site:
     sequence = last?.sequence ?? 0;
     stored = last?.count ?? 0;
   };
-  const settle = async () => {
-    while (newest && stored < newest.count) await persist(attempt);
-  };
-  const run = () => {
-    running ??= settle().finally(() => {
-      running = undefined;
-    });
-    return running;
+  const run = async () => {
+    // A value that comes while an attempt ends is seen by the next look.
+    while (newest && stored < newest.count) {
+      running ??= persist(attempt).finally(() => {
+        running = undefined;
+      });
+      await running;
+    }
   };
   onMend(async () => {
     if (!newest || running) return;
@@ -188,8 +188,12 @@ function createBlobs({ line, persist, within, onMend }: End, own: Owner, sent: (
     async put(blob: ByteBlob, options: TransferOptions = {}): Promise<void> {
       if (!BLOB_NAME.test(blob.name))
         throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `A blob that travels is named sha256: and 64 hex digits, not ${blob.name}.`);
-      await sendBlob(blob, run(own, sent, options));
+      // From now on, so that what is lost between the last look at it and the end of this call is sent again.
       kept.set(blob.name, blob);
+      await sendBlob(blob, run(own, sent, options)).catch((error) => {
+        kept.delete(blob.name);
+        throw error;
+      });
     },
     async keep(names: ReadonlySet<string>): Promise<void> {
       for (const name of kept.keys()) if (!names.has(name)) kept.delete(name);

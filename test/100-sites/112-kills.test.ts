@@ -59,7 +59,7 @@ test('many kills, and a server that forgets now and then', async (t) => {
     const draw = rng(seed, 'kills');
     const fault = (): Fault | undefined => {
       const number = draw.int(1000);
-      return number < 18 ? 'kill' : number < 22 ? 'lose' : number < 25 ? 'cut'' : undefined;
+      return number < 18 ? 'kill' : number < 22 ? 'lose' : number < 25 ? 'cut' : undefined;
     };
     const result = await disturbed(ROUNDS, fault);
     isAsPlain(t, result, plain, `seed ${seed}`);

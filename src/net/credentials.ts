@@ -62,6 +62,8 @@ const siteEntry = z.strictObject({
 export const federation = z.strictObject({
   schema: z.literal(1),
   name: clientId,
+  /** When it was made, in seconds since 1970. */
+  made: time,
   /** Where sites find the server, the first one first. */
   servers,
   /** Of the server that the coordinator starts; absent for servers with a certificate that machines trust anyway. */
@@ -144,6 +146,7 @@ export function newFederation({ name, servers: urls, trusted = false, replicas =
   const made = federation.safeParse({
     schema: 1,
     name,
+    made: seconds(),
     servers: urls,
     ...(!trusted && { tls: { certificate, key } }),
     replicas,
@@ -161,12 +164,12 @@ export function newFederation({ name, servers: urls, trusted = false, replicas =
 }
 
 /** The tokens that a server needs: its configuration names them. They change when a key is revoked. */
-export function serverTokens({ seeds, revoked, name }: Federation) {
+export function serverTokens({ seeds, revoked, name, made }: Federation) {
   const operator = keyOf(seeds.operator);
   const system = publicKey(seeds.system);
   const account = publicKey(seeds.account);
   return {
-    operator: operatorToken(operator, system),
+    operator: operatorToken(operator, system, made),
     systemAccount: system,
     accounts: {
       [system]: accountToken(system, operator, { name: 'system', stores: false }),

@@ -166,27 +166,27 @@ async function launch(path: string, config: string, options: EngineOptions) {
   const orphaned = () => child.kill('SIGKILL');
   process.once('exit', orphaned);
   ended.then(() => process.removeListener('exit', orphaned));
-  const waiting = new Set<{ pattern: RegExp; done(): void }>();
+  const waiting = new Set<{ hear(line: string): void }>();
   let rest = '';
   child.stderr!.setEncoding('utf8').on('data', (text: string) => {
     const whole = (rest + text).split('\n');
     rest = whole.pop()!.slice(-10_000);
     for (const line of whole) {
       lines.push(line);
-      for (const one of waiting) if (one.pattern.test(line)) one.done();
+      for (const one of waiting) one.hear(line);
       if (/\[(WRN|ERR|FTL)\]/.test(line)) options.onTrouble?.(line.replace(/^\[\d+\] \S+ \S+ /, '').slice(0, 500));
     }
     lines.splice(0, lines.length - KEPT_LINES);
   });
-  /** Whether the server says something like this before it ends, or the time is over. */
-  const says = (pattern: RegExp, work: () => void = () => {}) =>
+  /** Whether the server says something like this before it says the other, ends, or the time is over. */
+  const says = (pattern: RegExp, work: () => void = () => {}, otherwise?: RegExp) =>
     new Promise<boolean>((done) => {
       const settle = (is: boolean) => {
         clearTimeout(timer);
         waiting.delete(one);
         done(is);
       };
-      const one = { pattern, done: () => settle(true) };
+      const one = { hear: (line: string) => (pattern.test(line) ? settle(true) : otherwise?.test(line) && settle(false)) };
       const timer = setTimeout(() => settle(false), START_WITHIN);
       waiting.add(one);
       ended.then(() => settle(false));
@@ -199,7 +199,11 @@ async function launch(path: string, config: string, options: EngineOptions) {
   }
   return { child, ended, says };
 }
-type Running = { child: ChildProcess; ended: Promise<string>; says(pattern: RegExp, work?: () => void): Promise<boolean> };
+type Running = {
+  child: ChildProcess;
+  ended: Promise<string>;
+  says(pattern: RegExp, work?: () => void, otherwise?: RegExp): Promise<boolean>;
+};
 
 /**
  * Starts a nats-server and resolves once it is ready. If it ends, it is started again until stop() is called.
@@ -252,10 +256,9 @@ export async function startEngine(options: EngineOptions): Promise<Engine> {
     async reload(federation) {
       await write(federation);
       const hangUp = () => running.child.kill('SIGHUP');
-      // Windows has no such signal: there the server starts again.
+      // Windows has no such signal: there the server starts again, as it does where it does not take the new configuration.
       if (process.platform === 'win32') await end();
-      else if (!(await running.says(/Reloaded server configuration/, hangUp)))
-        onTrouble?.('The server did not say that it read its configuration again.');
+      else if (!(await running.says(/Reloaded server configuration/, hangUp, /Failed to reload/))) await end();
     },
     async stop() {
       if (stopping) return watching;

@@ -550,6 +550,22 @@ test('N23: LFS pointers, web pages, archives, PDF and DICOM under the name of an
   await refuses(t, dirname(zip), /is no data set that Phoenix knows: it holds 2 files and folders \(\.bin 1, \.zip 1\)\. A data set/);
 });
 
+test('N23: what a decoder says of the tags of a TIFF is put in words', async (t) => {
+  /** Sets the tag of an entry, or its value, where the tag is found. */
+  const changed = (from: number, to: { tag?: number; value?: number }) => {
+    const bytes = ramp(0, 4095);
+    const at = Array.from({ length: bytes.readUInt16LE(8) }, (_, i) => 10 + 12 * i).find((entry) => bytes.readUInt16LE(entry) === from)!;
+    if (to.tag !== undefined) bytes.writeUInt16LE(to.tag, at);
+    if (to.value !== undefined) bytes.writeUInt16LE(to.value, at + 8);
+    return bytes;
+  };
+  const path = await folderOf(t, { 'a.tif': changed(262, { tag: 263 }), 'b.tif': changed(258, { value: 12 }) });
+  const { message } = await refuses(t, path, /2 images cannot be used/);
+  t.regex(message, /a\.tif: its header does not say whether 0 is black or white \(/);
+  t.regex(message, /b\.tif: its values are packed: they do not fill whole bytes \(/);
+  t.regex(message, /as 16 bits, and pass a range \(--range\)/);
+});
+
 test('N24: a name that is not UTF-8 is said to be so, of a file and of a folder', async (t) => {
   const path = await folderOf(t, { 'a/0.png': await png() });
   const latin1 = (name: string) => Buffer.concat([Buffer.from(`${path}/`), Buffer.from(name, 'latin1')]);

@@ -86,8 +86,25 @@ export function undecodable(file: string, head: Buffer, cause: unknown): Rejecte
   }
   const stranger = strangerOf(head);
   if (stranger) return { file, reason: stranger.what, advice: stranger.advice };
-  return { file, reason: said.replaceAll(file, 'the file'), advice: REPAIR };
+  const known = causes.find(([words]) => words.test(said));
+  const words = said.replaceAll(file, 'the file');
+  return known ? { file, reason: `${known[1]} (${words})`, advice: known[2] } : { file, reason: words, advice: REPAIR };
 }
+
+/** What a decoder says in words of its own, and what it means for a person who has such files. */
+const causes: readonly (readonly [words: RegExp, reason: string, advice: string])[] = [
+  [
+    /required field 262 missing/,
+    'its header does not say whether 0 is black or white',
+    'Save TIFF files with the tag PhotometricInterpretation.',
+  ],
+  [
+    /samples_per_pixel not a whole number of bytes/,
+    'its values are packed: they do not fill whole bytes',
+    'Save packed values (of 10, 12 or 14 bits) as 16 bits, and pass a range (--range).',
+  ],
+  [/bad labq format/, 'its colours are stored as CIE Lab', 'Save colour images as RGB.'],
+];
 
 export async function openImage(input: string | Buffer, options: SharpOptions = {}): Promise<Sharp> {
   const { default: sharp } = await import('sharp');

@@ -96,7 +96,7 @@ test('a has that its site has not signed is ignored; nonsense that it has signed
   const { sites, transport } = coordinator;
   const asked = all(transport.ask(['a'], train, { round: 1 }));
   while (!sites.find('a')?.want?.run?.requests.length) await new Promise(setImmediate);
-  const [{ head }] = sites.find('a')!.want!.run!.requests as [{ head: string }];
+  const { head } = sites.find('a')!.want!.run!.requests[0]!;
   const answers = [{ is: 'failed', request: hashName(head), attempt: 0, reason: 'forged' }];
 
   await say(has({ run: 'run', hello, seen: 2, answers }), testKey());
@@ -248,6 +248,52 @@ test('a policy is asked before anything is read; its refusal names the line and 
   t.like(sent[0], { run: 'run', round: 1, kind: 'upload', line: 'allow.upload: true' });
   t.true(sent[0]!.bytes > 10 && /^[0-9a-f]{64}$/.test(sent[0]!.sha256));
   t.is(reply.blobs[0]!.length, 10);
+});
+
+test('a site that lost its Store in mid-round says so; the others go on', async (t) => {
+  const lost = clientOf('a', async ({ kind, head }) => {
+    if (kind === 'upload') throw new Error('Client a was asked for its update of round 1, but has none.');
+    return { head, blobs: [] };
+  });
+  const [hub, keys] = [memoryHub(), testKeys()];
+  const sites = [startSite(hub.site('a'), keys, clientOf('a', done)), startSite(hub.site('b'), keys, clientOf('b', done))];
+  const coordinator = await startCoordinator(hub.coordinator(), keys, ['a', 'b']);
+  const ask = (kind: string) => all(coordinator.transport.ask(['a', 'b'], () => ({ kind, head: {} }), { round: 1 }));
+  t.is((await ask('train')).length, 2);
+  await sites[0]!.stop();
+  const again = startSite(hub.site('a'), keys, lost);
+  const outcomes = (await ask('upload')).sort((x, y) => (x.client < y.client ? -1 : 1));
+  t.like(outcomes[0], { client: 'a', round: 1, stage: 'upload', reason: 'Client a was asked for its update of round 1, but has none.' });
+  t.deepEqual(outcomes[1], { client: 'b', head: {}, blobs: [] });
+  await Promise.all([again, sites[1]!].map(({ stop }) => stop()));
+  await coordinator.close();
+});
+
+test('values that the server changes on their way count for nothing, and those that come twice count once', async (t) => {
+  const [hub, keys] = [memoryHub(), testKeys()];
+  const events = gathered<SiteEvent>();
+  const ignored = gathered<string>();
+  let answered = 0;
+  const client = clientOf('a', async ({ head }) => {
+    answered++;
+    return { head, blobs: [] };
+  });
+  const site = startSite(hub.site('a'), keys, client, { onEvent: events.push });
+  const coordinator = await startCoordinator(hub.coordinator(), keys, ['a'], { onIgnored: (_, why) => ignored.push(why) });
+  const flip = (bytes: Uint8Array) => bytes.map((byte, i) => (i === 100 ? byte ^ 1 : byte));
+  hub.fail({ change: ({ verb, kind }, bytes) => (verb === 'say' && kind === 'want' ? flip(bytes) : bytes) });
+  const asked = all(coordinator.transport.ask(['a'], train, { round: 1 }));
+  await events.until((event) => event.type === 'ignored' && /not signed/.test(event.why));
+  t.is(answered, 0);
+  hub.fail({});
+  // The server forgets: what was wanted is said again, this time as it was.
+  hub.lose();
+  t.deepEqual(await asked, [{ client: 'a', head: { number: 1 }, blobs: [] }]);
+  hub.lose();
+  t.deepEqual(await all(coordinator.transport.ask(['a'], train, { round: 1 })), [{ client: 'a', head: { number: 1 }, blobs: [] }]);
+  t.is(answered, 1);
+  await site.stop();
+  await coordinator.close();
 });
 
 test('without a line in the log of what leaves, nothing leaves', async (t) => {

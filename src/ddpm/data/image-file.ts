@@ -5,6 +5,7 @@ import type { Sharp, SharpOptions } from 'sharp';
 import { PhoenixError } from '../../errors.ts';
 import { hasCode, ioError } from '../../files.ts';
 import { strangerOf } from '../stranger.ts';
+import { inOwnWords } from './own-words.ts';
 import { toBytes } from './range.ts';
 import type { Size } from './reader.ts';
 import { type TiffTags, tiffTags } from './tiff.ts';
@@ -118,7 +119,7 @@ export async function readHeader(file: string): Promise<Header | Rejected> {
     const { bytesRead } = await handle.read(head, 0, head.length, 0);
     const first = head.subarray(0, bytesRead);
     try {
-      const found = await (await openImage(file, { limitInputPixels: false })).metadata();
+      const found = await inOwnWords(async () => (await openImage(file, { limitInputPixels: false })).metadata());
       if (found.exif?.includes(GRID_MARK))
         return { file, reason: 'it is a grid of images that Phoenix drew', advice: 'Keep pictures of Phoenix elsewhere.' };
       const { width, height } = found.autoOrient;
@@ -206,8 +207,7 @@ export async function readValues(header: Header, signal?: AbortSignal): Promise<
 export async function decoderWarning({ file, format }: Header, signal?: AbortSignal): Promise<string | undefined> {
   if (format !== 'jpeg') return undefined;
   const bytes = await readFile(file, { signal });
-  const strict = await openImage(bytes, { failOn: 'warning' });
-  return strict.stats().then(
+  return inOwnWords(async () => (await openImage(bytes, { failOn: 'warning' })).stats()).then(
     () => undefined,
     (cause) => (cause as Error).message.split('\n')[0]!.trim(),
   );
@@ -227,7 +227,7 @@ async function decoding<T extends object>(
     return unreadable(file, cause);
   }
   try {
-    return await work(bytes);
+    return await inOwnWords(() => work(bytes));
   } catch (cause) {
     return undecodable(file, bytes, cause);
   }

@@ -17,8 +17,6 @@ import { INVITATION_LIMITS, invitationRights, SITE_LIMITS, siteRights, tokenOf }
 const DAY = 86_400;
 /** How long a site's token is valid, in seconds. A connected site gets a new one long before. */
 const SITE_VALID = 90 * DAY;
-/** A token is renewed once this much of it is used. */
-const RENEW_AFTER = SITE_VALID / 3;
 
 const isKey = (prefix: string) => (text: string) => {
   try {
@@ -290,8 +288,8 @@ export function beginEnrolment({ phoenix: _, token: _token, seed: _seed, ...rest
   return { schema: 1, ...rest, seed: seedOf(createUser()) };
 }
 
-/** Whether a site's token should be renewed, and until when it is valid, in milliseconds since 1970. */
-export function validity(credentials: SiteCredentials): { renew: boolean; until: number } {
+/** From when on a site's token should be renewed, a third of its life, and until when it is valid, in milliseconds since 1970. */
+export function validity(credentials: SiteCredentials): { renewAt: number; until: number } {
   const { iat = 0, exp = 0 } = (credentials.token ? readToken(credentials.token) : undefined) ?? {};
-  return { renew: seconds() >= iat + RENEW_AFTER || exp <= seconds(), until: 1000 * exp };
+  return { renewAt: 1000 * (iat + (exp - iat) / 3), until: 1000 * exp };
 }

@@ -87,6 +87,8 @@ export function serverConfig(federation: Federation, folder: string, version: Fo
   const text = JSON.stringify;
   const { operator, systemAccount, accounts } = serverTokens(federation);
   const tls = `tls { cert_file: ${text(files.certificate)}, key_file: ${text(files.key)}, timeout: 20 }`;
+  // Servers of a cluster trust the one certificate that all have.
+  const among = tls.replace('{', `{ ca_file: ${text(files.certificate)},`);
   // Before 2.10 a server flushes every two minutes, and does not know the field. A lost store costs time, nothing else.
   const sync = version[0] > 2 || version[1] >= 10 ? ', sync_interval: always' : '';
   return [
@@ -101,7 +103,7 @@ export function serverConfig(federation: Federation, folder: string, version: Fo
     tls,
     `websocket { host: ${text(host)}, port: ${webSocketPort}, handshake_timeout: "20s", ${tls} }`,
     ...(cluster
-      ? [`cluster { name: ${text(cluster.name)}, host: ${text(host)}, port: ${cluster.port}, routes: ${text(cluster.routes)}, ${tls} }`]
+      ? [`cluster { name: ${text(cluster.name)}, host: ${text(host)}, port: ${cluster.port}, routes: ${text(cluster.routes)}, ${among} }`]
       : []),
     `operator: ${text(operator)}`,
     `system_account: ${text(systemAccount)}`,

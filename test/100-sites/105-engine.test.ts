@@ -113,6 +113,7 @@ real('a cluster of three servers: one is killed in mid-transfer, and all arrives
         host: '127.0.0.1',
         port: ports[i],
         webSocketPort: ports[3 + i],
+        onTrouble: (line) => t.log(line),
         cluster: { name: 'lung', port: ports[6 + i]!, routes },
       }),
     ),

@@ -1,5 +1,6 @@
 /** Wires over a line: what waits for the connection, tries again, and says and puts again what the server lost. */
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { PhoenixError } from '../../errors.ts';
 import { type ByteBlob, type CoordinatorWire, type Link, MAX_BEAT, MAX_VALUE, type SiteWire, type TransferOptions } from '../wire.ts';
 import type { Line, Owner, Said } from './line.ts';
@@ -32,6 +33,7 @@ function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
 /** What both ends share: patience with the line, the listeners, and the count of bytes. */
 function createEnd(line: Line) {
   const ending = new AbortController();
+  setMaxListeners(0, ending.signal);
   const listeners = new Set<(link: Link) => void>();
   const traffic = { bytesUp: 0, bytesDown: 0 };
   const mends: (() => Promise<void>)[] = [];
@@ -93,7 +95,12 @@ function createEnd(line: Line) {
     traffic,
     onMend: (work: () => Promise<void>) => void mends.push(work),
     /** The signal of something under way: the caller's, or the end of this wire. */
-    within: (signal?: AbortSignal) => (signal ? AbortSignal.any([ending.signal, signal]) : ending.signal),
+    within(signal?: AbortSignal) {
+      const both = signal ? AbortSignal.any([ending.signal, signal]) : ending.signal;
+      // Each piece under way listens.
+      setMaxListeners(0, both);
+      return both;
+    },
     onLink: (listener: (link: Link) => void) => void listeners.add(listener),
     async close() {
       clearInterval(looking);

@@ -29,6 +29,15 @@ const fingerprint = () => {
 };
 
 /**
+ * How many compilers run at a time: the smaller of cores and CPU quota, since each takes memory too. A checkout that was never compiled
+ * does not know the quota. CMAKE_BUILD_PARALLEL_LEVEL says otherwise.
+ */
+export const jobs = async (cores = availableParallelism()) => {
+  const { threadsFor, cpuQuota } = await import('../dist/bindings/threads.js').catch(() => ({}));
+  return String(process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? (threadsFor ? threadsFor({ cores, quota: cpuQuota() }) : cores));
+};
+
+/**
  * The CUDA compiler that phoenix-cuda is built with; undefined if there is none, or if PHOENIX_CUDA=OFF.
  * @throws Error if PHOENIX_CUDA=ON and there is none
  */
@@ -64,7 +73,7 @@ export const buildEmulator = async (nvcc, targets = ['cuda_sim', 'dispatch_list'
   const build = process.env.PHOENIX_SIMT_BUILD ?? join(root, 'build', 'simt');
   const run = $({ stdio: ['ignore', 'pipe', 'pipe'] });
   await quietly(run`cmake -S ${join(root, 'native', 'test')} -B ${build} -DPHOENIX_NVCC=${nvcc}`);
-  await quietly(run`cmake --build ${build} --target ${targets} --parallel ${availableParallelism()}`);
+  await quietly(run`cmake --build ${build} --target ${targets} --parallel ${await jobs()}`);
 };
 
 const requireTools = async () => {
@@ -97,7 +106,7 @@ export const buildNative = async ({ targets = ['phoenix-cpu'], onStart = () => {
   if (!stale.length) return false;
   await requireTools();
   const cmakeJs = require.resolve('cmake-js/bin/cmake-js');
-  const env = { ...process.env, CMAKE_BUILD_PARALLEL_LEVEL: process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(availableParallelism()) };
+  const env = { ...process.env, CMAKE_BUILD_PARALLEL_LEVEL: await jobs() };
   for (const target of stale) {
     onStart(target);
     const failed = join(root, 'build', `${target}.failed`);

@@ -21,8 +21,9 @@ import { dial } from './wires/dial.ts';
 import { coordinatorEnd, siteEnd } from './wires/ends.ts';
 import { natsLine } from './wires/nats.ts';
 
-/** How often a site looks whether its token should be renewed, in milliseconds. */
+/** Longest and shortest time after which a site looks again whether its token should be renewed, in milliseconds. */
 const LOOK_EVERY = 3_600_000;
+const LOOK_AGAIN = 1000;
 /** How long the coordinator may take to answer, in milliseconds. */
 const ANSWER_WITHIN = 20_000;
 /** Largest answer or request that is read, in bytes. */
@@ -176,22 +177,23 @@ export async function connectSite({ credentials, save, servers, patient = false 
   let now = credentials;
   if (!now.token) throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `The site ${now.site} is not enrolled yet: its invitation comes first.`);
   const subject = tokenOf(now.site);
-  let asking = false;
-  const renew = async () => {
+  let looking: NodeJS.Timeout | undefined;
+  const look = async () => {
     const connection = line.current();
-    if (asking || !connection || !validity(now).renew) return;
-    asking = true;
-    try {
-      const message = await connection.request(`${RENEW}.${subject}`, undefined, { timeout: ANSWER_WITHIN });
-      const next = accept(now, message.data);
-      await save(next);
-      now = next;
-      line.renew();
-    } catch {
-      // No coordinator, or a full disk: the old token is good for long, and it is tried again.
-    } finally {
-      asking = false;
+    if (connection && validity(now).renewAt <= Date.now()) {
+      try {
+        const message = await connection.request(`${RENEW}.${subject}`, undefined, { timeout: ANSWER_WITHIN });
+        const next = accept(now, message.data);
+        await save(next);
+        now = next;
+        line.renew();
+      } catch {
+        // No coordinator, or a full disk: the old token is good for long, and it is tried again.
+      }
     }
+    const wait = Math.min(LOOK_EVERY, Math.max(LOOK_AGAIN, validity(now).renewAt - Date.now()));
+    looking = setTimeout(look, wait);
+    looking.unref();
   };
   const line = natsLine({
     site: now.site,
@@ -202,13 +204,11 @@ export async function connectSite({ credentials, save, servers, patient = false 
       seed: now.seed,
       inbox: inboxOf(subject),
     }),
-    onConnection: () => void setImmediate(renew),
   });
-  const timer = setInterval(renew, LOOK_EVERY);
-  timer.unref();
+  void look();
   const wire = siteEnd(line, now.site);
   const close = async () => {
-    clearInterval(timer);
+    clearTimeout(looking);
     await wire.close();
   };
   await (patient ? undefined : line.first.catch((error) => closing({ close }, error)));

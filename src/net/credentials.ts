@@ -17,8 +17,6 @@ import { INVITATION_LIMITS, invitationRights, SITE_LIMITS, siteRights, tokenOf }
 const DAY = 86_400;
 /** How long a site's token is valid, in seconds. A connected site gets a new one long before. */
 const SITE_VALID = 90 * DAY;
-/** A token is renewed once this much of it is used. */
-const RENEW_AFTER = SITE_VALID / 3;
 
 const isKey = (prefix: string) => (text: string) => {
   try {
@@ -62,6 +60,8 @@ const siteEntry = z.strictObject({
 export const federation = z.strictObject({
   schema: z.literal(1),
   name: clientId,
+  /** When it was made, in seconds since 1970. */
+  made: time,
   /** Where sites find the server, the first one first. */
   servers,
   /** Of the server that the coordinator starts; absent for servers with a certificate that machines trust anyway. */
@@ -144,6 +144,7 @@ export function newFederation({ name, servers: urls, trusted = false, replicas =
   const made = federation.safeParse({
     schema: 1,
     name,
+    made: seconds(),
     servers: urls,
     ...(!trusted && { tls: { certificate, key } }),
     replicas,
@@ -161,12 +162,12 @@ export function newFederation({ name, servers: urls, trusted = false, replicas =
 }
 
 /** The tokens that a server needs: its configuration names them. They change when a key is revoked. */
-export function serverTokens({ seeds, revoked, name }: Federation) {
+export function serverTokens({ seeds, revoked, name, made }: Federation) {
   const operator = keyOf(seeds.operator);
   const system = publicKey(seeds.system);
   const account = publicKey(seeds.account);
   return {
-    operator: operatorToken(operator, system),
+    operator: operatorToken(operator, system, made),
     systemAccount: system,
     accounts: {
       [system]: accountToken(system, operator, { name: 'system', stores: false }),
@@ -287,8 +288,8 @@ export function beginEnrolment({ phoenix: _, token: _token, seed: _seed, ...rest
   return { schema: 1, ...rest, seed: seedOf(createUser()) };
 }
 
-/** Whether a site's token should be renewed, and until when it is valid, in milliseconds since 1970. */
-export function validity(credentials: SiteCredentials): { renew: boolean; until: number } {
+/** From when on a site's token should be renewed, a third of its life, and until when it is valid, in milliseconds since 1970. */
+export function validity(credentials: SiteCredentials): { renewAt: number; until: number } {
   const { iat = 0, exp = 0 } = (credentials.token ? readToken(credentials.token) : undefined) ?? {};
-  return { renew: seconds() >= iat + RENEW_AFTER || exp <= seconds(), until: 1000 * exp };
+  return { renewAt: 1000 * (iat + (exp - iat) / 3), until: 1000 * exp };
 }

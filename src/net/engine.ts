@@ -87,6 +87,8 @@ export function serverConfig(federation: Federation, folder: string, version: Fo
   const text = JSON.stringify;
   const { operator, systemAccount, accounts } = serverTokens(federation);
   const tls = `tls { cert_file: ${text(files.certificate)}, key_file: ${text(files.key)}, timeout: 20 }`;
+  // Servers of a cluster trust the one certificate that all have.
+  const among = tls.replace('{', `{ ca_file: ${text(files.certificate)},`);
   // Before 2.10 a server flushes every two minutes, and does not know the field. A lost store costs time, nothing else.
   const sync = version[0] > 2 || version[1] >= 10 ? ', sync_interval: always' : '';
   return [
@@ -101,7 +103,7 @@ export function serverConfig(federation: Federation, folder: string, version: Fo
     tls,
     `websocket { host: ${text(host)}, port: ${webSocketPort}, handshake_timeout: "20s", ${tls} }`,
     ...(cluster
-      ? [`cluster { name: ${text(cluster.name)}, host: ${text(host)}, port: ${cluster.port}, routes: ${text(cluster.routes)}, ${tls} }`]
+      ? [`cluster { name: ${text(cluster.name)}, host: ${text(host)}, port: ${cluster.port}, routes: ${text(cluster.routes)}, ${among} }`]
       : []),
     `operator: ${text(operator)}`,
     `system_account: ${text(systemAccount)}`,
@@ -166,27 +168,27 @@ async function launch(path: string, config: string, options: EngineOptions) {
   const orphaned = () => child.kill('SIGKILL');
   process.once('exit', orphaned);
   ended.then(() => process.removeListener('exit', orphaned));
-  const waiting = new Set<{ pattern: RegExp; done(): void }>();
+  const waiting = new Set<{ hear(line: string): void }>();
   let rest = '';
   child.stderr!.setEncoding('utf8').on('data', (text: string) => {
     const whole = (rest + text).split('\n');
     rest = whole.pop()!.slice(-10_000);
     for (const line of whole) {
       lines.push(line);
-      for (const one of waiting) if (one.pattern.test(line)) one.done();
+      for (const one of waiting) one.hear(line);
       if (/\[(WRN|ERR|FTL)\]/.test(line)) options.onTrouble?.(line.replace(/^\[\d+\] \S+ \S+ /, '').slice(0, 500));
     }
     lines.splice(0, lines.length - KEPT_LINES);
   });
-  /** Whether the server says something like this before it ends, or the time is over. */
-  const says = (pattern: RegExp, work: () => void = () => {}) =>
+  /** Whether the server says something like this before it says the other, ends, or the time is over. */
+  const says = (pattern: RegExp, work: () => void = () => {}, otherwise?: RegExp) =>
     new Promise<boolean>((done) => {
       const settle = (is: boolean) => {
         clearTimeout(timer);
         waiting.delete(one);
         done(is);
       };
-      const one = { pattern, done: () => settle(true) };
+      const one = { hear: (line: string) => (pattern.test(line) ? settle(true) : otherwise?.test(line) && settle(false)) };
       const timer = setTimeout(() => settle(false), START_WITHIN);
       waiting.add(one);
       ended.then(() => settle(false));
@@ -199,7 +201,11 @@ async function launch(path: string, config: string, options: EngineOptions) {
   }
   return { child, ended, says };
 }
-type Running = { child: ChildProcess; ended: Promise<string>; says(pattern: RegExp, work?: () => void): Promise<boolean> };
+type Running = {
+  child: ChildProcess;
+  ended: Promise<string>;
+  says(pattern: RegExp, work?: () => void, otherwise?: RegExp): Promise<boolean>;
+};
 
 /**
  * Starts a nats-server and resolves once it is ready. If it ends, it is started again until stop() is called.
@@ -252,10 +258,9 @@ export async function startEngine(options: EngineOptions): Promise<Engine> {
     async reload(federation) {
       await write(federation);
       const hangUp = () => running.child.kill('SIGHUP');
-      // Windows has no such signal: there the server starts again.
+      // Windows has no such signal: there the server starts again, as it does where it does not take the new configuration.
       if (process.platform === 'win32') await end();
-      else if (!(await running.says(/Reloaded server configuration/, hangUp)))
-        onTrouble?.('The server did not say that it read its configuration again.');
+      else if (!(await running.says(/Reloaded server configuration/, hangUp, /Failed to reload/))) await end();
     },
     async stop() {
       if (stopping) return watching;

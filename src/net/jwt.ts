@@ -2,7 +2,7 @@
  * The tokens by which a nats-server knows an operator, an account and its users: JSON in base64url, signed with Ed25519. Format: version 2
  * of github.com/nats-io/jwt.
  */
-import { createHash, randomUUID } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { fromPublic, fromSeed, type KeyPair } from '@nats-io/nkeys';
 import { z } from 'zod';
 
@@ -14,13 +14,11 @@ export const seconds = (date: Date = new Date()) => Math.floor(date.getTime() / 
 
 const part = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url');
 
-type Claims = { name: string; subject: string; expires?: number; nats: object };
+type Claims = { name: string; subject: string; issued?: number; expires?: number; nats: object };
 
-function sign({ name, subject, expires, nats }: Claims, issuer: KeyPair): string {
-  const claims = { iat: seconds(), iss: issuer.getPublicKey(), name, sub: subject, ...(expires && { exp: expires }), nats };
-  const jti = createHash('sha256')
-    .update(JSON.stringify(claims) + randomUUID())
-    .digest('base64url');
+function sign({ name, subject, issued = seconds(), expires, nats }: Claims, issuer: KeyPair): string {
+  const claims = { iat: issued, iss: issuer.getPublicKey(), name, sub: subject, ...(expires && { exp: expires }), nats };
+  const jti = createHash('sha256').update(JSON.stringify(claims)).digest('base64url');
   const text = `${part({ typ: 'JWT', alg: 'ed25519-nkey' })}.${part({ jti, ...claims })}`;
   return `${text}.${Buffer.from(issuer.sign(Buffer.from(text))).toString('base64url')}`;
 }
@@ -28,9 +26,10 @@ function sign({ name, subject, expires, nats }: Claims, issuer: KeyPair): string
 /** No limit, in the words of a token. */
 const ANY = -1;
 
-export function operatorToken(operator: KeyPair, systemAccount: string): string {
+/** @param issued seconds since 1970: the same gives the same token, since a server does not take another one while it runs */
+export function operatorToken(operator: KeyPair, systemAccount: string, issued: number): string {
   const nats = { type: 'operator', version: 2, system_account: systemAccount };
-  return sign({ name: 'phoenix', subject: operator.getPublicKey(), nats }, operator);
+  return sign({ name: 'phoenix', subject: operator.getPublicKey(), issued, nats }, operator);
 }
 
 export type AccountOptions = {

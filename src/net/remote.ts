@@ -106,10 +106,11 @@ const takesPart = ({ run, spec }: Run, { has }: SiteState) => has?.hello !== und
 
 type OpenWant = WantBody & { run: NonNullable<WantBody['run']> };
 
-/** What was wanted, as far as it is of this run. */
+/** What was wanted, as far as it is of this run. A site that is refused stays so. */
 function ofRun({ run, spec }: Run, before: WantBody | undefined): OpenWant {
   const isOurs = before?.run?.name === run && before.run.spec?.name === spec?.name;
-  return { is: 'open', run: { name: run, ...(spec && { spec }), requests: isOurs ? before.run!.requests : [] } };
+  const { is, reason, text } = before?.is === 'refused' ? before : { is: 'open' as const };
+  return { is, reason, text, run: { name: run, ...(spec && { spec }), requests: isOurs ? before.run!.requests : [] } };
 }
 
 const roundOf = ({ head }: OpenRequest) => decodeHead(Buffer.from(head)).round;

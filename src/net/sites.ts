@@ -78,16 +78,10 @@ type Known = SiteState & {
   saying: Promise<unknown>;
 };
 
-/**
- * Listens to the sites of a wire. A new process goes on with what was wanted before: it reads that from the wire.
- * @throws what the wire throws
- */
-export async function openSites(wire: CoordinatorWire, options: SitesOptions): Promise<Sites> {
-  checkArguments('openSites', { wire, options }, { wire: 'object', options: { phoenix: 'text', key: 'object', keyOf: 'function' } });
-  const { phoenix, key, keyOf } = options;
+/** Says what is wanted of each site, and goes on with what an earlier process wanted. */
+function speaker(wire: CoordinatorWire, { phoenix, key, onIgnored }: SitesOptions) {
   const began = performance.now();
   const known = new Map<string, Known>();
-  const listeners = new Set<(site: SiteState) => void>();
 
   function find(id: string): Known {
     let site = known.get(id);
@@ -110,33 +104,52 @@ export async function openSites(wire: CoordinatorWire, options: SitesOptions): P
       site.said = JSON.stringify(site.want);
       site.saidName = hashName(last);
     } catch (error) {
-      options.onIgnored?.(site.id, error instanceof Error ? error.message : String(error));
+      onIgnored?.(site.id, textOf(error));
     }
   }
 
-  function want(id: string, change: (before: WantBody | undefined) => WantBody): Promise<number> {
-    const site = find(id);
-    const said = site.saying.then(async () => {
-      site.want = change(site.want);
-      const text = JSON.stringify(site.want);
-      if (text === site.said && site.counter >= site.seen) return site.counter;
-      site.counter = Math.max(site.counter, site.seen) + 1;
-      site.said = undefined;
-      const bytes = seal('want', id, { protocol: PROTOCOL, phoenix, counter: site.counter, ...site.want }, key);
-      site.saidName = hashName(bytes);
-      await wire.want(id, bytes);
-      site.said = text;
-      return site.counter;
-    });
-    site.saying = said.catch(() => {});
-    return said;
+  async function say(site: Known, change: (before: WantBody | undefined) => WantBody): Promise<number> {
+    site.want = change(site.want);
+    const text = JSON.stringify(site.want);
+    if (text === site.said && site.counter >= site.seen) return site.counter;
+    site.counter = Math.max(site.counter, site.seen) + 1;
+    site.said = undefined;
+    const bytes = seal('want', site.id, { protocol: PROTOCOL, phoenix, counter: site.counter, ...site.want }, key);
+    site.saidName = hashName(bytes);
+    await wire.want(site.id, bytes);
+    site.said = text;
+    return site.counter;
   }
 
+  return {
+    known,
+    find,
+    want(id: string, change: (before: WantBody | undefined) => WantBody): Promise<number> {
+      const site = find(id);
+      const said = site.saying.then(() => say(site, change));
+      site.saying = said.catch(() => {});
+      return said;
+    },
+  };
+}
+
+const textOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
+
+/**
+ * Listens to the sites of a wire. A new process goes on with what was wanted before: it reads that from the wire.
+ * @throws what the wire throws
+ */
+export async function openSites(wire: CoordinatorWire, options: SitesOptions): Promise<Sites> {
+  checkArguments('openSites', { wire, options }, { wire: 'object', options: { phoenix: 'text', key: 'object', keyOf: 'function' } });
+  const { phoenix, keyOf } = options;
+  const { known, find, want } = speaker(wire, options);
+  const listeners = new Set<(site: SiteState) => void>();
+  const changed = (site: SiteState) => {
+    for (const listener of [...listeners]) listener(site);
+  };
   const taken = takers(options, {
     find,
-    changed: (site) => {
-      for (const listener of [...listeners]) listener(site);
-    },
+    changed,
     again: (site) => {
       site.said = undefined;
       want(site.id, (before) => before!).catch(() => {});
@@ -154,7 +167,7 @@ export async function openSites(wire: CoordinatorWire, options: SitesOptions): P
     want,
     async announce(is, { reason, text }, sites = all().map(({ id }) => id)) {
       await Promise.all(sites.map((id) => want(id, (before) => ({ ...before, is, reason, text }))));
-      for (const id of sites) for (const listener of [...listeners]) listener(find(id));
+      for (const id of sites) changed(find(id));
     },
     listen(listener) {
       listeners.add(listener);
@@ -164,14 +177,14 @@ export async function openSites(wire: CoordinatorWire, options: SitesOptions): P
       signal?.throwIfAborted();
       if (check()) return;
       await new Promise<void>((resolve, reject) => {
-        const abort = () => end(() => reject(signal!.reason));
-        const listener = () => check() && end(resolve);
         const end = (settle: () => void) => {
-          listeners.delete(listener);
+          listeners.delete(look);
           signal?.removeEventListener('abort', abort);
           settle();
         };
-        listeners.add(listener);
+        const abort = () => end(() => reject(signal!.reason));
+        const look = () => check() && end(resolve);
+        listeners.add(look);
         signal?.addEventListener('abort', abort, { once: true });
       });
     },
@@ -184,14 +197,14 @@ function takers(
   { find, changed, again }: { find(id: string): Known; changed(site: Known): void; again(site: Known): void },
 ) {
   /** The value, if its sender is enrolled and has signed it; undefined for JSON that is none. */
-  function open(kind: 'has' | 'beat', id: string, bytes: Uint8Array): { value: unknown } | undefined {
+  function unsealed(kind: 'has' | 'beat', id: string, bytes: Uint8Array): { value: unknown } | undefined {
     const key = keyOf(id);
     try {
       if (!key) throw new PhoenixError('ERR_PHOENIX_REFUSED', `Site ${id} is not enrolled.`);
       return { value: unseal(kind, id, bytes, key) };
     } catch (error) {
       if (error instanceof PhoenixError && error.code === 'ERR_PHOENIX_MESSAGE') return { value: undefined };
-      onIgnored?.(id, error instanceof Error ? error.message : String(error));
+      onIgnored?.(id, textOf(error));
       return undefined;
     }
   }
@@ -204,13 +217,13 @@ function takers(
       if (!has.hello || has.hello.id === id) return { has };
       return { unreadable: `Site ${id} calls itself ${has.hello.id}.` };
     } catch (error) {
-      return { unreadable: `What site ${id} says cannot be read: ${error instanceof Error ? error.message : String(error)}` };
+      return { unreadable: `What site ${id} says cannot be read: ${textOf(error)}` };
     }
   }
 
   return {
     has(id: string, bytes: Uint8Array): void {
-      const opened = open('has', id, bytes);
+      const opened = unsealed('has', id, bytes);
       if (!opened) return;
       const site = find(id);
       const { has, unreadable } = readAs(id, opened.value);
@@ -227,13 +240,13 @@ function takers(
       changed(site);
     },
     beat(id: string, bytes: Uint8Array): void {
-      const opened = open('beat', id, bytes);
+      const opened = unsealed('beat', id, bytes);
       if (!opened) return;
       const site = find(id);
       try {
         site.beat = readBeat(opened.value);
       } catch (error) {
-        onIgnored?.(id, error instanceof Error ? error.message : String(error));
+        onIgnored?.(id, textOf(error));
         return;
       }
       site.lastSeen = performance.now();

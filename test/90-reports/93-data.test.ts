@@ -12,7 +12,7 @@ import { type DatasetOptions, describeData, openDataset } from '../../src/ddpm/d
 import { parseRange } from '../../src/ddpm/data/range.ts';
 import { strangerOf } from '../../src/ddpm/stranger.ts';
 import { PhoenixError } from '../../src/errors.ts';
-import { federate, finetune, loadCheckpoint, openRun, sample, train } from '../../src/index.ts';
+import { federate, finetune, inspect, loadCheckpoint, openRun, sample, train } from '../../src/index.ts';
 import { folderOf, png, pngs, ramp, tiff } from '../support/odd-images.ts';
 
 const refuses = async (t: ExecutionContext, path: string, message: RegExp, options?: DatasetOptions, code = 'ERR_PHOENIX_DATA') =>
@@ -548,6 +548,36 @@ test('N23: LFS pointers, web pages, archives, PDF and DICOM under the name of an
   const zip = join(await folderOf(t, { 'a.zip': 'PK\x03\x04rest', 'b.bin': 'anything' }), 'a.zip');
   await refuses(t, zip, /a\.zip is no data set that Phoenix knows: it is a zip archive\. Unpack archives first\. A data set is one of\n/);
   await refuses(t, dirname(zip), /is no data set that Phoenix knows: it holds 2 files and folders \(\.bin 1, \.zip 1\)\. A data set/);
+});
+
+/** A TIFF of 12 bits in 16, with another tag or value in the place of one. */
+function changedTiff(from: number, to: { tag?: number; value?: number }): Buffer {
+  const bytes = ramp(0, 4095);
+  const at = Array.from({ length: bytes.readUInt16LE(8) }, (_, i) => 10 + 12 * i).find((entry) => bytes.readUInt16LE(entry) === from)!;
+  if (to.tag !== undefined) bytes.writeUInt16LE(to.tag, at);
+  if (to.value !== undefined) bytes.writeUInt16LE(to.value, at + 8);
+  return bytes;
+}
+
+test('N23: what a decoder says of the tags of a TIFF is put in words', async (t) => {
+  const path = await folderOf(t, { 'a.tif': changedTiff(262, { tag: 263 }), 'b.tif': changedTiff(258, { value: 12 }) });
+  const { message } = await refuses(t, path, /2 images cannot be used/);
+  t.regex(message, /a\.tif: its header does not say whether 0 is black or white \(/);
+  t.regex(message, /b\.tif: its values are packed: they do not fill whole bytes \(/);
+  t.regex(message, /as 16 bits, and pass a range \(--range\)/);
+});
+
+test('N43: of many images that fail at one time each is told of its own cause', async (t) => {
+  const files = Object.fromEntries(
+    Array.from({ length: 400 }, (_, i) => [`${i}.tif`, i % 2 === 0 ? changedTiff(262, { tag: 263 }) : changedTiff(258, { value: 12 })]),
+  );
+  const { corrupt } = await inspect({ data: await folderOf(t, { ...files, ...(await pngs('.', 2)) }) });
+  t.is(corrupt.length, 400);
+  const wrong = corrupt.filter(({ file, reason }) => {
+    const own = parseInt(file, 10) % 2 === 0 ? 'its header does not say' : 'its values are packed';
+    return !reason.startsWith(own) || reason.includes('\n');
+  });
+  t.deepEqual(wrong, []);
 });
 
 test('N24: a name that is not UTF-8 is said to be so, of a file and of a folder', async (t) => {

@@ -91,6 +91,11 @@ test('I3: a path with a space, a quote and a dollar sign reaches the compiler of
   const shells = [...text.matchAll(/sh -c "((?:\\.|[^"\\])*)"/g)].map(([, script]) => script!);
   t.true(shells.length > 0);
   for (const script of shells) t.notRegex(script, /\$\{/, 'no path is a part of the shell program: paths are its arguments');
+  // nvcc itself hands paths to a shell, between quotes in which `$` has a meaning.
+  const given = [...text.matchAll(/\$\{nvcc\} (\$\{cuda_flags\}[^)]*)\)/g)].map(([, args]) => args!);
+  t.is(given.length, 2);
+  const flags = /^set\(cuda_flags (.*)\)$/m.exec(text)![1]!;
+  for (const args of [...given, flags]) t.notRegex(args, /\$\{(?:kernel|image|text|\w*_DIR(?:ECTORY)?)\}/, 'nvcc is given relative paths');
   for (const [, file] of text.matchAll(/\.incbin \\+"([^"\\]*)/g)) t.notRegex(file!, /\//, 'the assembler is given a name, no path');
 });
 
@@ -288,12 +293,20 @@ test('Q1: the quota of a real control group is seen, and decides the default num
     return t.pass();
   }
   t.teardown(() => rmdirSync(folder));
-  const asks = `import(${JSON.stringify(join(root, 'src/bindings/threads.ts'))}).then(({ cpuQuota, defaultThreads }) =>
-    console.log(JSON.stringify({ quota: cpuQuota(), threads: defaultThreads({ height: 32, width: 32, channels: 128 }) })))`;
+  // What computes outside of a Session, and the compilers of an installation, ask in the same place.
+  const asks = `
+    const { cpuQuota, defaultThreads } = await import(${JSON.stringify(join(root, 'src/bindings/threads.ts'))});
+    const { checkFeatures, featureMatrix } = await import(${JSON.stringify(join(root, 'src/ddpm/metrics/features.ts'))});
+    const { jobs } = await import(${JSON.stringify(join(root, 'scripts/native.mjs'))});
+    const threads = defaultThreads({ height: 32, width: 32, channels: 128 });
+    const metrics = checkFeatures({ x: featureMatrix(new Float64Array(4), 2) });
+    console.log(JSON.stringify({ quota: cpuQuota(), threads, metrics, jobs: await jobs(64) }));`;
   const inside = 'echo $$ > "$0/cgroup.procs" && exec "$@"';
-  const { code, text } = await outcome('sh', ['-c', inside, folder, process.execPath, '--import=tsx', '-e', asks], { cwd: root });
+  const program = [process.execPath, '--import=tsx', '--input-type=module', '-e', asks];
+  const { CMAKE_BUILD_PARALLEL_LEVEL: _, ...env } = process.env;
+  const { code, text } = await outcome('sh', ['-c', inside, folder, ...program], { cwd: root, env });
   t.is(code, 0, text);
-  t.deepEqual(JSON.parse(text), { quota: 1.5, threads: 1 });
+  t.deepEqual(JSON.parse(text), { quota: 1.5, threads: 1, metrics: 1, jobs: '1' });
 });
 
 test('Q1: quotas of control groups, version 1 and 2, at any level', (t) => {

@@ -71,5 +71,6 @@ export const FAULTS: Readonly<Record<string, string>> = {
   N39: 'A misspelt switch of the environment, or a value that it does not have, was passed over.',
   N40: 'An experiment said nothing of what its trainings, its drawings and its test images were warned of.',
   N41: 'Test images of an experiment were read on another range than the training images.',
+  N43: 'Of two images that failed at one time, one was told of the cause of the other.',
   N42: 'Documents showed imports, command lines or options that do not exist, and called optional what has to be given.',
 };

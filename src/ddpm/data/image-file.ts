@@ -5,6 +5,7 @@ import type { Sharp, SharpOptions } from 'sharp';
 import { PhoenixError } from '../../errors.ts';
 import { hasCode, ioError } from '../../files.ts';
 import { strangerOf } from '../stranger.ts';
+import { inOwnWords } from './own-words.ts';
 import { toBytes } from './range.ts';
 import type { Size } from './reader.ts';
 import { type TiffTags, tiffTags } from './tiff.ts';
@@ -86,8 +87,25 @@ export function undecodable(file: string, head: Buffer, cause: unknown): Rejecte
   }
   const stranger = strangerOf(head);
   if (stranger) return { file, reason: stranger.what, advice: stranger.advice };
-  return { file, reason: said.replaceAll(file, 'the file'), advice: REPAIR };
+  const known = causes.find(([words]) => words.test(said));
+  const words = said.replaceAll(file, 'the file');
+  return known ? { file, reason: `${known[1]} (${words})`, advice: known[2] } : { file, reason: words, advice: REPAIR };
 }
+
+/** What a decoder says in words of its own, and what it means for a person who has such files. */
+const causes: readonly (readonly [words: RegExp, reason: string, advice: string])[] = [
+  [
+    /required field 262 missing/,
+    'its header does not say whether 0 is black or white',
+    'Save TIFF files with the tag PhotometricInterpretation.',
+  ],
+  [
+    /samples_per_pixel not a whole number of bytes/,
+    'its values are packed: they do not fill whole bytes',
+    'Save packed values (of 10, 12 or 14 bits) as 16 bits, and pass a range (--range).',
+  ],
+  [/bad labq format/, 'its colours are stored as CIE Lab', 'Save colour images as RGB.'],
+];
 
 export async function openImage(input: string | Buffer, options: SharpOptions = {}): Promise<Sharp> {
   const { default: sharp } = await import('sharp');
@@ -101,7 +119,7 @@ export async function readHeader(file: string): Promise<Header | Rejected> {
     const { bytesRead } = await handle.read(head, 0, head.length, 0);
     const first = head.subarray(0, bytesRead);
     try {
-      const found = await (await openImage(file, { limitInputPixels: false })).metadata();
+      const found = await inOwnWords(async () => (await openImage(file, { limitInputPixels: false })).metadata());
       if (found.exif?.includes(GRID_MARK))
         return { file, reason: 'it is a grid of images that Phoenix drew', advice: 'Keep pictures of Phoenix elsewhere.' };
       const { width, height } = found.autoOrient;
@@ -189,8 +207,7 @@ export async function readValues(header: Header, signal?: AbortSignal): Promise<
 export async function decoderWarning({ file, format }: Header, signal?: AbortSignal): Promise<string | undefined> {
   if (format !== 'jpeg') return undefined;
   const bytes = await readFile(file, { signal });
-  const strict = await openImage(bytes, { failOn: 'warning' });
-  return strict.stats().then(
+  return inOwnWords(async () => (await openImage(bytes, { failOn: 'warning' })).stats()).then(
     () => undefined,
     (cause) => (cause as Error).message.split('\n')[0]!.trim(),
   );
@@ -210,7 +227,7 @@ async function decoding<T extends object>(
     return unreadable(file, cause);
   }
   try {
-    return await work(bytes);
+    return await inOwnWords(() => work(bytes));
   } catch (cause) {
     return undecodable(file, bytes, cause);
   }

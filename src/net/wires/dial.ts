@@ -2,7 +2,8 @@
  * Connecting to a nats-server: TCP or WebSocket, always TLS, through a proxy if the system names one; and what stands in the way, in words
  * that say what to do.
  */
-import type { ConnectionOptions } from 'node:tls';
+import { isIP } from 'node:net';
+import { type ConnectionOptions, checkServerIdentity } from 'node:tls';
 import { type Authenticator, jwtAuthenticator, type NatsConnection, wsconnect } from '@nats-io/nats-core';
 import { connect, type NodeConnectionOptions } from '@nats-io/transport-node';
 import { HttpsProxyAgent } from 'https-proxy-agent';
@@ -142,8 +143,12 @@ async function dialOne(url: string, { certificate, token, seed, inbox, pingEvery
   const common = { authenticator, inboxPrefix: inbox, reconnect: false, pingInterval: pingEvery, maxPingOut: 2, timeout, noEcho: true };
   const bare = hostname.replace(/^\[|\]$/g, '');
   if (protocol === 'tls:') {
-    // Without a name, the name in the certificate would be compared with that of this machine.
-    const tls: ConnectionOptions = certificate ? { ca: certificate, ...PINNED } : { servername: bare };
+    // The client gives TLS a connection, not a host, so that the name in the certificate would be compared with localhost.
+    const named: ConnectionOptions = {
+      ...(isIP(bare) === 0 && { servername: bare }),
+      checkServerIdentity: (_, found) => checkServerIdentity(bare, found),
+    };
+    const tls: ConnectionOptions = certificate ? { ca: certificate, ...PINNED } : named;
     return connect({ ...common, servers: `${hostname}:${port || 4222}`, tls: tls as NodeConnectionOptions['tls'] });
   }
   const proxy = proxyFor(bare);

@@ -1,5 +1,6 @@
 /** Wires over a line: what waits for the connection, tries again, and says and puts again what the server lost. */
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { PhoenixError } from '../../errors.ts';
 import { type ByteBlob, type CoordinatorWire, type Link, MAX_BEAT, MAX_VALUE, type SiteWire, type TransferOptions } from '../wire.ts';
 import type { Line, Owner, Said } from './line.ts';
@@ -32,6 +33,7 @@ function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
 /** What both ends share: patience with the line, the listeners, and the count of bytes. */
 function createEnd(line: Line) {
   const ending = new AbortController();
+  setMaxListeners(0, ending.signal);
   const listeners = new Set<(link: Link) => void>();
   const traffic = { bytesUp: 0, bytesDown: 0 };
   const mends: (() => Promise<void>)[] = [];
@@ -93,7 +95,12 @@ function createEnd(line: Line) {
     traffic,
     onMend: (work: () => Promise<void>) => void mends.push(work),
     /** The signal of something under way: the caller's, or the end of this wire. */
-    within: (signal?: AbortSignal) => (signal ? AbortSignal.any([ending.signal, signal]) : ending.signal),
+    within(signal?: AbortSignal) {
+      const both = signal ? AbortSignal.any([ending.signal, signal]) : ending.signal;
+      // Each piece under way listens.
+      setMaxListeners(0, both);
+      return both;
+    },
     onLink: (listener: (link: Link) => void) => void listeners.add(listener),
     async close() {
       clearInterval(looking);
@@ -130,14 +137,14 @@ function createSayer({ line, persist, onMend }: End, kind: 'want' | 'has', site:
     sequence = last?.sequence ?? 0;
     stored = last?.count ?? 0;
   };
-  const settle = async () => {
-    while (newest && stored < newest.count) await persist(attempt);
-  };
-  const run = () => {
-    running ??= settle().finally(() => {
-      running = undefined;
-    });
-    return running;
+  const run = async () => {
+    // A value that comes while an attempt ends is seen by the next look.
+    while (newest && stored < newest.count) {
+      running ??= persist(attempt).finally(() => {
+        running = undefined;
+      });
+      await running;
+    }
   };
   onMend(async () => {
     if (!newest || running) return;
@@ -188,8 +195,12 @@ function createBlobs({ line, persist, within, onMend }: End, own: Owner, sent: (
     async put(blob: ByteBlob, options: TransferOptions = {}): Promise<void> {
       if (!BLOB_NAME.test(blob.name))
         throw new PhoenixError('ERR_PHOENIX_ARGUMENT', `A blob that travels is named sha256: and 64 hex digits, not ${blob.name}.`);
-      await sendBlob(blob, run(own, sent, options));
+      // From now on, so that what is lost between the last look at it and the end of this call is sent again.
       kept.set(blob.name, blob);
+      await sendBlob(blob, run(own, sent, options)).catch((error) => {
+        kept.delete(blob.name);
+        throw error;
+      });
     },
     async keep(names: ReadonlySet<string>): Promise<void> {
       for (const name of kept.keys()) if (!names.has(name)) kept.delete(name);

@@ -1,6 +1,6 @@
 /**
- * What a coordinator and a site say over a wire: *want*, *has* and *beat*, one schema each, and how they are signed. A want instructs: it is
- * strict. A has and a beat inform: unknown fields are left out.
+ * What a coordinator and a site say over a wire: *want*, *has* and *beat*, one schema each, and how they are signed. A want instructs: it
+ * is strict. A has and a beat inform: unknown fields are left out.
  *
  * What travels is 64 bytes of Ed25519 signature and the value as JSON in UTF-8. Signed are its kind, the site it is for or from, and its
  * bytes, so a value proves that the owner of the key has once said it to or as this site, and that nobody has changed it. The server
@@ -59,8 +59,8 @@ const openRequest = z.strictObject({ head: z.string().max(MAX_HEAD), attempt: co
 export type OpenRequest = z.infer<typeof openRequest>;
 
 /**
- * What is wanted of a site. `open`: answers to the requests. `idle`: nothing more for now, and `text` says why ("distilling, about 40 min").
- * `refused`: the site may not take part.
+ * What is wanted of a site. `open`: answers to the requests. `idle`: nothing more for now, and `text` says why ("distilling, about 40
+ * min"). `refused`: the site may not take part.
  */
 export const want = z.strictObject({
   protocol: positive,
@@ -153,8 +153,8 @@ const SIGNATURE = 64;
 const most: Record<Kind, number> = { want: MAX_VALUE, has: MAX_VALUE, beat: MAX_BEAT };
 
 /**
- * What is signed. The same key signs texts that a server chooses when it logs in: the first byte occurs in no text in UTF-8, so none of those
- * is a value of ours.
+ * What is signed. The same key signs texts that a server chooses when it logs in: the first byte occurs in no text in UTF-8, so none of
+ * those is a value of ours.
  */
 function signed(kind: Kind, site: string, value: Uint8Array): Uint8Array {
   return Buffer.concat([Buffer.of(0xff), Buffer.from(`phoenix ${kind}\n${site}\n`), value]);
@@ -175,8 +175,9 @@ export function seal(kind: Kind, site: string, value: object, key: Signer): Uint
 }
 
 /**
- * The plain JSON of a value. @throws PhoenixError ERR_PHOENIX_REFUSED if it is too long to be read or not signed with this key for this site,
- * ERR_PHOENIX_MESSAGE if it is no JSON
+ * The plain JSON of a value.
+ * @throws PhoenixError ERR_PHOENIX_REFUSED if it is too long to be read or not signed with this key for this site, ERR_PHOENIX_MESSAGE if
+ * it is no JSON
  */
 export function unseal(kind: Kind, site: string, bytes: Uint8Array, key: Verifier): unknown {
   const refuse = (why: string): never => {

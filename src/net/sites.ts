@@ -234,7 +234,7 @@ function takers(
       site.has = has;
       site.unreadable = unreadable;
       site.seen = has?.seen ?? site.seen;
-      // It has seen a want of this number that this process knows nothing of: the server has lost it. Ours needs a larger number to be obeyed.
+      // It has seen a want that this process knows nothing of: the server has lost it. Ours needs a larger number to be obeyed.
       const isOther = site.seen > site.counter || (site.seen === site.counter && has?.sawName !== site.saidName);
       if (has && site.want && isOther) again(site);
       changed(site);

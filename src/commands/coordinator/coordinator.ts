@@ -1,6 +1,7 @@
 /** The coordinator of a federation of real sites: a program beside a nats-server that sites reach, which runs rounds over them. */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { withCallbacks } from '../../callbacks.ts';
 import { plannedSteps } from '../../ddpm/fit.ts';
 import { featureSource } from '../../ddpm/metrics/sources.ts';
@@ -301,10 +302,7 @@ function rounds({ keep, events }: Running, cohort: Cohort) {
       const text = `${error.message} Round ${round} is repeated in ${Math.round(pause / 1000)} seconds.`;
       keep.note('warning', text);
       events.onMessage?.({ level: 'warning', text });
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, pause);
-        events.signal?.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true });
-      });
+      await delay(pause, undefined, { signal: events.signal }).catch(() => {});
       pause = Math.min(2 * pause, LONGEST_PAUSE);
       cohort.unsettle();
       return !events.signal?.aborted;

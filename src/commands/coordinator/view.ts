@@ -79,12 +79,10 @@ export function keeper(watched: Watched): Keeper {
           .sort()
           .map((id) => siteView(id, watched, sites?.find(id), last, now.waiting?.sites ?? [])),
         history: records,
-        weights: records
-          .slice(-MAX_WEIGHTS)
-          .map(({ round, clients }) => ({
-            round,
-            sites: clients.map(({ client, weight }) => ({ id: client, weight: Math.min(1, weight) })),
-          })),
+        weights: records.slice(-MAX_WEIGHTS).map(({ round, clients }) => ({
+          round,
+          sites: clients.map(({ client, weight }) => ({ id: client, weight: Math.min(1, weight) })),
+        })),
         decisions: records.flatMap(({ round, decisions = [] }) => decisions.map((one) => ({ ...one, round }))),
         ...(grid && { samples: { round: grid.round } }),
         events,

@@ -1,9 +1,10 @@
 /** The options of the commands of a federation of real sites: coordinator, invite, status and what steers it. */
 import { clientId } from '../../fl/protocol.ts';
 import { machine, model, range, samples, samplesEvery, seed } from './common.ts';
-import { aggregation, compression, filter, partition, rounds, serverStep, statisticsAsked, training } from './federate.ts';
+import { compression, partition, rounds, training } from './federate.ts';
 import { above0, flag, integer, type Kind, number, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
+import { aggregation, filter, serverStep, statisticsAsked } from './server.ts';
 
 const nameKind: Kind<string> = {
   schema: clientId,

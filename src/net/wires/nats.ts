@@ -112,6 +112,28 @@ async function directGet(connection: NatsConnection, subject: string, timeout: n
 
 const noConnection = () => new Error('no connection');
 
+/** What waits on a connection, to be told when it is lost. A promise that all wait on would keep what they waited for. */
+const waiting = new WeakMap<NatsConnection, Set<() => void>>();
+
+/** The outcome of `work`; it fails when the connection is lost, whatever the timeout. */
+function whileConnected<T>(connection: NatsConnection, work: Promise<T>): Promise<T> {
+  let stops = waiting.get(connection);
+  if (!stops) {
+    const all = new Set<() => void>();
+    waiting.set(connection, all);
+    connection.closed().then(() => {
+      for (const stop of all) stop();
+    });
+    stops = all;
+  }
+  const mine = stops;
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(noConnection());
+    mine.add(stop);
+    work.then(resolve, reject).finally(() => mine.delete(stop));
+  });
+}
+
 /** Connections for pieces, made when the first piece is to travel. */
 function createDataConnections(dial: () => DialOptions) {
   const all: { link: Steady; busy: number }[] = [];
@@ -119,7 +141,7 @@ function createDataConnections(dial: () => DialOptions) {
     for (let i = all.length; i < DATA_CONNECTIONS; i++) all.push({ link: steady({ options: dial }), busy: 0 });
   };
   return {
-    /** Does work on the least busy of them. It fails when that one is lost, whatever the timeout. */
+    /** Does work on the least busy of them. */
     async use<T>(work: (connection: NatsConnection) => Promise<T>): Promise<T> {
       open();
       if (all.every(({ link }) => !link.current())) await Promise.any(all.map(({ link }) => link.first));
@@ -129,9 +151,7 @@ function createDataConnections(dial: () => DialOptions) {
       if (!chosen || !connection) throw noConnection();
       chosen.busy++;
       try {
-        const lost = connection.closed().then(() => Promise.reject(noConnection()));
-        lost.catch(() => undefined);
-        return await Promise.race([work(connection), lost]);
+        return await whileConnected(connection, work(connection));
       } finally {
         chosen.busy--;
       }
@@ -183,7 +203,7 @@ function createStreams(replicas: number, uploadBytes: number) {
   };
 }
 
-/** Long: the verbs of a line, each a few lines. */
+/** The line of one end. Long: the verbs of a line, each a few lines. */
 export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onConnection }: NatsOptions): NatsLine {
   type Control = { connection: NatsConnection; js: JetStreamClient; manager: JetStreamManager };
   let control: Control | undefined;
@@ -242,7 +262,7 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
   const verb = async <T>(about: string | undefined, work: (control: Control) => Promise<T>): Promise<T> => {
     try {
       const ready = await now();
-      await prepared(ready, about);
+      await whileConnected(ready.connection, prepared(ready, about));
       return await work(ready);
     } catch (error) {
       streams.forget();
@@ -281,8 +301,8 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
     const connection = link.current();
     if (connection) hear(connection);
   };
-  const subjectsOf = async ({ manager }: Control, { stream }: { stream: string }, filter: string) => {
-    const { state } = await manager.streams.info(stream, { subjects_filter: filter });
+  const subjectsOf = async ({ manager, connection }: Control, { stream }: { stream: string }, filter: string) => {
+    const { state } = await whileConnected(connection, manager.streams.info(stream, { subjects_filter: filter }));
     return Object.keys(state.subjects ?? {});
   };
 
@@ -304,19 +324,20 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
     onLink: (listener) => void links.push(listener),
     last: (kind, of) =>
       verb(of, async ({ connection }): Promise<Stored | undefined> => {
-        const message = await directGet(connection, lastOf(kind, tokenOf(of)), VALUE_WITHIN);
+        const message = await whileConnected(connection, directGet(connection, lastOf(kind, tokenOf(of)), VALUE_WITHIN));
         if (!message) return undefined;
         const sequence = Number(message.headers?.values(SEQUENCE).at(-1));
         return { ...(saidOf(message, true) ?? { value: new Uint8Array(0), speaker: '', count: 0 }), sequence };
       }),
     say: (kind, of, { value, speaker, count }, expected) =>
-      verb(of, async ({ js }) => {
+      verb(of, async ({ js, connection }) => {
         const headers = newHeaders();
         headers.set(BY, speaker);
         headers.set(COUNT, String(count));
         const expect = expected === undefined ? undefined : { lastSubjectSequence: expected };
         try {
-          return (await js.publish(`${VALUES[kind].prefix}.${tokenOf(of)}`, value, { headers, expect })).seq;
+          const stored = js.publish(`${VALUES[kind].prefix}.${tokenOf(of)}`, value, { headers, expect });
+          return (await whileConnected(connection, stored)).seq;
         } catch (error) {
           if (codeOf(error) === WRONG_SEQUENCE) return undefined;
           throw error;

@@ -18,6 +18,11 @@ export {
   type RevokeOptions,
   type SampleOptions,
   type Settings,
+  type SiteCheckOptions,
+  type SiteLeaveOptions,
+  type SiteLogOptions,
+  type SiteOptions,
+  type SiteStatusOptions,
   type StatusOptions,
   type TrainOptions,
 } from './tables.ts';

@@ -8,6 +8,7 @@ import { inspectTable } from './inspect.ts';
 import { flagOf, isOption, type OptionsOf, type Placed, placed, required, type SettingsOf, type Table, type Where } from './option.ts';
 import { reportTable } from './report.ts';
 import { sampleTable } from './sample.ts';
+import { siteCheckTable, siteLeaveTable, siteLogTable, siteStatusTable, siteTable } from './site.ts';
 import { trainTable } from './train.ts';
 
 const tables = {
@@ -23,6 +24,11 @@ const tables = {
   invite: inviteTable,
   revoke: revokeTable,
   status: statusTable,
+  site: siteTable,
+  'site check': siteCheckTable,
+  'site log': siteLogTable,
+  'site status': siteStatusTable,
+  'site leave': siteLeaveTable,
 } satisfies Record<string, Table>;
 
 export type Command = keyof typeof tables;
@@ -42,6 +48,11 @@ export interface RevokeOptions extends OptionsOf<typeof revokeTable> {}
 export interface StatusOptions extends OptionsOf<typeof statusTable> {}
 export interface ReportOptions extends OptionsOf<typeof reportTable> {}
 export interface InspectOptions extends OptionsOf<typeof inspectTable> {}
+export interface SiteOptions extends Omit<OptionsOf<typeof siteTable>, 'policy' | 'unit'> {}
+export interface SiteCheckOptions extends OptionsOf<typeof siteCheckTable> {}
+export interface SiteLogOptions extends OptionsOf<typeof siteLogTable> {}
+export interface SiteStatusOptions extends OptionsOf<typeof siteStatusTable> {}
+export interface SiteLeaveOptions extends OptionsOf<typeof siteLeaveTable> {}
 
 export function tableOf(command: Command): Table {
   return tables[command];
@@ -63,7 +74,7 @@ export type OptionRow = {
   path: readonly string[];
   /** The path with dots: 'sharing.beta'. */
   name: string;
-  /** '--share-beta'; for a positional one '<source>'. */
+  /** '--share-beta'; for a positional one '<source>', or '[file]' if it may be left out. */
   flag: string;
   /** 'n' in '--local-images <n>'; absent for a flag. */
   placeholder?: string;
@@ -90,7 +101,7 @@ export function optionTable(command: Command): OptionRow[] {
     return {
       path,
       name: path.join('.'),
-      flag: entry.positional ? `<${path.join('.')}>` : flagOf(place),
+      flag: entry.positional ? positionalOf(path.join('.'), entry.default === required) : flagOf(place),
       placeholder: kind.placeholder,
       choices: kind.choices,
       unit,
@@ -105,6 +116,8 @@ export function optionTable(command: Command): OptionRow[] {
     };
   });
 }
+
+const positionalOf = (name: string, isRequired: boolean) => (isRequired ? `<${name}>` : `[${name}]`);
 
 /** The options of a command that a resumed run may give other values, as 'samples.count'. */
 export function changeableOptions(command: Command): string[] {

@@ -2,7 +2,6 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fromPublic } from '@nats-io/nkeys';
 import type { ExecutionContext } from 'ava';
 import type { SiteOptions } from '../../src/commands/options/index.ts';
 import { type RunningSite, type SiteEvents, startSite } from '../../src/commands/site/site.ts';
@@ -16,7 +15,7 @@ import type { RoundRecord } from '../../src/fl/protocol.ts';
 import { fedavg } from '../../src/fl/strategies/fedavg.ts';
 import type { Transport } from '../../src/fl/transport.ts';
 import { enrolSite, type Federation, inviteSite, newFederation, publicKey } from '../../src/net/credentials.ts';
-import { keyOf } from '../../src/net/jwt.ts';
+import { signerOf, verifierOf } from '../../src/net/jwt.ts';
 import { remoteTransport } from '../../src/net/remote.ts';
 import type { SiteEvent } from '../../src/net/site-state.ts';
 import { openSites } from '../../src/net/sites.ts';
@@ -121,8 +120,8 @@ export async function siteRig(t: ExecutionContext) {
     const wire = hub.coordinator();
     const sites = await openSites(wire, {
       phoenix: '1.2.3',
-      key: keyOf(federation.seeds.coordinator),
-      keyOf: (site) => (federation.sites[site]?.key ? fromPublic(federation.sites[site].key) : undefined),
+      key: signerOf(federation.seeds.coordinator),
+      keyOf: (site) => (federation.sites[site]?.key ? verifierOf(federation.sites[site].key) : undefined),
     });
     const transport = await remoteTransport(sites, { run: spec.run, spec: encodeSpec(spec) });
     await sites.until(() => expect.every((id) => transport.clients.some((client) => client.id === id)));

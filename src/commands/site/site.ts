@@ -2,15 +2,13 @@
 
 import { setMaxListeners } from 'node:events';
 import { resolve } from 'node:path';
-import { fromPublic } from '@nats-io/nkeys';
 import { chooseBackend } from '../../bindings/session.ts';
 import { PhoenixError } from '../../errors.ts';
 import { exists, io, makeFolder } from '../../files.ts';
 import { connectSite, type enrol } from '../../net/connect.ts';
 import { type Invitation, type SiteCredentials, serverUrl } from '../../net/credentials.ts';
-import { keyOf } from '../../net/jwt.ts';
+import { signerOf, verifierOf } from '../../net/jwt.ts';
 import type { Policy } from '../../net/policy.ts';
-import type { Signer, Verifier } from '../../net/protocol.ts';
 import { runSite } from '../../net/site.ts';
 import type { Joined, SiteEvent } from '../../net/site-state.ts';
 import type { SiteWire } from '../../net/wire.ts';
@@ -123,7 +121,7 @@ async function open(
     try {
       await runSite(wire, {
         ...{ site: home.site, phoenix: packageInfo().version, addon: device.backend, device: device.why.slice(0, 200), about, store },
-        ...keysOf(credentials),
+        ...{ key: signerOf(credentials.seed), coordinator: verifierOf(credentials.coordinator) },
         signal: ending,
         join: joining.join,
         async allow(request, run) {
@@ -183,22 +181,6 @@ export function parseServers(text: string): string[] {
     'ERR_PHOENIX_ARGUMENT',
     `option server must be wss://HOST:PORT or tls://HOST:PORT, up to 32 separated by commas, not ${JSON.stringify(wrong ?? text)}.`,
   );
-}
-
-/** The keys that values are signed and checked with. */
-function keysOf({ seed, coordinator }: SiteCredentials): { key: Signer; coordinator: Verifier } {
-  const own = keyOf(seed);
-  const theirs = fromPublic(coordinator);
-  const verifier =
-    (pair: typeof own): Verifier['verify'] =>
-    (bytes, signature) => {
-      try {
-        return pair.verify(bytes, signature);
-      } catch {
-        return false;
-      }
-    };
-  return { key: { sign: (bytes) => own.sign(bytes), verify: verifier(own) }, coordinator: { verify: verifier(theirs) } };
 }
 
 /** Joins runs, one after the other. Other data than before are accepted once. */

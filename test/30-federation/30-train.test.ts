@@ -95,7 +95,7 @@ test('a falling training takes the rate of each stair, the same however its step
   // More steps than stairs.
   const { session, params, trained } = await run({ localImages: 120 * hyper.batch }, {}, { fall });
   t.is(trained.steps, 120);
-  const rates = session.calls.flatMap(({ steps, hyper: { lr } }) => Array<number>(steps).fill(lr / hyper.lr));
+  const rates = session.calls.flatMap(({ steps, hyper: { lr } }) => Array<number>(steps).fill(Number(lr) / hyper.lr));
   const expected = Array.from({ length: 120 }, (_, step) => {
     const over = 2 * (0.25 + 0.75 * ((Math.floor((step * 64) / 120) + 0.5) / 64)) - 1;
     return over <= 0 ? 1 : (1 + Math.cos(Math.PI * over)) / 2;

@@ -140,7 +140,7 @@ test('server steps of native vectors against values worked out by hand', async (
     const moments = await startMoments(step, params.length, createVector);
     for (const value of [0.5, -0.25]) {
       await delta.fill(value);
-      await applyServerStep(step, params, delta, moments);
+      await applyServerStep(step, lr, params, delta, moments);
     }
     near(t, await numbers(params), new Float64Array(params.length).fill(expected[kind]), 1e-5, kind);
   }

@@ -181,7 +181,7 @@ test('every option has a help text, a flag of its own, and a default that is val
       if (!row.required && row.default === undefined) t.truthy(row.defaultText, `${command} ${row.name} has no default in words`);
       if (row.required || row.default === undefined) continue;
       const raw = row.placeholder === undefined ? row.default : String(row.default);
-      const needed = {
+      const needed: Partial<Record<Command, object>> = {
         federate: { data: 'x', out: 'dir' },
         train: { data: 'x', out: 'dir' },
         finetune: { source: 'x', data: 'x', checkpoint: 'x.safetensors' },

@@ -13,7 +13,7 @@ import { parsePersonal, splitParameters } from '../../fl/site/personal.ts';
 import { connectCoordinator } from '../../net/connect.ts';
 import { newFederation, type Federation as Secrets } from '../../net/credentials.ts';
 import { type Engine, startEngine } from '../../net/engine.ts';
-import { keyOf, verifierOf } from '../../net/jwt.ts';
+import { signerOf, verifierOf } from '../../net/jwt.ts';
 import { type Page, startPage } from '../../net/page/server.ts';
 import { remoteTransport } from '../../net/remote.ts';
 import { openSites, type Sites } from '../../net/sites.ts';
@@ -26,7 +26,7 @@ import type { RunEvents, RunResult } from '../events.ts';
 import { explainSplit, type Federation, lengthOfRound, trainFederation } from '../federation.ts';
 import { type CoordinatorOptions, parseOptions, type Settings } from '../options/index.ts';
 import { packageInfo } from '../package-info.ts';
-import { checkGrid, describeRun, prepareModel } from '../prepare.ts';
+import { checkGrid, type DataShape, describeRun, prepareModel } from '../prepare.ts';
 import { probingOf, serverStepOf, strategyOf } from '../wiring.ts';
 import { type Cohort, cohortOf } from './cohort.ts';
 import { beginFederation, bookOf, isFederation, places, readFederation, watchFederation } from './folder.ts';
@@ -102,7 +102,7 @@ async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEv
     wire.onLink((link) => keep.set({ engine: link }));
     sites = await openSites(wire, {
       phoenix: version,
-      key: keyOf(secrets.seeds.coordinator),
+      key: signerOf(secrets.seeds.coordinator),
       keyOf: (site) => {
         const key = secrets.sites[site]?.key;
         return key === undefined ? undefined : verifierOf(key);
@@ -223,7 +223,17 @@ async function train(running: Running): Promise<RunResult> {
       keep.note('info', text);
     },
   });
+  if (split) events.onMessage?.({ level: 'info', text: explainSplit(split, parameterCount) });
   await makeFolder(runDir);
+  return await trainSites(running, kept, { runDir, shape, prepared, strategy, serverStep, session, features, personal, split });
+}
+
+type Ready = Omit<Federation, 'settings' | 'clientCount' | 'length' | 'stepsPerRound'> & { runDir: string; shape: DataShape };
+
+/** Trains over the sites that take part, from where the run stands. */
+async function trainSites(running: Running, kept: Cohort, { runDir, shape, ...ready }: Ready): Promise<RunResult> {
+  const { settings, events, sites, keep, secrets } = running;
+  const { prepared, strategy, serverStep, session, features, personal, split } = ready;
   if (await isRunFolder(runDir)) keep.add(...(await readLog(join(runDir, 'log.jsonl'))).rounds);
   // The first round's clients are needed for the plan: how many steps a mean site makes.
   await kept.settle(keep.view().history.length + 1, events.signal);
@@ -231,31 +241,24 @@ async function train(running: Running): Promise<RunResult> {
   const length = lengthOfRound(settings);
   const stepsPerRound =
     clients.reduce((sum, { examples }) => sum + plannedSteps(examples, prepared.hyper.batch, length), 0) / clients.length;
-  const world: Federation = {
-    ...{ settings: { ...settings, resume: true }, prepared, clientCount: clients.length, length, stepsPerRound },
-    ...{ strategy, serverStep, session, features, personal, split },
-  };
+  const world: Federation = { ...ready, settings: { ...settings, resume: true }, clientCount: clients.length, length, stepsPerRound };
   const { height, width, channels, classNames = [] } = shape;
-  const dataset = { name: federation, fingerprint: 'sites', count: 0, height, width, channels, classNames };
-  const described = { ...settings, data: federation, strategy: strategy.name, features: features.name };
+  const { name } = secrets();
+  const dataset = { name, fingerprint: 'sites', count: 0, height, width, channels, classNames };
+  const described = { ...settings, data: name, strategy: strategy.name, features: features.name };
   const config = describeRun('federate', described, { ...prepared, dataset }, session, {
     length: { ...length, optimizer: settings.optimizer },
     serverStep,
     personal: split && { patterns: personal, parameters: split.names, values: split.personalCount },
     clients: [],
   });
+  const { quorum, lostAfter: lostAfterSeconds, grace: graceSeconds, deadline: deadlineSeconds } = settings;
   const reach = async () => ({
     transport: kept.transport,
     probing: strategy.needs && (await probingOf(settings, features)),
-    waiting: {
-      quorum: settings.quorum,
-      lostAfterSeconds: settings.lostAfter,
-      graceSeconds: settings.grace,
-      deadlineSeconds: settings.deadline,
-    },
+    waiting: { quorum, lostAfterSeconds, graceSeconds, deadlineSeconds },
     ...rounds(running, kept),
   });
-  if (split) events.onMessage?.({ level: 'info', text: explainSplit(split, parameterCount) });
   const result = await trainFederation(world, { dir: runDir, config, mayChange: MAY_CHANGE, reach }, watching(running));
   keep.set({ state: 'done', waiting: undefined });
   await sites.announce('idle', { reason: 'done', text: `The run ${settings.run} is done after ${result.rounds} rounds.` });

@@ -58,7 +58,7 @@ type Plug = {
 
 const keyOf = (owner: Owner) => (owner === 'coordinator' ? '' : owner.site);
 
-/** A server in this process. Long: what it holds, and the verbs of a line on it. */
+/** A server in this process. Long: the verbs share what it holds. */
 export function memoryHub(given: Faults = {}): MemoryHub {
   let faults = given;
   const values = { want: new Map<string, Stored>(), has: new Map<string, Stored>() };

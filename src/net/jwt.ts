@@ -2,7 +2,7 @@
  * The tokens by which a nats-server knows an operator, an account and its users: JSON in base64url, signed with Ed25519. Format: version 2
  * of github.com/nats-io/jwt.
  */
-import { createHash, createPrivateKey, createPublicKey, sign, verify } from 'node:crypto';
+import { createHash, createPrivateKey, createPublicKey, sign as signBytes, verify as verifyBytes } from 'node:crypto';
 import { fromPublic, fromSeed, type KeyPair } from '@nats-io/nkeys';
 import { z } from 'zod';
 

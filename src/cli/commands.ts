@@ -22,10 +22,12 @@ import { runExperiment } from './experiment.ts';
 import { runDoctor, runInspect, runReport } from './inspect.ts';
 import { runFinetune, runSample } from './model.ts';
 import type { Own } from './options.ts';
+import { siteLines } from './site.ts';
 import type { Terminal } from './terminal.ts';
 import { runFederate, runFinish, runTrain } from './training.ts';
 
 export type CommandLine = Own & {
+  /** 'site check' is the verb check of the command site, which comes before it. */
   name: string;
   description: string;
   /** Whose options it takes; absent for one that has none. */
@@ -109,6 +111,7 @@ export const commandLines: readonly CommandLine[] = [
     examples: [['once', 'phoenix status lung']],
     run: (options, terminal) => runStatus(options as StatusOptions, terminal),
   },
+  ...siteLines,
   {
     name: 'finish',
     description: 'Tells a federate or train run to finish: its learning rate falls, and it ends.',

@@ -30,7 +30,11 @@ function buildProgram(onJson: (asJson: boolean) => void): Command {
 }
 
 function addCommand(program: Command, line: CommandLine, onJson: (asJson: boolean) => void): void {
-  const command = program.command(line.name).description(line.description);
+  const [verb, ...above] = line.name.split(' ').reverse() as [string, ...string[]];
+  const parent = above.length > 0 ? program.commands.find((one) => one.name() === above[0])! : program;
+  // Options behind a verb are the verb's.
+  if (parent !== program) parent.helpCommand(false).enablePositionalOptions();
+  const command = parent.command(verb).description(line.description);
   const rows = line.table ? optionTable(line.table) : [];
   addOptions(command, rows, line);
   command.addOption(new Option('--json', 'JSON on stdout, everything else on stderr'));
@@ -50,13 +54,15 @@ function addCommand(program: Command, line: CommandLine, onJson: (asJson: boolea
 /** Why commander refused, with the names that are valid. */
 function explainUsage(error: CommanderError, program: Command, argv: string[]): string {
   const message = error.message.replace(/^error: /, '');
-  const command = program.commands.find((candidate) => candidate.name() === argv[0]);
+  const first = program.commands.find((candidate) => candidate.name() === argv[0]);
+  const command = first?.commands.find((candidate) => candidate.name() === argv[1]) ?? first;
   if (!command) {
     const valid = error.code === 'commander.unknownOption' ? '--help, --version, or a command: ' : 'Valid commands: ';
     return `${message}\n${valid}${program.commands.map((candidate) => candidate.name()).join(', ')}`;
   }
   const options = command.options.map((option) => option.long).join(', ');
-  return `${message}\nValid options of phoenix ${command.name()}: ${options}\nUsage: phoenix ${command.name()} ${command.usage()}`;
+  const name = command === first ? command.name() : `${first!.name()} ${command.name()}`;
+  return `${message}\nValid options of phoenix ${name}: ${options}\nUsage: phoenix ${name} ${command.usage()}`;
 }
 
 /** Runs one command line, without the names of node and the program, and returns the exit code. */

@@ -1,8 +1,7 @@
 /**
- * Who takes part in a round: the sites that are there when it begins, noted in round.json, so that a coordinator that starts again repeats
- * the round with the same ones.
+ * Who takes part in a round: the sites that are there when it begins, noted in a file, so that a coordinator that starts again repeats the
+ * round with the same ones.
  */
-import { join } from 'node:path';
 import { z } from 'zod';
 import { exists, readJson, writeWhole } from '../../files.ts';
 import { type Hello, hello } from '../../fl/protocol.ts';
@@ -21,9 +20,12 @@ export type Cohort = {
 };
 
 export type CohortOptions = {
-  dir: string;
+  /** The file that notes who takes part. */
+  path: string;
   /** Fewest sites that a round begins with. */
   least: number;
+  /** Sites that are there and may still join the run: those are waited for as well. */
+  joining(): string[];
   /** Whether a site can still be asked. */
   isEnrolled(id: string): boolean;
   /** Resolves as soon as `check` is true; looked at when something of the sites has changed. */
@@ -31,8 +33,7 @@ export type CohortOptions = {
   onWaiting?(present: Hello[], least: number): void;
 };
 
-export function cohortOf(transport: Transport, { dir, least, isEnrolled, until, onWaiting }: CohortOptions): Cohort {
-  const path = join(dir, 'round.json');
+export function cohortOf(transport: Transport, { path, least, joining, isEnrolled, until, onWaiting }: CohortOptions): Cohort {
   let settled: Hello[] | undefined;
   const kept: Transport = {
     ask: (ids, request, options) => transport.ask(ids, request, options),
@@ -60,7 +61,7 @@ export function cohortOf(transport: Transport, { dir, least, isEnrolled, until, 
         return;
       }
       settled = undefined;
-      const enough = () => transport.clients.length >= least;
+      const enough = () => transport.clients.length >= least && joining().length === 0;
       if (!enough()) onWaiting?.(transport.clients, least);
       await until(enough, signal);
       settled = [...transport.clients];

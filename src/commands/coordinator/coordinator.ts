@@ -148,6 +148,15 @@ function presentSites(sites: Sites, lostAfterSeconds: number): Present[] {
   });
 }
 
+/** Sites that are there and have neither joined the run nor said that they cannot. */
+function joiningSites(sites: Sites, run: string, lostAfterSeconds: number): string[] {
+  return sites.all().flatMap(({ id, has, beat, want, unreadable, lastSeen }) => {
+    const isThere = beat && performance.now() - lastSeen <= 1000 * lostAfterSeconds && want?.is !== 'refused' && unreadable === undefined;
+    const hasJoined = has?.run === run && has.hello !== undefined;
+    return isThere && !hasJoined && has?.problem === undefined ? [id] : [];
+  });
+}
+
 /** Waits for the sites that the run begins with. */
 async function gatherSites({ settings, sites, keep, events, secrets }: Running): Promise<Present[]> {
   const wanted = () => settings.sites ?? Math.max(1, Object.keys(secrets().sites).length);
@@ -181,7 +190,7 @@ async function gatherSites({ settings, sites, keep, events, secrets }: Running):
 async function train(running: Running): Promise<RunResult> {
   const { dir, settings, events, sites, keep, secrets } = running;
   const runDir = places.run(dir, settings.run);
-  const path = join(runDir, '..', `${settings.run}.spec.json`);
+  const path = places.spec(dir, settings.run);
   const known = (await exists(path)) ? await readJson(path, specSchema, jsonRules) : undefined;
   const present = known ? [] : await gatherSites(running);
 
@@ -213,8 +222,9 @@ async function train(running: Running): Promise<RunResult> {
 
   const transport = await remoteTransport(sites, { run: settings.run, spec: encodeSpec(spec), lostAfterSeconds: settings.lostAfter });
   const kept = cohortOf(transport, {
-    dir: runDir,
+    path: places.round(dir, settings.run),
     least: spec.plan.cohort,
+    joining: () => joiningSites(sites, settings.run, settings.lostAfter),
     isEnrolled: (id) => sites.find(id) !== undefined,
     until: sites.until,
     onWaiting: (there, least) => {
@@ -224,7 +234,6 @@ async function train(running: Running): Promise<RunResult> {
     },
   });
   if (split) events.onMessage?.({ level: 'info', text: explainSplit(split, parameterCount) });
-  await makeFolder(runDir);
   return await trainSites(running, kept, { runDir, shape, prepared, strategy, serverStep, session, features, personal, split });
 }
 

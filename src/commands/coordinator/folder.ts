@@ -4,7 +4,8 @@
  *   federation.json      the secrets of the coordinator, and who is enrolled (mode 0600)
  *   coordinator.json     where the live page of the running coordinator is
  *   engine/              configuration and store of the server: nothing that cannot be made again
- *   runs/<name>/         one run folder for each run, with its spec.json and round.json
+ *   runs/<name>/         one run folder for each run
+ *   runs/<name>.spec.json, runs/<name>.round.json   what sites were told, and who takes part in the round that is running
  */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -31,6 +32,8 @@ const rules: JsonRules = {
 export const places = {
   engine: (dir: string) => join(dir, 'engine'),
   run: (dir: string, run: string) => join(dir, 'runs', run),
+  spec: (dir: string, run: string) => join(dir, 'runs', `${run}.spec.json`),
+  round: (dir: string, run: string) => join(dir, 'runs', `${run}.round.json`),
   coordinator: (dir: string) => join(dir, 'coordinator.json'),
 };
 

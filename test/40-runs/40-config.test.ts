@@ -15,7 +15,8 @@ import { schedulers } from '../../src/ddpm/schedulers/index.ts';
 import { PhoenixError } from '../../src/errors.ts';
 import { strategies } from '../../src/fl/strategies/index.ts';
 
-const commands: Command[] = ['federate', 'train', 'finetune', 'finish', 'sample', 'experiment', 'report', 'inspect'];
+const siteCommands: Command[] = ['site', 'site check', 'site log', 'site status', 'site leave'];
+const commands: Command[] = ['federate', 'train', 'finetune', 'finish', 'sample', 'experiment', 'report', 'inspect', ...siteCommands];
 
 const refusal = (command: Command, raw: Record<string, unknown>): PhoenixError => {
   try {
@@ -177,7 +178,7 @@ test('every option has a help text, a flag of its own, and a default that is val
     t.is(new Set(rows.map((row) => row.flag)).size, rows.length);
     for (const row of rows) {
       t.true(row.help.length > 5, row.name);
-      t.regex(row.flag, row.positional ? /^<[a-z]+>$/ : /^--[a-z0-9-]+$/);
+      t.regex(row.flag, row.positional ? /^(<[a-z]+>|\[[a-z]+\])$/ : /^--[a-z0-9-]+$/);
       if (!row.required && row.default === undefined) t.truthy(row.defaultText, `${command} ${row.name} has no default in words`);
       if (row.required || row.default === undefined) continue;
       const raw = row.placeholder === undefined ? row.default : String(row.default);

@@ -9,7 +9,7 @@ import { type FeatureSource, featureSource, pixels8 } from '../../ddpm/metrics/s
 import { unetModel } from '../../ddpm/model/unet.ts';
 import { noise } from '../../ddpm/noise.ts';
 import { createSession } from '../../ddpm/session.ts';
-import { PhoenixError } from '../../errors.ts';
+import { PhoenixError, type PhoenixErrorCode } from '../../errors.ts';
 import { holdOut } from '../../fl/partition/index.ts';
 import { type Client, createClient } from '../../fl/site/client.ts';
 import { splitParameters } from '../../fl/site/personal.ts';
@@ -64,8 +64,7 @@ export async function joinRun(spec: Spec, options: JoinOptions): Promise<Part> {
   const { home, dataChanged, events } = options;
   const dataset = await openFitting(spec, options);
   const { classNames } = spec.data;
-  // Without the name of the folder: it is told to the coordinator.
-  const classes = classNames && matchClasses({ ...dataset, name: 'This site' }, classNames, 'the run');
+  const classes = classNames && numberedAs(classNames, dataset);
   const features = await featuresOf(spec, options);
   const dir = await runFolder(home, spec.run);
   const store = await openFileStore(join(dir, 'store'));
@@ -109,10 +108,30 @@ export async function joinRun(spec: Spec, options: JoinOptions): Promise<Part> {
 /** The site's images as the spec wants them. @throws PhoenixError ERR_PHOENIX_DATA, ERR_PHOENIX_CONFIG */
 async function openFitting({ data, run }: Spec, { config, events }: JoinOptions): Promise<DatasetSource> {
   const { height, width, channels, range } = data;
-  const dataset = await openData(config.data, { size: { height, width }, channels, range }, events);
+  const dataset = await openData(config.data, { size: { height, width }, channels, range }, events).catch((error) => {
+    // It is the data that do not fit, and what is said names them.
+    throw recoded(error, 'ERR_PHOENIX_ARGUMENT', 'ERR_PHOENIX_DATA');
+  });
   if (dataset.height === height && dataset.width === width && dataset.channels === channels) return dataset;
   const [own, wanted] = [dataset, data].map((size) => `${size.width}×${size.height} with ${size.channels} channels`);
   throw new PhoenixError('ERR_PHOENIX_CONFIG', `The images of this site are ${own}, but the run ${run} is for ${wanted}.`);
+}
+
+/**
+ * The classes of the images as the run counts them.
+ * @throws PhoenixError ERR_PHOENIX_CONFIG for other classes: it names them, as the site has told them before, and no folder
+ */
+function numberedAs(classNames: string[], dataset: DatasetSource): Int32Array {
+  try {
+    return matchClasses({ ...dataset, name: 'This site' }, classNames, 'the run');
+  } catch (error) {
+    throw recoded(error, 'ERR_PHOENIX_DATA', 'ERR_PHOENIX_CONFIG');
+  }
+}
+
+/** An error with another code. */
+function recoded(error: unknown, from: PhoenixErrorCode, to: PhoenixErrorCode): unknown {
+  return error instanceof PhoenixError && error.code === from ? new PhoenixError(to, error.message, { cause: error }) : error;
 }
 
 /** What images are compared by. @throws PhoenixError ERR_PHOENIX_CONFIG for features that the run does not mean */

@@ -37,6 +37,7 @@ async function runSiteCommand({ policy, unit, ...options }: RawOptions, terminal
 /** Runs a site until it is stopped; it says what it does on one row. */
 async function runService(options: SiteOptions, terminal: Terminal): Promise<void> {
   const { progress, signal, json } = terminal;
+  const row = shower(terminal);
   try {
     const site = await createSite(options, {
       signal,
@@ -44,7 +45,7 @@ async function runService(options: SiteOptions, terminal: Terminal): Promise<voi
       onMessage: noting(terminal),
       onEvent(event) {
         if (event.type !== 'step') json({ event: 'site', ...event });
-        show(event, terminal);
+        row(event);
       },
     });
     json({ event: 'start', federation: site.federation, site: site.site, home: site.home });
@@ -59,15 +60,20 @@ async function runService(options: SiteOptions, terminal: Terminal): Promise<voi
   warn('Stopped. Go on with: phoenix site');
 }
 
-/** What happens, for a person: training on the row, the rest above it. */
-function show(event: SiteEvent, { progress }: Terminal): void {
-  if (event.type === 'step') {
-    const { round, step, steps, loss, imagesPerSecond } = event.step;
-    progress.update({ done: step, total: steps, label: `round ${round}`, stage: `round ${round}`, loss, imagesPerSecond });
-    return;
-  }
-  const line = lineOf(event);
-  if (line) progress.note(line);
+/** Shows what happens to a person: training on the row, the rest above it; what stands in the way of a connection once, not with each try. */
+function shower({ progress }: Terminal): (event: SiteEvent) => void {
+  let link = '';
+  return (event) => {
+    if (event.type === 'step') {
+      const { round, step, steps, loss, imagesPerSecond } = event.step;
+      progress.update({ done: step, total: steps, label: `round ${round}`, stage: `round ${round}`, loss, imagesPerSecond });
+      return;
+    }
+    const line = lineOf(event);
+    const isSaid = event.type === 'link' && line === link;
+    if (event.type === 'link') link = line ?? '';
+    if (line && !isSaid) progress.note(line);
+  };
 }
 
 function lineOf(event: SiteEvent): string | undefined {

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * The command line: phoenix demo | federate | train | finish | finetune | sample | experiment | inspect | report | doctor.
+ * The command line: phoenix demo | federate | train | site | finish | finetune | sample | experiment | inspect | report | doctor, and more.
  *
  * Results go to stdout, progress and messages to stderr. With --json stdout holds JSON only: demo, federate and train write a line
  * {"event":"start", …}, a line {"event":"round", …} per round and {"event":"done", …} at the end; experiment writes {"event":"plan", …},
@@ -23,6 +23,8 @@ function buildProgram(onJson: (asJson: boolean) => void): Command {
     .version(packageInfo().version, '-v, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .helpCommand(false)
+    // Options behind a verb are the verb's, not those of the command before it.
+    .enablePositionalOptions()
     .exitOverride()
     .configureOutput({ outputError: () => {} });
   for (const line of commandLines) addCommand(program, line, onJson);
@@ -32,8 +34,6 @@ function buildProgram(onJson: (asJson: boolean) => void): Command {
 function addCommand(program: Command, line: CommandLine, onJson: (asJson: boolean) => void): void {
   const [verb, ...above] = line.name.split(' ').reverse() as [string, ...string[]];
   const parent = above.length > 0 ? program.commands.find((one) => one.name() === above[0])! : program;
-  // Options behind a verb are the verb's.
-  if (parent !== program) parent.helpCommand(false).enablePositionalOptions();
   const command = parent.command(verb).description(line.description);
   const rows = line.table ? optionTable(line.table) : [];
   addOptions(command, rows, line);

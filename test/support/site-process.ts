@@ -4,6 +4,7 @@
  * at which it kills itself, if there is one.
  */
 import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { cohortOf } from '../../src/commands/coordinator/cohort.ts';
 import { bookOf, readFederation } from '../../src/commands/coordinator/folder.ts';
@@ -36,6 +37,7 @@ function at(state: string): void {
   if (state === dieAt && skip-- <= 0) process.kill(process.pid, 'SIGKILL');
 }
 process.on('disconnect', () => process.exit());
+if (!process.connected) process.exit();
 process.on('message', (message: ToProcess) => {
   if ('dieAt' in message) [dieAt, skip] = [message.dieAt, message.skip];
 });
@@ -99,7 +101,8 @@ async function coordinate(): Promise<void> {
   const cohort = cohortOf(
     observed(remote, (kind) => (asking = kind)),
     {
-      ...{ dir: places.coordinator, least: SITES.length, isEnrolled: () => true, until: sites.until },
+      ...{ path: join(places.coordinator, 'round.json'), least: SITES.length },
+      ...{ joining: () => [], isEnrolled: () => true, until: sites.until },
     },
   );
   const session = newSession();

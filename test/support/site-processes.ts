@@ -77,7 +77,6 @@ async function family(rounds: number) {
     const kid: Kid = { child, state: 'start', exited };
     kids.set(name, kid);
     child.on('message', (message: FromProcess) => {
-      if (process.env.TRACE) console.log((performance.now() / 1000).toFixed(2), name, JSON.stringify(message));
       if ('state' in message) {
         kid.state = message.state;
         last = { name, state: message.state };
@@ -134,7 +133,7 @@ async function family(rounds: number) {
   return { start, kill, killEngine, send, until, finish, close, remove, kids, seen, places, last: () => last };
 }
 
-/** Runs the federation, and kills. `wipes`: two kills of the server, at a third and two thirds, also delete its store. */
+/** Runs the federation, and kills. Two kills of the server, at a third and two thirds of all, also delete its store. */
 export async function killedRun(options: KillOptions): Promise<Ended> {
   const { rounds, seed, kills: most, least, onKill } = options;
   const all = await family(rounds);
@@ -164,12 +163,13 @@ export async function killedRun(options: KillOptions): Promise<Ended> {
     all.send(name, { dieAt: state, skip: draw.int(2) });
     await killedAt(name, state);
   }
+  const isWipeDue = () => wipes < 2 && kills >= ((wipes + 1) * most) / 3;
   async function killServer(state?: string): Promise<void> {
     const isMoving = () => MOVING.has(all.last().state);
     if (state) await all.until(() => isMoving() === (state === 'transfer') || seen.done);
     if (seen.done) return;
     const now = isMoving() ? 'transfer' : 'quiet';
-    const isWipe = wipes < 2 && kills >= ((wipes + 1) * most) / 3;
+    const isWipe = isWipeDue();
     if (!isWipe && kids.get('server')!.state === 'ready' && draw.int(2) === 0) all.send('server', { killServer: true });
     else {
       await all.killEngine();
@@ -194,13 +194,12 @@ export async function killedRun(options: KillOptions): Promise<Ended> {
     for (const name of ['server', 'coordinator', ...SITES]) all.start(name, least > 0 && SITES.includes(name) ? 'enrol' : undefined);
     if (least > 0) await Promise.all(SITES.map((id) => killedAt(id, 'enrol')));
     while (kills < most && !seen.done) {
-      const from = seen.states + 1 + draw.int(16);
+      const from = seen.states + 1 + draw.int(6);
       await all.until(() => seen.states >= from || seen.done);
       if (seen.done) break;
       const missing = wanting();
       const next = missing[draw.int(Math.max(1, missing.length))];
-      const isWipeDue = wipes < 2 && kills >= ((wipes + 1) * most) / 3;
-      if (isWipeDue) await killServer();
+      if (isWipeDue()) await killServer();
       else if (!next || draw.int(2) === 0) await killAny();
       else if (next.role === 'server') await killServer(next.state);
       else if (next.state !== 'enrol') await force(next.role === 'coordinator' ? 'coordinator' : SITES[draw.int(3)]!, next.state);

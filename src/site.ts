@@ -3,6 +3,14 @@
  * Transport brings requests to it.
  */
 
+// The whole site: what `phoenix site` does, with events in place of text and an AbortSignal.
+
+export type { DataEvents, MessageEvent } from './commands/events.ts';
+export type { SiteOptions } from './commands/options/index.ts';
+export { createSite, type RunningSite, type SiteEvents } from './commands/site/site.ts';
+export type { SiteEvent } from './net/site-state.ts';
+export type { Link } from './net/wire.ts';
+
 // The client: it trains on its own images, and keeps what belongs to it in a Store.
 
 export type {

@@ -1,6 +1,5 @@
 /** The commands of phoenix, in the order of its help. */
 import {
-  type Command,
   type CoordinatorOptions,
   demoOptions,
   type ExperimentOptions,
@@ -10,33 +9,19 @@ import {
   type InspectOptions,
   type InviteOptions,
   mergeOptions,
-  type RawOptions,
   type ReportOptions,
   type RevokeOptions,
   type SampleOptions,
   type StatusOptions,
   type TrainOptions,
 } from '../commands/options/index.ts';
+import type { CommandLine } from './command-line.ts';
 import { runCoordinator, runInvite, runRevoke, runStatus } from './coordinator.ts';
 import { runExperiment } from './experiment.ts';
 import { runDoctor, runInspect, runReport } from './inspect.ts';
 import { runFinetune, runSample } from './model.ts';
-import type { Own } from './options.ts';
 import { siteLines } from './site.ts';
-import type { Terminal } from './terminal.ts';
 import { runFederate, runFinish, runTrain } from './training.ts';
-
-export type CommandLine = Own & {
-  /** 'site check' is the verb check of the command site, which comes before it. */
-  name: string;
-  description: string;
-  /** Whose options it takes; absent for one that has none. */
-  table?: Command;
-  /** Command lines with what each does. */
-  examples: readonly (readonly [what: string, line: string])[];
-  /** `options` are as they were given; the command checks them. */
-  run(options: RawOptions, terminal: Terminal): Promise<void>;
-};
 
 // A command line gives options of any kind. The function that takes them checks every one before it reads or writes anything.
 export const commandLines: readonly CommandLine[] = [

@@ -13,7 +13,8 @@ import { Command, CommanderError, Option } from 'commander';
 import { OptionError, optionTable } from '../commands/options/index.ts';
 import { packageInfo } from '../commands/package-info.ts';
 import { PhoenixError } from '../errors.ts';
-import { type CommandLine, commandLines } from './commands.ts';
+import type { CommandLine } from './command-line.ts';
+import { commandLines } from './commands.ts';
 import { addOptions, collect, type Given } from './options.ts';
 import { exitCodeOf, openTerminal, print, Stopped, UsageError, warn } from './terminal.ts';
 

@@ -16,7 +16,7 @@ import { notHealthy, siteStatus } from '../commands/site/status.ts';
 import { PhoenixError } from '../errors.ts';
 import type { SiteEvent } from '../net/site-state.ts';
 import { formatBytes, formatCount } from '../report/units.ts';
-import type { CommandLine } from './commands.ts';
+import type { CommandLine } from './command-line.ts';
 import { noting, reading, Stopped, type Terminal, warn } from './terminal.ts';
 
 async function runSiteCommand({ policy, unit, ...options }: RawOptions, terminal: Terminal): Promise<void> {

@@ -1,6 +1,6 @@
 /**
- * A Store in a folder, for a process of its own: a file for each entry, written whole and on the disk before `set` resolves. A file is named
- * by the hash of its key; it holds the value, then the key as JSON, and the length of that in four bytes.
+ * A Store in a folder, for a process of its own: a file for each entry, written whole and on the disk before `set` resolves. A file is
+ * named by the hash of its key; it holds the value, then the key as JSON, and the length of that in four bytes.
  */
 import { createHash } from 'node:crypto';
 import { open, readdir, readFile } from 'node:fs/promises';

@@ -84,7 +84,7 @@ export async function startSite(options: SiteOptions, events: SiteEvents, networ
     return takeLock(home.dir, { steal: settings.stealLock });
   });
   try {
-    return await open(home, lock, settings, invitation, { events, network });
+    return await openSite(home, lock, settings, invitation, { events, network });
   } catch (error) {
     await lock.release();
     throw error;
@@ -94,7 +94,7 @@ export async function startSite(options: SiteOptions, events: SiteEvents, networ
 type Around = { events: SiteEvents; network: SiteNetwork };
 
 /** Everything that a site has before it listens. The lock is its own from then on. */
-async function open(
+async function openSite(
   home: Home,
   lock: Lock,
   settings: Settings<'site'>,

@@ -3,7 +3,7 @@
 const { killedRun, STATES } = await import('../test/support/site-processes.ts');
 const { SITES, undisturbedBytes } = await import('../test/support/site-world.ts');
 
-const [kills = 200, seed = 1, rounds = 25] = process.argv.slice(2).map(Number);
+const [kills = 200, seed = 1, rounds = 60] = process.argv.slice(2).map(Number);
 const begin = performance.now();
 const plain = await undisturbedBytes(rounds);
 const run = await killedRun({

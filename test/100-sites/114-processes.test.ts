@@ -4,7 +4,7 @@ import { noServer } from '../support/nats.ts';
 import { killedRun, STATES } from '../support/site-processes.ts';
 import { SITES, undisturbedBytes } from '../support/site-world.ts';
 
-const ROUNDS = 8;
+const ROUNDS = 18;
 const KILLS = 60;
 
 (noServer ? test.skip : test)('60 kills, and a server whose store is deleted twice: equal bytes', async (t) => {

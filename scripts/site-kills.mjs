@@ -1,5 +1,6 @@
-// Kills the server, the coordinator and the sites of a small federation 200 times, each in each of its states at least three times, and compares
-// the bytes with those of a run that nobody disturbs. Prints a table and JSON: node --import=tsx scripts/site-kills.mjs [KILLS [SEED [ROUNDS]]]
+// Kills the server, the coordinator and the sites of a small federation 200 times, each in each of its states at least three times,
+// and compares the bytes with those of a run that nobody disturbs. Prints a table and JSON.
+// node --import=tsx scripts/site-kills.mjs [KILLS [SEED [ROUNDS]]]
 const { killedRun, STATES } = await import('../test/support/site-processes.ts');
 const { SITES, undisturbedBytes } = await import('../test/support/site-world.ts');
 

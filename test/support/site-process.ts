@@ -1,7 +1,7 @@
 /**
  * One process of the federation in site-world.ts: `server`, `coordinator` or a site. It tells its parent each state that it comes to, and
- * kills itself at the one that the parent has named. Arguments: role, folder, port of the server, port of its WebSocket, rounds, and the state
- * at which it kills itself, if there is one.
+ * kills itself at the one that the parent has named.
+ * Arguments: role, folder, port of the server, port of its WebSocket, rounds, and the state at which it kills itself, if there is one.
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -60,7 +60,9 @@ async function runService(options: SiteOptions, terminal: Terminal): Promise<voi
   warn('Stopped. Go on with: phoenix site');
 }
 
-/** Shows what happens to a person: training on the row, the rest above it; what stands in the way of a connection once, not with each try. */
+/**
+ * Shows what happens to a person: training on the row, the rest above it; what stands in the way of a connection once, not with each try.
+ */
 function shower({ progress }: Terminal): (event: SiteEvent) => void {
   let link = '';
   return (event) => {

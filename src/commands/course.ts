@@ -15,7 +15,9 @@ export type Course = {
   fall: number;
 };
 
-/** What became of the course of a run that was told to finish: after `from` rounds its learning rate began to fall, after `rounds` it ends. */
+/**
+ * What became of the course of a run that was told to finish: after `from` rounds its learning rate began to fall, after `rounds` it ends.
+ */
 export const endingSchema = z.object({ from: z.int().min(0), rounds: z.int().min(1) });
 export type Ending = z.infer<typeof endingSchema>;
 

@@ -8,8 +8,8 @@ export type StartEvent = {
   /** The run folder. */
   dir: string;
   /**
-   * Rounds done before, more than 0 only for a resumed run, and in all; these are about right for a run of so many images, and absent for an
-   * open one. A round of `train` is the training between two checkpoints.
+   * Rounds done before, more than 0 only for a resumed run, and in all; these are about right for a run of so many images, and absent for
+   * an open one. A round of `train` is the training between two checkpoints.
    */
   round: number;
   rounds?: number;

@@ -1,6 +1,6 @@
 /**
- * A federation as a run, whoever its clients are: what `federate`, whose clients are in this process, and the coordinator of real sites have
- * in common.
+ * A federation as a run, whoever its clients are: what `federate`, whose clients are in this process, and the coordinator of real sites
+ * have in common.
  */
 import { z } from 'zod';
 import { chooseBackend, type Session } from '../bindings/session.ts';

@@ -74,7 +74,9 @@ export const fallSchema = z
   .refine(({ from, to }) => from <= to, 'from must not be above to');
 export type Fall = z.infer<typeof fallSchema>;
 
-/** The learning rate at a place in a run, 0..1, as a multiple of lr: 1 until the fall begins, then ½·(1 + cos πx), x its share that is over. */
+/**
+ * The learning rate at a place in a run, 0..1, as a multiple of lr: 1 until the fall begins, then ½·(1 + cos πx), x its share that is over.
+ */
 export function rateAt(progress: number, share: number): number {
   const over = (progress - (1 - share)) / share;
   return over <= 0 ? 1 : (1 + Math.cos(Math.PI * Math.min(1, over))) / 2;

@@ -64,8 +64,9 @@ export type Trained = {
  * Trains `session.params` in place. An epoch is ceil(n/B) full batches that wrap around a permutation of the images, a fresh one each
  * epoch; with `localImages` the batches run on over one permutation after the other. Steps are grouped into native calls of about 50 ms;
  * the result does not depend on the grouping.
- * @throws PhoenixError ERR_PHOENIX_ARGUMENT for hyper-parameters, a length, a fall, indices or an anchor out of range, and what `session.train`
- * throws, ERR_PHOENIX_NOT_FINITE among it; an abort rejects with `signal.reason`. `session.params` is then somewhere on the way.
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for hyper-parameters, a length, a fall, indices or an anchor out of range, and what
+ * `session.train` throws, ERR_PHOENIX_NOT_FINITE among it; an abort rejects with `signal.reason`. `session.params` is then somewhere on the
+ * way.
  */
 export function trainLocal(options: TrainLocalOptions): Promise<Trained> {
   return withCallbacks('trainLocal', options, train);

@@ -28,9 +28,9 @@ export type Link = { connected: boolean; why?: string };
 /** What both ends can do. */
 type End = {
   /**
-   * Makes a blob of this side readable for the other. What is there already is not sent again, so a put that was broken off goes on where it
-   * stopped, also in a new process. Resolves once all of it is stored; rejects with the signal's reason, or with ERR_PHOENIX_NETWORK for what
-   * the server refuses for good (a quota). While there is no connection it waits.
+   * Makes a blob of this side readable for the other. What is there already is not sent again, so a put that was broken off goes on where
+   * it stopped, also in a new process. Resolves once all of it is stored; rejects with the signal's reason, or with ERR_PHOENIX_NETWORK for
+   * what the server refuses for good (a quota). While there is no connection it waits.
    */
   put(blob: ByteBlob, options?: TransferOptions): Promise<void>;
   /** Forgets the blobs of this side, but those with these names. */
@@ -62,8 +62,8 @@ export type CoordinatorWire = End & {
 
 export type SiteWire = End & {
   /**
-   * Says what this site has. @throws PhoenixError ERR_PHOENIX_REFUSED if another process has spoken as this site since, ERR_PHOENIX_ARGUMENT for
-   * more than MAX_VALUE bytes
+   * Says what this site has. @throws PhoenixError ERR_PHOENIX_REFUSED if another process has spoken as this site since,
+   * ERR_PHOENIX_ARGUMENT for more than MAX_VALUE bytes
    */
   has(value: Uint8Array): Promise<void>;
   /** What was said last in this site's name. */

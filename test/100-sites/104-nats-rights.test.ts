@@ -1,4 +1,6 @@
-/** What a server refuses: every right that a site has not, credentials that are not valid, and whatever else stands in the way, with advice. */
+/**
+ * What a server refuses: every right that a site has not, credentials that are not valid, and whatever else stands in the way, with advice.
+ */
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { type NatsConnection, headers as newHeaders } from '@nats-io/nats-core';

@@ -44,8 +44,8 @@ export type CoordinatorEvents = RunEvents & {
 };
 
 /**
- * Runs a federation in its folder until the run is done: makes it if there is none, starts the server and the page, waits for sites, settles
- * the spec of the run, and runs its rounds. Called again it goes on where it was, whatever was killed.
+ * Runs a federation in its folder until the run is done: makes it if there is none, starts the server and the page, waits for sites,
+ * settles the spec of the run, and runs its rounds. Called again it goes on where it was, whatever was killed.
  * @throws PhoenixError as `federate`, and ERR_PHOENIX_NETWORK if server or page cannot be started; an abort rejects with `signal.reason`
  */
 export function coordinate(options: CoordinatorOptions, events: CoordinatorEvents = {}): Promise<RunResult> {

@@ -17,7 +17,10 @@ export function aboutOf(about: Record<string, unknown> | undefined): AboutData |
   return z.safeParse(aboutData, about).data;
 }
 
-/** The images that the run is for. @throws PhoenixError ERR_PHOENIX_CONFIG naming sites that do not fit together, and the option that decides */
+/**
+ * The images that the run is for. @throws PhoenixError ERR_PHOENIX_CONFIG naming sites that do not fit together, and the option that
+ * decides
+ */
 export function shapeOf({ size, range, classConditional }: Settings<'coordinator'>, sites: Present[]): DataShape & { range?: string } {
   const channels = Math.max(...sites.map(({ about }) => about.channels)) as 1 | 3;
   const side = size === undefined ? commonSize(sites) : { height: size, width: size };

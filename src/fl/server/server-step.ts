@@ -6,8 +6,9 @@
  *   adam       m ← beta1·m + (1-beta1)·δ;  v ← beta2·v + (1-beta2)·δ²;  p ← p + lr·m/(√v + tau)
  *   yogi       the same with v ← v - (1-beta2)·δ²·sign(v - δ²)     both Reddi et al. 2021, alg. 2
  * The moments are not bias-corrected; m starts at 0 and v at tau², the least that alg. 2 allows.
- * With lr 'fedexp', add, momentum and lookahead weigh δ with η = (1 - beta1)·extrapolation (FedExP, Jhunjhunwala et al. 2023), which is more
- * than 1 - beta1 only where the clients' updates disagree, so that their mean is short: p ← p + η·δ, or m ← beta1·m + η·δ and p ← p + m.
+ * With lr 'fedexp', add, momentum and lookahead weigh δ with η = (1 - beta1)·extrapolation (FedExP, Jhunjhunwala et al. 2023), which is
+ * more than 1 - beta1 only where the clients' updates disagree, so that their mean is short: p ← p + η·δ, or m ← beta1·m + η·δ and p ← p +
+ * m.
  */
 import { z } from 'zod';
 import type { CreateVector, Vector } from '../../bindings/vector.ts';

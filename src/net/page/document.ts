@@ -1,4 +1,6 @@
-/** The coordinator's page as a document: its frame, style and script. What it shows are the fragments, which the script keeps up to date. */
+/**
+ * The coordinator's page as a document: its frame, style and script. What it shows are the fragments, which the script keeps up to date.
+ */
 import { createHash } from 'node:crypto';
 import { html, htmlDocument, type Markup, STYLE } from '../../report/markup.ts';
 import { COLUMNS, fragmentsOf } from './fragments.ts';

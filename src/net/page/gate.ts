@@ -20,7 +20,9 @@ export const newPageToken = (): string => randomBytes(24).toString('base64url');
 /** Whether an address is this machine's own and reached by no other. */
 const isLoopback = (host: string) => host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
 
-/** @throws PhoenixError ERR_PHOENIX_ARGUMENT for an address that others reach without a token, or a token that can be guessed or not sent */
+/**
+ * @throws PhoenixError ERR_PHOENIX_ARGUMENT for an address that others reach without a token, or a token that can be guessed or not sent
+ */
 export function checkAccess(host: string, token: string | undefined): void {
   if (token === undefined && !isLoopback(host))
     throw new PhoenixError(

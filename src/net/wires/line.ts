@@ -8,8 +8,8 @@ import type { Link } from '../wire.ts';
 export const PIECE = 128 * 1024;
 
 /**
- * A value as it lies at the server. `speaker`: the process that said it, empty for what no process said: a server answers to any subject that
- * a hostile client names; `count`: how many it had said in its life, this one included.
+ * A value as it lies at the server. `speaker`: the process that said it, empty for what no process said: a server answers to any subject
+ * that a hostile client names; `count`: how many it had said in its life, this one included.
  */
 export type Said = { value: Uint8Array; speaker: string; count: number };
 /** `sequence`: its number at the server. */

@@ -1,6 +1,6 @@
 /**
- * The line over NATS JetStream: values and pieces are last messages of their subjects, read by direct get; heartbeats are plain messages. No
- * consumers, no message ids. Values and heartbeats have a connection of their own, since pieces on a thin line delay what shares theirs.
+ * The line over NATS JetStream: values and pieces are last messages of their subjects, read by direct get; heartbeats are plain messages.
+ * No consumers, no message ids. Values and heartbeats have a connection of their own, since pieces on a thin line delay what shares theirs.
  */
 
 import { setTimeout as delay } from 'node:timers/promises';
@@ -270,7 +270,9 @@ export function natsLine({ site, dial, uploadBytes = 2 ** 30, replicas = 1, onCo
       throw asLineError(error);
     }
   };
-  /** Has the streams made that all need, or that this site needs, so that sites may read and put. Tried again until the connection is lost. */
+  /**
+   * Has the streams made that all need, or that this site needs, so that sites may read and put. Tried again until the connection is lost.
+   */
   const prepare = async (of?: string) => {
     if (site !== undefined) return;
     for (let connection = link.current(); connection && connection === link.current(); ) {

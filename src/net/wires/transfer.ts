@@ -15,12 +15,14 @@ const SLOW = 2000;
 const LONGEST = 60_000;
 const SHORTEST = 15_000;
 
-/** Does a verb of the line until it succeeds, waiting while there is no connection; rejects with what is for good, or the signal's reason. */
+/**
+ * Does a verb of the line until it succeeds, waiting while there is no connection; rejects with what is for good, or the signal's reason.
+ */
 export type Persist = <T>(verb: () => Promise<T>, signal?: AbortSignal) => Promise<T>;
 
 /**
- * How many pieces are under way: grows from 2 while a piece takes less than 2 s, and is halved by one that fails, so that a thin line is not
- * filled with repeats.
+ * How many pieces are under way: grows from 2 while a piece takes less than 2 s, and is halved by one that fails, so that a thin line is
+ * not filled with repeats.
  */
 export function createWindow(now: () => number = () => performance.now()) {
   let size = 2;

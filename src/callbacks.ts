@@ -21,7 +21,8 @@ type Calling = { signal?: AbortSignal };
  * what the call rejects with; without that, a rejection would end the process, past the caller. Promises that are still pending at the end
  * are waited for.
  * @param name of the function, for errors
- * @param work does the work with the same options, whose callbacks never throw; those that return a promise return one that never rejects
+ * @param work does the work with the same options, whose callbacks never throw; those that return a promise return one of the same value that
+ * never rejects: where theirs would, it is undefined
  */
 export async function withCallbacks<E extends Calling, R>(name: string, given: E, work: (guarded: E) => Promise<R>): Promise<R> {
   if (typeof given !== 'object' || given === null)
@@ -34,15 +35,15 @@ export async function withCallbacks<E extends Calling, R>(name: string, given: E
   });
   if (callbacks.length === 0) return work(given);
   const failed = new AbortController();
-  const pending = new Set<Promise<void>>();
+  const pending = new Set<Promise<unknown>>();
   const guarded = ([key, call]: (typeof callbacks)[number]) => {
     const wrapped = (...values: unknown[]): unknown => {
       try {
         const returned = call.apply(given, values);
         if (!isThenable(returned)) return returned;
-        const settled: Promise<void> = Promise.resolve(returned)
-          .then(undefined, (error) => failed.abort(error))
-          .then(() => void pending.delete(settled));
+        const settled: Promise<unknown> = Promise.resolve(returned)
+          .catch((error) => failed.abort(error))
+          .finally(() => pending.delete(settled));
         pending.add(settled);
         return settled;
       } catch (error) {

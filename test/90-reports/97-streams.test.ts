@@ -171,6 +171,13 @@ test('P4: a callback that throws, or whose promise rejects, rejects the call', a
   t.false((await readdir(stopped)).includes('lock'));
 });
 
+test('P4: what a callback returns, or its promise resolves with, is what the work gets', async (t) => {
+  for (const onConfirm of [() => false, async () => true, async () => false]) {
+    const given = await onConfirm();
+    t.is(await withCallbacks('work', { onConfirm }, async (guarded) => guarded.onConfirm()), given);
+  }
+});
+
 test('N37: callbacks are waited for, and keep their object; a callback that is no function is refused', async (t) => {
   const seen: string[] = [];
   class Watcher {

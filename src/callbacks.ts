@@ -21,8 +21,8 @@ type Calling = { signal?: AbortSignal };
  * what the call rejects with; without that, a rejection would end the process, past the caller. Promises that are still pending at the end
  * are waited for.
  * @param name of the function, for errors
- * @param work does the work with the same options, whose callbacks never throw; those that return a promise return one of the same value that
- * never rejects: where theirs would, it is undefined
+ * @param work does the work with the same options, whose callbacks never throw; those that return a promise return one of the same value
+ * that never rejects: where theirs would, it is undefined
  */
 export async function withCallbacks<E extends Calling, R>(name: string, given: E, work: (guarded: E) => Promise<R>): Promise<R> {
   if (typeof given !== 'object' || given === null)

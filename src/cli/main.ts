@@ -20,7 +20,7 @@ import { exitCodeOf, openTerminal, print, Stopped, UsageError, warn } from './te
 
 function buildProgram(onJson: (asJson: boolean) => void): Command {
   const program = new Command('phoenix')
-    .description('Simulates federated training of image diffusion models (DDPM U-Nets).')
+    .description('Trains image diffusion models (DDPM U-Nets) where the data is: over sites of a federation, simulated or real.')
     .version(packageInfo().version, '-v, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .helpCommand(false)

@@ -174,7 +174,8 @@ test('P4: a callback that throws, or whose promise rejects, rejects the call', a
 test('P4: what a callback returns, or its promise resolves with, is what the work gets', async (t) => {
   for (const onConfirm of [() => false, async () => true, async () => false]) {
     const given = await onConfirm();
-    t.is(await withCallbacks('work', { onConfirm }, async (guarded) => guarded.onConfirm()), given);
+    const asked: { onConfirm(): boolean | Promise<boolean>; signal?: AbortSignal } = { onConfirm };
+    t.is(await withCallbacks('work', asked, async (guarded) => guarded.onConfirm()), given);
   }
 });
 

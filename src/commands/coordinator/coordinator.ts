@@ -159,7 +159,7 @@ function joiningSites(sites: Sites, run: string, lostAfterSeconds: number): stri
 
 /** Waits for the sites that the run begins with. */
 async function gatherSites({ settings, sites, keep, events, secrets }: Running): Promise<Present[]> {
-  const wanted = () => settings.sites ?? Math.max(1, Object.keys(secrets().sites).length);
+  const wanted = () => settings.sites ?? Math.max(2, Object.keys(secrets().sites).length);
   const present = () => presentSites(sites, settings.lostAfter);
   let said = '';
   const check = () => {

@@ -21,7 +21,7 @@ export const coordinatorTable = {
     sites: option({
       kind: integer(1, 10_000),
       default: undefined,
-      defaultText: 'all that were invited',
+      defaultText: 'all that were invited, at least 2',
       unit: 'sites',
       help: 'sites that must be there before the run begins',
     }),

@@ -99,7 +99,9 @@ function lineOf(event: SiteEvent): string | undefined {
     case 'ignored':
       return `warning: a message was ignored: ${event.why}`;
     case 'link':
-      return event.link.connected ? 'connected' : `no connection${event.link.why ? `: ${event.link.why.replace(/\.$/, '')}` : ''}; trying again`;
+      return event.link.connected
+        ? 'connected'
+        : `no connection${event.link.why ? `: ${event.link.why.replace(/\.$/, '')}` : ''}; trying again`;
     default:
       return undefined;
   }

@@ -120,7 +120,14 @@ async function openSite(
   const work = async () => {
     try {
       await runSite(wire, {
-        ...{ site: home.site, phoenix: packageInfo().version, addon: device.backend, device: device.backend === 'cuda' ? device.why.slice(0, 200) : 'CPU', about, store },
+        ...{
+          site: home.site,
+          phoenix: packageInfo().version,
+          addon: device.backend,
+          device: device.backend === 'cuda' ? device.why.slice(0, 200) : 'CPU',
+          about,
+          store,
+        },
         ...{ key: signerOf(credentials.seed), coordinator: verifierOf(credentials.coordinator) },
         signal: ending,
         join: joining.join,

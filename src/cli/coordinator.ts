@@ -19,7 +19,7 @@ export function runCoordinator(options: CoordinatorOptions, terminal: Terminal):
       },
       onConfirm: ask,
     });
-  return runTraining('coordinator', work, terminal);
+  return runTraining('coordinator', work, terminal, () => `phoenix coordinator ${options.federation} with the same options`);
 }
 
 /** Asks on a terminal; where there is none, a run is begun with --yes alone. */

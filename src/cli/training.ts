@@ -26,7 +26,12 @@ export async function runFinish(options: FinishOptions, { json, text }: Terminal
   );
 }
 
-export async function runTraining(name: string, work: (events: RunEvents) => Promise<RunResult>, terminal: Terminal): Promise<void> {
+export async function runTraining(
+  name: string,
+  work: (events: RunEvents) => Promise<RunResult>,
+  terminal: Terminal,
+  again = (dir: string) => `phoenix ${name} … --out ${dir} --resume`,
+): Promise<void> {
   const { progress, signal, json } = terminal;
   let dir: string | undefined;
   let rounds: number | undefined;
@@ -64,8 +69,7 @@ export async function runTraining(name: string, work: (events: RunEvents) => Pro
     result = await work(events);
   } catch (error) {
     progress.stop();
-    if (error instanceof Stopped)
-      warn(dir === undefined ? 'Stopped before the run began.' : `Stopped. Continue with: phoenix ${name} … --out ${dir} --resume`);
+    if (error instanceof Stopped) warn(dir === undefined ? 'Stopped before the run began.' : `Stopped. Continue with: ${again(dir)}`);
     throw error;
   }
   progress.stop();

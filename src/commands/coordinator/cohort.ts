@@ -34,7 +34,9 @@ export type CohortOptions = {
 };
 
 export function cohortOf(transport: Transport, { path, least, joining, isEnrolled, until, onWaiting }: CohortOptions): Cohort {
-  let settled: Hello[] | undefined;
+  /** The round that was settled in this process, and its clients. */
+  let settled: { round: number; clients: Hello[] } | undefined;
+  let isAnew = false;
   const kept: Transport = {
     ask: (ids, request, options) => transport.ask(ids, request, options),
     lastSeen: (id) => transport.lastSeen?.(id),
@@ -42,30 +44,28 @@ export function cohortOf(transport: Transport, { path, least, joining, isEnrolle
     traffic: () => transport.traffic(),
     close: () => transport.close(),
     get clients() {
-      return settled ?? transport.clients;
+      return settled?.clients ?? transport.clients;
     },
   };
   return {
     transport: kept,
     unsettle() {
       settled = undefined;
+      isAnew = true;
     },
     async settle(round, signal) {
+      if (settled?.round === round) return;
       const known = (await exists(path)) ? await readJson(path, schema, jsonRules) : undefined;
-      if (known?.round === round && !settled) {
-        const names = new Set(known.clients.map(({ id }) => id));
-        const enough = () => transport.clients.filter(({ id }) => names.has(id)).length >= least;
-        if (!enough()) onWaiting?.(transport.clients, least);
-        await until(enough, signal);
-        settled = known.clients.filter(({ id }) => isEnrolled(id));
-        return;
-      }
-      settled = undefined;
-      const enough = () => transport.clients.length >= least && joining().length === 0;
-      if (!enough()) onWaiting?.(transport.clients, least);
+      const noted = known?.round === round && !isAnew ? known.clients : undefined;
+      const names = noted && new Set(noted.map(({ id }) => id));
+      const there = () => transport.clients.filter(({ id }) => !names || names.has(id));
+      const enough = () => there().length >= least && (names !== undefined || joining().length === 0);
+      if (!enough()) onWaiting?.(there(), least);
       await until(enough, signal);
-      settled = [...transport.clients];
-      await writeWhole(path, `${JSON.stringify({ schema: 1, round, clients: settled })}\n`);
+      const clients = noted ? noted.filter(({ id }) => isEnrolled(id)) : [...transport.clients];
+      if (!noted) await writeWhole(path, `${JSON.stringify({ schema: 1, round, clients })}\n`);
+      settled = { round, clients };
+      isAnew = false;
     },
   };
 }

@@ -20,7 +20,7 @@ import { openSites, type Sites } from '../../net/sites.ts';
 import { encodeSpec, type Spec, spec as specSchema } from '../../net/spec.ts';
 import type { CoordinatorWire } from '../../net/wire.ts';
 import { readLog } from '../../report/log.ts';
-import { isRunFolder, jsonRules } from '../../run/folder.ts';
+import { isRunFolder, jsonRules, openRun } from '../../run/folder.ts';
 import { takeLock } from '../../run/lock.ts';
 import type { RunEvents, RunResult } from '../events.ts';
 import { explainSplit, type Federation, lengthOfRound, trainFederation } from '../federation.ts';
@@ -243,9 +243,12 @@ type Ready = Omit<Federation, 'settings' | 'clientCount' | 'length' | 'stepsPerR
 async function trainSites(running: Running, kept: Cohort, { runDir, shape, ...ready }: Ready): Promise<RunResult> {
   const { settings, events, sites, keep, secrets } = running;
   const { prepared, strategy, serverStep, session, features, personal, split } = ready;
-  if (await isRunFolder(runDir)) keep.add(...(await readLog(join(runDir, 'log.jsonl'))).rounds);
+  if (await isRunFolder(runDir)) {
+    const { round: done } = await openRun(runDir);
+    keep.add(...(await readLog(join(runDir, 'log.jsonl'))).rounds.filter(({ round }) => round <= done));
+  }
   // The first round's clients are needed for the plan: how many steps a mean site makes.
-  await kept.settle(keep.view().history.length + 1, events.signal);
+  await kept.settle((keep.view().history.at(-1)?.round ?? 0) + 1, events.signal);
   const { clients } = kept.transport;
   const length = lengthOfRound(settings);
   const stepsPerRound =

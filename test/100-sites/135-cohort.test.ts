@@ -1,0 +1,101 @@
+/** Who takes part in a round: noted before it begins, repeated after a restart, settled anew after a round that failed. */
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import { cohortOf } from '../../src/commands/coordinator/cohort.ts';
+import { type Hello, PROTOCOL } from '../../src/fl/protocol.ts';
+import type { Transport } from '../../src/fl/transport.ts';
+
+const helloOf = (id: string): Hello => ({ protocol: PROTOCOL, id, examples: 10, capabilities: [] });
+
+/** Sites that come and go, and a cohort over them. */
+function world(path: string, least = 2) {
+  const there = { sites: ['a', 'b', 'c'], joining: [] as string[], enrolled: new Set(['a', 'b', 'c', 'd']) };
+  const waited: string[][] = [];
+  const listeners = new Set<() => void>();
+  const transport: Transport = {
+    get clients() {
+      return there.sites.map(helloOf);
+    },
+    carriesVectors: false,
+    ask: () => {
+      throw new Error('nothing is asked here');
+    },
+    traffic: () => ({ bytesUp: 0, bytesDown: 0 }),
+    close: async () => {},
+  };
+  const begin = () =>
+    cohortOf(transport, {
+      path,
+      least,
+      joining: () => there.joining,
+      isEnrolled: (id) => there.enrolled.has(id),
+      until: (check) =>
+        new Promise((resolve) => {
+          const look = () => {
+            if (!check()) return;
+            listeners.delete(look);
+            resolve();
+          };
+          listeners.add(look);
+          look();
+        }),
+      onWaiting: (present) => waited.push(present.map(({ id }) => id)),
+    });
+  const change = (more: Partial<typeof there>) => {
+    Object.assign(there, more);
+    for (const listener of [...listeners]) listener();
+  };
+  return { begin, change, waited };
+}
+
+const ids = ({ transport }: { transport: Transport }) => transport.clients.map(({ id }) => id);
+
+test('a round keeps who began it, the next one takes who is there, and a restart repeats the round with the same', async (t) => {
+  const dir = await mkdtemp(join(tmpdir(), 'phoenix-cohort-'));
+  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  const path = join(dir, 'round.json');
+  const { begin, change } = world(path);
+  const cohort = begin();
+  await cohort.settle(1);
+  change({ sites: ['b', 'c', 'd'] });
+  await cohort.settle(1);
+  t.deepEqual(ids(cohort), ['a', 'b', 'c']);
+  await cohort.settle(2);
+  t.deepEqual(ids(cohort), ['b', 'c', 'd']);
+  t.like(JSON.parse(await readFile(path, 'utf8')), { round: 2 });
+
+  change({ sites: ['a', 'b', 'd'] });
+  const again = begin();
+  await again.settle(2);
+  await again.settle(2);
+  t.deepEqual(ids(again), ['b', 'c', 'd'], 'the round that was killed is repeated');
+  change({ enrolled: new Set(['a', 'b', 'd']) });
+  const later = begin();
+  await later.settle(2);
+  t.deepEqual(ids(later), ['b', 'd'], 'but for a site that was revoked');
+  later.unsettle();
+  await later.settle(2);
+  t.deepEqual(ids(later), ['a', 'b', 'd'], 'a round that failed is settled anew');
+});
+
+test('it waits for enough sites, and for those that are joining; it says so', async (t) => {
+  const dir = await mkdtemp(join(tmpdir(), 'phoenix-cohort-'));
+  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  const { begin, change, waited } = world(join(dir, 'round.json'));
+  change({ sites: ['a'], joining: ['b', 'c'] });
+  const cohort = begin();
+  let isSettled = false;
+  const settling = cohort.settle(1).then(() => {
+    isSettled = true;
+  });
+  while (waited.length === 0) await new Promise(setImmediate);
+  t.deepEqual(waited, [['a']]);
+  change({ sites: ['a', 'b'], joining: ['c'] });
+  await new Promise(setImmediate);
+  t.false(isSettled, 'c is still joining');
+  change({ joining: [] });
+  await settling;
+  t.deepEqual(ids(cohort), ['a', 'b']);
+});

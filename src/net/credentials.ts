@@ -76,15 +76,20 @@ export const federation = z.strictObject({
 });
 export type Federation = z.infer<typeof federation>;
 
-/** What admits one site: the content of a .phoenix file. */
-export const invitation = z.strictObject({
-  phoenix: z.literal(1),
+/** Where a site belongs, and where it finds the server. */
+const membership = {
   federation: clientId,
   site: clientId,
   servers,
   certificate: pem.optional(),
   /** Public key of the coordinator, which signs what it wants. */
   coordinator: userKey,
+};
+
+/** What admits one site: the content of a .phoenix file. */
+export const invitation = z.strictObject({
+  phoenix: z.literal(1),
+  ...membership,
   token,
   seed,
 });
@@ -93,11 +98,7 @@ export type Invitation = z.infer<typeof invitation>;
 /** What a site keeps of an invitation, with a key of its own. `token` is there once it is enrolled. */
 export const siteCredentials = z.strictObject({
   schema: z.literal(1),
-  federation: clientId,
-  site: clientId,
-  servers,
-  certificate: pem.optional(),
-  coordinator: userKey,
+  ...membership,
   seed,
   token: token.optional(),
 });

@@ -103,10 +103,7 @@ async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEv
     sites = await openSites(wire, {
       phoenix: version,
       key: signerOf(secrets.seeds.coordinator),
-      keyOf: (site) => {
-        const key = secrets.sites[site]?.key;
-        return key === undefined ? undefined : verifierOf(key);
-      },
+      keyOf: verifiers((site) => secrets.sites[site]?.key),
       onIgnored: (site, why) => keep.note('warning', `${site}: ${why}`),
     });
     page = await startPage({ view: keep.view, samples: keep.samples, port: pagePort });
@@ -122,6 +119,18 @@ async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEv
     await engine?.stop();
     await lock.release();
   }
+}
+
+/** What checks the signatures of sites. It is asked with every heartbeat, so each key is read once. */
+function verifiers(keyOf: (site: string) => string | undefined) {
+  const known = new Map<string, ReturnType<typeof verifierOf>>();
+  return (site: string) => {
+    const key = keyOf(site);
+    if (key === undefined) return undefined;
+    const verifier = known.get(key) ?? verifierOf(key);
+    known.set(key, verifier);
+    return verifier;
+  };
 }
 
 /** The federation of a folder, with the addresses that the options say; a new one if there is none. */

@@ -1,10 +1,10 @@
 /** The options of the commands of a federation of real sites: coordinator, invite, status and what steers it. */
 import { clientId } from '../../fl/protocol.ts';
-import { machine, model, range, samples, samplesEvery, seed } from './common.ts';
-import { compression, partition, rounds, training } from './federate.ts';
+import { model, range } from './common.ts';
+import { learning, partition, rounds } from './federate.ts';
 import { above0, flag, integer, type Kind, number, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
-import { aggregation, filter, serverStep, statisticsAsked } from './server.ts';
+import { aggregation, serverStep } from './server.ts';
 
 const nameKind: Kind<string> = {
   schema: clientId,
@@ -87,13 +87,7 @@ export const coordinatorTable = {
   ...rounds,
   ...aggregation,
   ...serverStep,
-  ...statisticsAsked,
-  ...filter,
-  ...training,
-  ...compression,
-  ...headed('Sample grids', { samples: { ...samples, every: samplesEvery('rounds') } }),
-  ...headed('Machine', { seed }),
-  ...machine,
+  ...learning,
   ...headed('Run folder', {
     keep: option({
       kind: integer(1),

@@ -135,7 +135,7 @@ const sharing = headed('Sharing', {
   },
 });
 
-export const training = headed('Training', {
+const training = headed('Training', {
   training: {
     ...hyper,
     mu: option({
@@ -154,7 +154,7 @@ export const training = headed('Training', {
   }),
 });
 
-export const compression = headed('Compression', {
+const compression = headed('Compression', {
   compress: {
     updates: option({
       flag: '--compress',
@@ -196,6 +196,17 @@ const method = headed('Method', {
   }),
 });
 
+/** What a simulation and the coordinator of real sites learn by, draw and compute with. */
+export const learning = {
+  ...statisticsAsked,
+  ...filter,
+  ...training,
+  ...compression,
+  ...headed('Sample grids', { samples: { ...samples, every: samplesEvery('rounds') } }),
+  ...headed('Machine', { seed }),
+  ...machine,
+};
+
 export const federateTable = {
   ...data,
   ...model,
@@ -205,12 +216,6 @@ export const federateTable = {
   ...aggregation,
   ...serverStep,
   ...sharing,
-  ...statisticsAsked,
-  ...filter,
-  ...training,
-  ...compression,
-  ...headed('Sample grids', { samples: { ...samples, every: samplesEvery('rounds') } }),
-  ...headed('Machine', { seed }),
-  ...machine,
+  ...learning,
   ...runFolder,
 };

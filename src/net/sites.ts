@@ -87,7 +87,7 @@ function speaker(wire: CoordinatorWire, { phoenix, key, onIgnored }: SitesOption
     let site = known.get(id);
     if (!site) {
       site = { id, lastSeen: began, counter: 0, seen: 0, saying: Promise.resolve() };
-      site.saying = restore(site);
+      site.saying = restore(site).catch(() => {});
       known.set(id, site);
     }
     return site;
@@ -95,9 +95,9 @@ function speaker(wire: CoordinatorWire, { phoenix, key, onIgnored }: SitesOption
 
   /** What was wanted before this process began. A value that is not ours says nothing. */
   async function restore(site: Known): Promise<void> {
+    const last = await wire.lastWant(site.id);
+    if (!last) return;
     try {
-      const last = await wire.lastWant(site.id);
-      if (!last) return;
       const { counter, is, reason, text, run } = readWant(unseal('want', site.id, last, key));
       site.counter = Math.max(site.counter, counter);
       site.want = { is, reason, text, run };
@@ -105,7 +105,10 @@ function speaker(wire: CoordinatorWire, { phoenix, key, onIgnored }: SitesOption
       site.saidName = hashName(last);
     } catch (error) {
       onIgnored?.(site.id, textOf(error));
+      return;
     }
+    // The same once more, by this process: the wire says it again if the server loses it.
+    await wire.want(site.id, last);
   }
 
   async function say(site: Known, change: (before: WantBody | undefined) => WantBody): Promise<number> {

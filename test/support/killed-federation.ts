@@ -40,7 +40,10 @@ export type Ended = {
 };
 
 const bytesOf = (vector: Vector) => vector.toBytes(0, vector.length);
-const never = new Promise<never>(() => {});
+/** What a dead process still asks of its disk or its run fails: so all that it began ends. */
+const gone = (): never => {
+  throw new Error('this process is dead');
+};
 
 function clientOf(id: string, store: Store, onTrain: () => void) {
   const at = ids.indexOf(id);
@@ -107,12 +110,13 @@ export async function disturbed(rounds: number, fault: (point: FaultPoint) => Fa
   let committed: Committed | undefined;
   let end: (state: FederationState) => void;
   let fail: (error: unknown) => void;
+  let isOver = false;
   const ended = new Promise<FederationState>((resolve, reject) => {
     end = resolve;
     fail = reject;
   });
 
-  type Life = { wire: CoordinatorWire | SiteWire; isDead: boolean; isTraining: boolean };
+  type Life = { wire: CoordinatorWire | SiteWire; isDead: boolean; isTraining: boolean; stop?(): Promise<void> };
   const hub = memoryHub({ before: (crossing) => crossed('before', crossing), after: (crossing) => crossed('after', crossing) });
 
   function crossed(when: string, { by = 'coordinator', verb, kind, piece }: Crossing): void {
@@ -129,9 +133,15 @@ export async function disturbed(rounds: number, fault: (point: FaultPoint) => Fa
     if (what_ !== 'kill') return;
     kills++;
     if (life!.isTraining) killedInTraining++;
-    life!.isDead = true;
-    void life!.wire.close();
+    void bury(life!);
     setImmediate(() => start(who));
+  }
+
+  /** Its wire first: what it does on its way out reaches nobody. */
+  async function bury(life: Life): Promise<void> {
+    life.isDead = true;
+    await life.wire.close();
+    await life.stop?.();
   }
 
   /** A disk whose writes can be the last thing that a process does. */
@@ -141,22 +151,24 @@ export async function disturbed(rounds: number, fault: (point: FaultPoint) => Fa
       <A extends unknown[]>(verb: string, work: (...given: A) => Promise<void>) =>
       async (...given: A): Promise<void> => {
         happen(who, `before ${verb}`);
-        if (life.isDead) return never;
-        await work(...given);
-        happen(who, `after ${verb}`);
-        if (life.isDead) return never;
-        // The last write of a training names all that it has staged.
+        if (life.isDead) gone();
+        const written = work(...given);
+        // The last write of a training names all that it has staged. It is done at once: a kill from here on finds it done.
         if (verb === 'set' && String(given[0]) === `${who}/kept`) life.isTraining = false;
+        await written;
+        happen(who, `after ${verb}`);
+        if (life.isDead) gone();
       };
     return {
-      get: async (key) => (life.isDead ? never : disk.get(key)),
-      keys: async () => (life.isDead ? never : disk.keys()),
+      get: async (key) => (life.isDead ? gone() : disk.get(key)),
+      keys: async () => (life.isDead ? gone() : disk.keys()),
       set: write('set', disk.set),
       delete: write('delete', disk.delete),
     };
   }
 
   function start(who: string): void {
+    if (isOver) return;
     const work = who === 'coordinator' ? startCoordinating() : startServing(who);
     work.catch((error) => !lives.get(who)!.isDead && fail(error));
   }
@@ -168,7 +180,9 @@ export async function disturbed(rounds: number, fault: (point: FaultPoint) => Fa
       trainings++;
       life.isTraining = true;
     });
-    await startSite(life.wire as SiteWire, keys, client, { store }).ended.catch((error) => {
+    const { ended: served, stop } = startSite(life.wire as SiteWire, keys, client, { store });
+    life.stop = stop;
+    await served.catch((error) => {
       if (!life.isDead) throw error;
     });
   }
@@ -180,11 +194,11 @@ export async function disturbed(rounds: number, fault: (point: FaultPoint) => Fa
       const { transport } = await startCoordinator(wire, keys, ids, { spec: Buffer.from('the spec') });
       const onRound = async (state: FederationState, record: RoundRecord) => {
         happen('coordinator', 'before commit');
-        if (life.isDead) return never;
+        if (life.isDead) gone();
         committed = await commit(state);
         records.push(record);
         happen('coordinator', 'after commit');
-        return life.isDead ? never : undefined;
+        if (life.isDead) gone();
       };
       const state = await runFederation(await resume(committed), { ...federation, transport, rounds, onRound });
       if (!life.isDead) end(state);
@@ -195,10 +209,8 @@ export async function disturbed(rounds: number, fault: (point: FaultPoint) => Fa
 
   for (const who of [...ids, 'coordinator']) start(who);
   const state = await ended;
+  isOver = true;
   fault = () => undefined;
-  for (const life of lives.values()) {
-    life.isDead = true;
-    await life.wire.close();
-  }
+  for (const life of lives.values()) await bury(life);
   return { bytes: await finalBytes(state, disks), records, trainings, kills, killedInTraining };
 }

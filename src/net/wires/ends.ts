@@ -147,7 +147,9 @@ function createSayer({ line, persist, onMend }: End, kind: 'want' | 'has', site:
     }
   };
   onMend(async () => {
-    if (!newest || running) return;
+    // What is just being said may have been stored before the loss, with its answer still on the way.
+    await running?.catch(() => {});
+    if (!newest) return;
     const last = await persist(() => line.last(kind, site));
     if (last?.speaker) return;
     stored = 0;

@@ -7,6 +7,22 @@ namespace phx {
 
 EnvData& data_of(Napi::Env env) { return *env.GetInstanceData<EnvData>(); }
 
+Releases::~Releases() {
+#ifndef _WIN32  // Windows has ended them by now
+  std::unique_lock<std::mutex> lock(mutex_);
+  idle_.wait(lock, [this] { return running_ == 0; });
+#endif
+}
+void Releases::begin() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  running_++;
+}
+void Releases::end() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  running_--;
+  idle_.notify_all();
+}
+
 namespace {
 
 Napi::Value make_error(Napi::Env env, const char* code, const std::string& message) {

@@ -8,11 +8,13 @@
 
 #include <atomic>
 #include <cmath>
+#include <condition_variable>
 #include <cstring>
 #include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 #include <system_error>
@@ -26,6 +28,8 @@ constexpr const char* kShape = "ERR_PHOENIX_SHAPE";
 constexpr const char* kDisposed = "ERR_PHOENIX_DISPOSED";
 constexpr const char* kBusy = "ERR_PHOENIX_BUSY";
 constexpr const char* kAborted = "ERR_PHOENIX_ABORTED";  // session.ts puts the signal's own reason in its place
+
+constexpr int kMostThreads = 1024;  // that anything may be given
 
 class Job;
 
@@ -238,14 +242,37 @@ Napi::Value adopt(Napi::Env env, std::shared_ptr<std::vector<T>> block, size_t l
   return Array::New(env, length, copy, 0);
 }
 
+// Threads that release blocks. The end of the process waits for them: the driver's library, which they call, ends after this object, since it
+// was loaded before the first block was.
+class Releases {
+ public:
+  static Releases& get() {
+    static Releases releases;
+    return releases;
+  }
+  ~Releases();
+  void begin();
+  void end();
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  int running_ = 0;
+};
+
 // Releases a block, on a thread of its own if it is large: the system takes back 143 MB in about 10 ms.
 template <class T>
 void release_block(std::shared_ptr<T> block, size_t bytes) {
   if (bytes < size_t(64) << 20) return;
+  Releases& releases = Releases::get();
+  releases.begin();
   try {
-    std::thread([block = std::move(block)]() mutable { block.reset(); }).detach();
+    std::thread([block = std::move(block), &releases]() mutable {
+      block.reset();
+      releases.end();
+    }).detach();
   } catch (const std::system_error&) {
-    // No thread: the block went with the closure.
+    releases.end();  // no thread: the block went with the closure
   }
 }
 

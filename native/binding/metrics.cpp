@@ -37,7 +37,7 @@ Napi::Value int_array(Napi::Env env, const std::vector<int32_t>& from) {
 template <class Result>
 Napi::Value measure(const Napi::CallbackInfo& info, std::function<Result(Context&)> work,
                     std::function<Napi::Value(Napi::Env, const Result&)> finish) {
-  int threads = whole(info.Env(), info[info.Length() - 1], "threads", 1, 1024);
+  int threads = whole(info.Env(), info[info.Length() - 1], "threads", 1, kMostThreads);
   auto result = std::make_shared<Result>();
   return Job::start(
       info.Env(), {}, {},

@@ -117,7 +117,7 @@ class SessionHandle : public Napi::ObjectWrap<SessionHandle> {
   explicit SessionHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SessionHandle>(info) {
     Napi::Env env = info.Env();
     Napi::Object options = object(info, 2, "options");
-    int threads = whole(options, "threads", 1, 1024);
+    int threads = whole(options, "threads", 1, kMostThreads);
     Type precision = flag(options, "bf16") ? Type::bf16 : Type::real;
     guarded(env, [&] {
       Made made = make_model(object(info, 0, "model"), info[1]);

@@ -1,6 +1,7 @@
 // Class Vector: sums, copies, encodings and checkpoints' tensors, each a job.
 #include "binding/vector.h"
 
+#include <atomic>
 #include <cstring>
 
 #include "binding/parts.h"
@@ -10,10 +11,17 @@
 namespace phx {
 namespace {
 
-// Small loops of a handle's own; the pool's threads are for Sessions.
+std::atomic<int> vector_threads{1};
+
+// Vectors have no Session whose threads they could take: those that the process may use.
 Context& vector_context() {
-  thread_local Context context(int(std::max(1u, std::thread::hardware_concurrency())));
+  thread_local Context context(vector_threads);
   return context;
+}
+
+Napi::Value set_vector_threads(const Napi::CallbackInfo& info) {
+  vector_threads = whole(info.Env(), info[0], "threads", 1, kMostThreads);
+  return info.Env().Undefined();
 }
 
 // Values [offset, offset + count) of a Buffer.
@@ -425,6 +433,7 @@ std::shared_ptr<SharedVector> vector_of(Napi::Env env, Napi::Value value, const 
 void add_vector(Napi::Env env, Napi::Object exports) {
   data_of(env).vector_class = Napi::Persistent(VectorHandle::define(env));
   exports.Set("createVector", Napi::Function::New<create_vector>(env));
+  exports.Set("setVectorThreads", Napi::Function::New<set_vector_threads>(env));
 }
 
 }  // namespace phx

@@ -7,6 +7,7 @@ import { PhoenixError } from '../errors.ts';
 import { checkIsa, checkSwitches } from './environment.ts';
 import './dispose.ts';
 import type { Addon, AddonInfo } from './native.ts';
+import { defaultThreads } from './threads.ts';
 
 /**
  * The package's folder: src/bindings and dist/bindings lie equally deep in it. Undefined in a bundle of CommonJS, which has no import.meta.
@@ -92,6 +93,7 @@ function loadOnce(backend: Backend) {
     checkSwitches(process.env);
     found = load(backend);
     found.addon.setErrorClass(PhoenixError);
+    found.addon.setVectorThreads(defaultThreads());
     if (backend === 'cpu') checkIsa(found.addon.info(), process.env.PHOENIX_CPU_ISA);
     loaded.set(backend, found);
   }

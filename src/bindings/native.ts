@@ -215,6 +215,8 @@ export type Addon = {
   /** The class of every error that the addon throws, called with (code, message). */
   setErrorClass(errorClass: unknown): void;
   createVector(length: number): NativeVector;
+  /** Threads that operations on Vectors take, of 1 to 1024. @default 1 */
+  setVectorThreads(threads: number): void;
   createImages(count: number, height: number, width: number, channels: number): NativeImages;
   /** `noise`: of a model that predicts it. */
   createSession(model: NativeModel, noise: NativeNoise | undefined, options: { threads: number; bf16: boolean }): NativeSession;

@@ -66,10 +66,13 @@ export type ThreadRule = {
   network?: { height: number; width: number; channels: number };
 };
 
-/** One thread for small networks, else the smaller of cores and quota, rounded down, at least one. */
+/** Most threads that the addon takes. */
+const MOST = 1024;
+
+/** One thread for small networks, else the smaller of cores and quota, rounded down: 1 to 1024. */
 export function threadsFor({ cores, quota, network }: ThreadRule): number {
   if (network && network.height * network.width * network.channels ** 2 < SMALL) return 1;
-  return Math.max(1, Math.floor(Math.min(cores, quota)));
+  return Math.max(1, Math.floor(Math.min(cores, quota, MOST)));
 }
 
 let limits: { cores: number; quota: number } | undefined;

@@ -11,7 +11,7 @@ const helloOf = (id: string): Hello => ({ protocol: PROTOCOL, id, examples: 10, 
 
 /** Sites that come and go, and a cohort over them. */
 function world(path: string, least = 2) {
-  const there = { sites: ['a', 'b', 'c'], joining: [] as string[], enrolled: new Set(['a', 'b', 'c', 'd']) };
+  const there = { sites: ['a', 'b', 'c'], joining: [] as string[], returning: [] as string[], enrolled: new Set(['a', 'b', 'c', 'd']) };
   const waited: string[][] = [];
   const listeners = new Set<() => void>();
   const transport: Transport = {
@@ -29,7 +29,7 @@ function world(path: string, least = 2) {
     cohortOf(transport, {
       path,
       least,
-      joining: () => there.joining,
+      joining: (took) => [...there.joining, ...took.filter((id) => there.returning.includes(id))],
       isEnrolled: (id) => there.enrolled.has(id),
       until: (check) =>
         new Promise((resolve) => {
@@ -98,4 +98,33 @@ test('it waits for enough sites, and for those that are joining; it says so', as
   change({ joining: [] });
   await settling;
   t.deepEqual(ids(cohort), ['a', 'b']);
+});
+
+test('a site of the round before, or of the round that is repeated, is waited for until it is lost', async (t) => {
+  const dir = await mkdtemp(join(tmpdir(), 'phoenix-cohort-'));
+  t.teardown(() => rm(dir, { recursive: true, force: true }));
+  const { begin, change } = world(join(dir, 'round.json'));
+  const first = begin();
+  await first.settle(1);
+  // The coordinator begins again: c has said nothing yet.
+  for (const [round, what] of [
+    [1, 'the same round'],
+    [2, 'the next one'],
+  ] as const) {
+    change({ sites: ['a', 'b'], returning: ['c'] });
+    const again = begin();
+    let isSettled = false;
+    const settling = again.settle(round).then(() => {
+      isSettled = true;
+    });
+    for (let i = 0; i < 50; i++) await new Promise(setImmediate);
+    t.false(isSettled, `${what} waits for c`);
+    change({ sites: ['a', 'b', 'c'], returning: [] });
+    await settling;
+    t.deepEqual(ids(again), ['a', 'b', 'c'], what);
+  }
+  change({ sites: ['a', 'b'] });
+  const without = begin();
+  await without.settle(3);
+  t.deepEqual(ids(without), ['a', 'b'], 'c is lost');
 });

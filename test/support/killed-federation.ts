@@ -191,7 +191,7 @@ export async function disturbed(rounds: number, fault: (point: FaultPoint) => Fa
     const life: Life = { wire, isDead: false, isTraining: false };
     lives.set('coordinator', life);
     try {
-      const { transport } = await startCoordinator(wire, keys, ids, { spec: Buffer.from('the spec') });
+      const { transport, sites } = await startCoordinator(wire, keys, ids, { spec: Buffer.from('the spec') });
       const onRound = async (state: FederationState, record: RoundRecord) => {
         happen('coordinator', 'before commit');
         if (life.isDead) gone();
@@ -200,7 +200,12 @@ export async function disturbed(rounds: number, fault: (point: FaultPoint) => Fa
         happen('coordinator', 'after commit');
         if (life.isDead) gone();
       };
-      const state = await runFederation(await resume(committed), { ...federation, transport, rounds, onRound });
+      let state = await resume(committed);
+      while (state.round < rounds) {
+        // A site that has just begun again, and whose last word the server has lost, takes part a moment later.
+        await sites.until(() => transport.clients.length === ids.length);
+        state = await runFederation(state, { ...federation, transport, rounds: state.round + 1, onRound });
+      }
       if (!life.isDead) end(state);
     } catch (error) {
       if (!life.isDead) throw error;

@@ -10,6 +10,7 @@ import { cohortOf } from '../../src/commands/coordinator/cohort.ts';
 import { bookOf, readFederation } from '../../src/commands/coordinator/folder.ts';
 import { exists, makeFolder, readJson, writeWhole } from '../../src/files.ts';
 import { runFederation } from '../../src/fl/federation.ts';
+import type { RoundRecord } from '../../src/fl/protocol.ts';
 import type { FederationState } from '../../src/fl/state.ts';
 import type { Transport } from '../../src/fl/transport.ts';
 import { connectCoordinator, connectSite, enrol } from '../../src/net/connect.ts';
@@ -23,7 +24,7 @@ import type { CoordinatorWire, SiteWire } from '../../src/net/wire.ts';
 import { openFileStore } from '../../src/run/file-store.ts';
 import { jsonRules } from '../../src/run/folder.ts';
 import type { FromProcess, ToProcess } from './site-processes.ts';
-import { beginState, clientOf, decodeState, encodeState, federationOf, newSession, placesOf, SITES } from './site-world.ts';
+import { beginState, clientOf, committedOf, decodeState, encodeState, federationOf, newSession, placesOf, SITES } from './site-world.ts';
 
 const [role = '', folder = '', port, webSocketPort, rounds, dieFirstAt] = process.argv.slice(2);
 const places = placesOf(folder);
@@ -107,12 +108,12 @@ async function coordinate(): Promise<void> {
   );
   const session = newSession();
   let state = (await exists(places.state)) ? await decodeState(session, await readFile(places.state)) : await beginState(session);
-  const onRound = async (next: FederationState, { failures }: { failures: { client: string; stage: string; reason: string }[] }) => {
-    for (const { client, stage, reason } of failures) tell({ trouble: `round ${next.round}, ${client}, ${stage}: ${reason}` });
+  const onRound = async (next: FederationState, record: RoundRecord) => {
+    for (const { client, stage, reason } of record.failures) tell({ trouble: `round ${next.round}, ${client}, ${stage}: ${reason}` });
     const bytes = await encodeState(next);
     at('commit');
     await writeWhole(places.state, bytes);
-    tell({ committed: next.round });
+    tell({ committed: await committedOf(next, record) });
     at('commit');
   };
   while (state.round < Number(rounds)) {

@@ -11,9 +11,9 @@ import { inviteSite, newFederation } from '../../src/net/credentials.ts';
 import { rng } from '../../src/rng.ts';
 import { openFileStore } from '../../src/run/file-store.ts';
 import { freePorts } from './nats.ts';
-import { keptBytes, placesOf, SITES, vectorsIn } from './site-world.ts';
+import { type Committed, keptBytes, placesOf, SITES, vectorsIn } from './site-world.ts';
 
-export type FromProcess = { state: string } | { trained: true } | { committed: number } | { done: true } | { trouble: string };
+export type FromProcess = { state: string } | { trained: true } | { committed: Committed } | { done: true } | { trouble: string };
 export type ToProcess = { dieAt: string; skip: number } | { killServer: true } | { stop: true };
 
 /** States in which each role is to be killed. */
@@ -34,6 +34,8 @@ export type Ended = {
   /** Kills by role and state, such as `site: train`; and how often the server's store was deleted with one. */
   hits: Record<string, number>;
   wipes: number;
+  /** What each round came to. */
+  commits: Committed[];
   /** What failed. */
   troubles: string[];
 };
@@ -64,7 +66,14 @@ async function family(rounds: number) {
 
   const kids = new Map<string, Kid>();
   const listeners = new Set<() => void>();
-  const seen = { trainings: 0, states: 0, done: false, troubles: [] as string[], broken: undefined as string | undefined };
+  const seen = {
+    trainings: 0,
+    states: 0,
+    done: false,
+    commits: [] as Committed[],
+    troubles: [] as string[],
+    broken: undefined as string | undefined,
+  };
   let last: { name: string; state: string } = { name: '', state: '' };
   const changed = () => {
     for (const listener of listeners) listener();
@@ -82,6 +91,7 @@ async function family(rounds: number) {
         last = { name, state: message.state };
         seen.states++;
       } else if ('trained' in message) seen.trainings++;
+      else if ('committed' in message) seen.commits[message.committed.round - 1] = message.committed;
       else if ('trouble' in message) seen.troubles.push(message.trouble);
       else if ('done' in message) seen.done = true;
       changed();
@@ -205,7 +215,7 @@ export async function killedRun(options: KillOptions): Promise<Ended> {
       else if (next.state !== 'enrol') await force(next.role === 'coordinator' ? 'coordinator' : SITES[draw.int(3)]!, next.state);
     }
     await all.until(() => seen.done);
-    return { bytes: await all.finish(), trainings: seen.trainings, kills, hits, wipes, troubles: seen.troubles };
+    return { bytes: await all.finish(), trainings: seen.trainings, kills, hits, wipes, commits: seen.commits, troubles: seen.troubles };
   } finally {
     await all.close();
     await all.remove();

@@ -1,10 +1,12 @@
 /** The small federation of the kill tests: three sites that train a tiny U-Net, with personal layers, kept moments and int8. */
+import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { createImages, createNativeSession } from '../../src/bindings/session.ts';
 import { getBytes } from '../../src/bindings/vector.ts';
 import { unetConfig, unetModel } from '../../src/ddpm/model/unet.ts';
 import { noise } from '../../src/ddpm/noise.ts';
 import { initialState, runFederation } from '../../src/fl/federation.ts';
+import type { RoundRecord } from '../../src/fl/protocol.ts';
 import { createClient } from '../../src/fl/site/client.ts';
 import { keptEntry } from '../../src/fl/site/state.ts';
 import type { FederationState } from '../../src/fl/state.ts';
@@ -56,14 +58,26 @@ export async function keptBytes(id: string, store: Store): Promise<Uint8Array[]>
   return (await Promise.all(entries)).map((bytes) => bytes!);
 }
 
-/** The same in one process that nobody disturbs: the values of the model, and what each site keeps. */
-export async function undisturbedBytes(rounds: number): Promise<Uint8Array[]> {
+/** A round as it was committed: the hash of the model and its EMA, and each client with its weight and loss. */
+export type Committed = { round: number; sha256: string; clients: string };
+
+export async function committedOf({ params, ema }: FederationState, { round, clients }: RoundRecord): Promise<Committed> {
+  const hash = createHash('sha256');
+  for (const vector of [params, ema]) hash.update(await getBytes(vector));
+  const words = clients.map(({ client, weight, loss }) => `${client} ${weight} ${loss}`);
+  return { round, sha256: hash.digest('hex'), clients: words.join(', ') };
+}
+
+/** The same in one process that nobody disturbs: the values of the model, what each site keeps, and what each round came to. */
+export async function undisturbedRun(rounds: number): Promise<{ bytes: Uint8Array[]; commits: Committed[] }> {
   const stores = SITES.map(() => memoryStore());
   const transport = memoryTransport(await Promise.all(SITES.map((id, i) => clientOf(id, stores[i]!))));
   const session = newSession();
-  const state = await runFederation(await beginState(session), { ...federationOf(session), transport, rounds });
+  const commits: Committed[] = [];
+  const onRound = async (state: FederationState, record: RoundRecord) => void commits.push(await committedOf(state, record));
+  const state = await runFederation(await beginState(session), { ...federationOf(session), transport, rounds, onRound });
   const kept = await Promise.all(SITES.map((id, i) => keptBytes(id, stores[i]!)));
-  return [await getBytes(state.params), await getBytes(state.ema), ...kept.flat()];
+  return { bytes: [await getBytes(state.params), await getBytes(state.ema), ...kept.flat()], commits };
 }
 
 /** The state after a round as the bytes of one file, and back. */

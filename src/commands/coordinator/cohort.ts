@@ -24,8 +24,8 @@ export type CohortOptions = {
   path: string;
   /** Fewest sites that a round begins with. */
   least: number;
-  /** Sites that are there and may still join the run: those are waited for as well. */
-  joining(): string[];
+  /** Sites that may still join the run and are waited for: those that are there, and those of `took` that are not lost. */
+  joining(took: string[]): string[];
   /** Whether a site can still be asked. */
   isEnrolled(id: string): boolean;
   /** Resolves as soon as `check` is true; looked at when something of the sites has changed. */
@@ -56,10 +56,11 @@ export function cohortOf(transport: Transport, { path, least, joining, isEnrolle
     async settle(round, signal) {
       if (settled?.round === round) return;
       const known = (await exists(path)) ? await readJson(path, schema, jsonRules) : undefined;
+      const took = known?.clients.map(({ id }) => id) ?? [];
       const noted = known?.round === round && !isAnew ? known.clients : undefined;
-      const names = noted && new Set(noted.map(({ id }) => id));
-      const there = () => transport.clients.filter(({ id }) => !names || names.has(id));
-      const enough = () => there().length >= least && (names !== undefined || joining().length === 0);
+      const isMeant = (id: string) => !noted || took.includes(id);
+      const there = () => transport.clients.filter(({ id }) => isMeant(id));
+      const enough = () => there().length >= least && !joining(took).some(isMeant);
       if (!enough()) onWaiting?.(there(), least);
       await until(enough, signal);
       const clients = noted ? noted.filter(({ id }) => isEnrolled(id)) : [...transport.clients];

@@ -60,6 +60,8 @@ type Running = {
   sites: Sites;
   keep: Keeper;
   secrets(): Secrets;
+  /** When this process began to listen to sites, in milliseconds of performance.now(). */
+  began: number;
 };
 
 async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEvents): Promise<RunResult> {
@@ -111,7 +113,7 @@ async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEv
     sites.listen(page.changed);
     await writeWhole(places.coordinator(dir), `${JSON.stringify({ schema: 1, page: page.url, pid: process.pid })}\n`);
     await events.onReady?.({ page: page.url, servers: secrets.servers, version: engine.version });
-    return await train({ dir, settings, events, sites, keep, secrets: () => secrets });
+    return await train({ dir, settings, events, sites, keep, secrets: () => secrets, began: performance.now() });
   } finally {
     unwatch();
     await page?.close();
@@ -157,13 +159,30 @@ function presentSites(sites: Sites, lostAfterSeconds: number): Present[] {
   });
 }
 
-/** Sites that are there and have neither joined the run nor said that they cannot. */
-function joiningSites(sites: Sites, run: string, lostAfterSeconds: number): string[] {
-  return sites.all().flatMap(({ id, has, beat, want, unreadable, lastSeen }) => {
-    const isThere = beat && performance.now() - lastSeen <= 1000 * lostAfterSeconds && want?.is !== 'refused' && unreadable === undefined;
-    const hasJoined = has?.run === run && has.hello !== undefined;
-    return isThere && !hasJoined && has?.problem === undefined ? [id] : [];
+/**
+ * Sites that have neither joined the run nor said that they cannot: those that are there, and those of `took` that may come back. One that
+ * has said nothing yet counts as heard of when this process began.
+ */
+function joiningSites({ sites, settings, secrets, began }: Running, took: string[]): string[] {
+  const there = sites.all().flatMap(({ id, beat }) => (beat ? [id] : []));
+  return [...new Set([...there, ...took])].filter((id) => {
+    const { has, want, unreadable, lastSeen = began } = sites.find(id) ?? {};
+    const isLost = performance.now() - lastSeen > 1000 * settings.lostAfter;
+    const hasJoined = has?.run === settings.run && has.hello !== undefined;
+    const cannot = isLost || want?.is === 'refused' || unreadable !== undefined || has?.problem !== undefined;
+    return secrets().sites[id] !== undefined && !hasJoined && !cannot;
   });
+}
+
+/** As sites.until, and the clock looks as well: silence and invitations come without a word from a site. */
+async function untilLater(sites: Sites, check: () => boolean, signal?: AbortSignal): Promise<void> {
+  while (!check()) {
+    const tick = AbortSignal.timeout(1000);
+    await sites.until(check, signal ? AbortSignal.any([signal, tick]) : tick).catch((error) => {
+      signal?.throwIfAborted();
+      if (!tick.aborted) throw error;
+    });
+  }
 }
 
 /** Waits for the sites that the run begins with. */
@@ -180,17 +199,7 @@ async function gatherSites({ settings, sites, keep, events, secrets }: Running):
     keep.set({ waiting: { what: 'sites', sites: missing } });
     return there.length >= wanted();
   };
-  // Invitations come without a word from a site, so the clock looks as well.
-  while (!check()) {
-    const tick = AbortSignal.timeout(1000);
-    const signal = events.signal ? AbortSignal.any([events.signal, tick]) : tick;
-    await sites
-      .until(() => present().length >= wanted(), signal)
-      .catch((error) => {
-        events.signal?.throwIfAborted();
-        if (!tick.aborted) throw error;
-      });
-  }
+  await untilLater(sites, check, events.signal);
   keep.set({ waiting: undefined });
   return present();
 }
@@ -233,9 +242,9 @@ async function train(running: Running): Promise<RunResult> {
   const kept = cohortOf(transport, {
     path: places.round(dir, settings.run),
     least: spec.plan.cohort,
-    joining: () => joiningSites(sites, settings.run, settings.lostAfter),
+    joining: (took) => joiningSites(running, took),
     isEnrolled: (id) => sites.find(id) !== undefined,
-    until: sites.until,
+    until: (check, signal) => untilLater(sites, check, signal),
     onWaiting: (there, least) => {
       const text = `waiting for sites: ${there.length} of at least ${least} take part in the run`;
       events.onMessage?.({ level: 'info', text });

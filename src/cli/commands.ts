@@ -8,7 +8,6 @@ import {
   type FinishOptions,
   type InspectOptions,
   type InviteOptions,
-  mergeOptions,
   type ReportOptions,
   type RevokeOptions,
   type SampleOptions,
@@ -17,6 +16,7 @@ import {
 } from '../commands/options/index.ts';
 import type { CommandLine } from './command-line.ts';
 import { runCoordinator, runInvite, runRevoke, runStatus } from './coordinator.ts';
+import { runDemo } from './demo.ts';
 import { runExperiment } from './experiment.ts';
 import { runDoctor, runInspect, runReport } from './inspect.ts';
 import { runFinetune, runSample } from './model.ts';
@@ -27,14 +27,15 @@ import { runFederate, runFinish, runTrain } from './training.ts';
 export const commandLines: readonly CommandLine[] = [
   {
     name: 'demo',
-    description: 'Simulates ten clients that each hold two classes of built-in shapes; takes every option of federate.',
-    table: 'federate',
+    description: 'Simulates ten clients that each hold two classes of built-in shapes; with --sites they are real processes.',
+    table: 'demo',
     defaults: demoOptions,
     examples: [
       ['about two minutes on two cores', 'phoenix demo'],
       ['the whole Phoenix method, in a folder of its own', 'phoenix demo --method phoenix --share-real --out runs/demo-phoenix'],
+      ['coordinator, server and three sites as processes', 'phoenix demo --sites 3'],
     ],
-    run: (options, terminal) => runFederate('demo', mergeOptions('federate', demoOptions, options) as FederateOptions, terminal),
+    run: runDemo,
   },
   {
     name: 'federate',

@@ -6,6 +6,7 @@ export {
   type Command,
   type CoordinatorOptions,
   changeableOptions,
+  type DemoOptions,
   type ExperimentOptions,
   type FederateOptions,
   type FinetuneOptions,

@@ -1,5 +1,6 @@
 /** The commands that have options, and the types of these. */
 import { coordinatorTable, inviteTable, revokeTable, statusTable } from './coordinator.ts';
+import { demoTable } from './demo.ts';
 import { experimentTable } from './experiment.ts';
 import { federateTable } from './federate.ts';
 import { finetuneTable } from './finetune.ts';
@@ -12,6 +13,7 @@ import { siteCheckTable, siteLeaveTable, siteLogTable, siteStatusTable, siteTabl
 import { trainTable } from './train.ts';
 
 const tables = {
+  demo: demoTable,
   federate: federateTable,
   train: trainTable,
   finetune: finetuneTable,
@@ -36,6 +38,7 @@ export type Command = keyof typeof tables;
 /** The checked options of a command: every key present, defaults filled in. */
 export type Settings<C extends Command> = SettingsOf<(typeof tables)[C]>;
 
+export interface DemoOptions extends Omit<OptionsOf<typeof demoTable>, 'data'> {}
 export interface FederateOptions extends OptionsOf<typeof federateTable> {}
 export interface TrainOptions extends OptionsOf<typeof trainTable> {}
 export interface FinetuneOptions extends OptionsOf<typeof finetuneTable> {}

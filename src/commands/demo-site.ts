@@ -14,7 +14,7 @@ const stop = () => stopping.abort(new Error('the demo is over'));
 process.on('disconnect', stop);
 process.on('SIGTERM', stop);
 process.on('SIGINT', stop);
-if (!process.connected) process.exit();
+if (!process.connected) stop();
 
 try {
   const site = await createSite({ file, data, home, device: 'cpu', threads: 1 }, { signal: stopping.signal });

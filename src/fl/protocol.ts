@@ -144,6 +144,12 @@ export const parcel = z.discriminatedUnion('what', [
 ]);
 export type ParcelHead = z.infer<typeof parcel>;
 
+/**
+ * Request `publish`: keep the model of a round, to draw from. `model`: its parameters as sampling takes them, less those that the client
+ * keeps to itself; `card`: the blob with what is to be known of it, Markdown; `steps` and `images`: behind it.
+ */
+export const publish = z.strictObject({ model: vectorHead(['float32']), card: z.string().max(80), steps: count, images: count });
+
 /** Request `finish`: the round is committed, so what was kept for it may be dropped. */
 export const finish = z.strictObject({});
 

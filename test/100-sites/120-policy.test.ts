@@ -57,6 +57,7 @@ const ALLOWED: Record<string, { request: ReturnType<typeof ask>; with?: object }
   train: [{ request: train() }],
   upload: [{ request: ask('upload', { weight: 1, manifest: {} }) }],
   parcel: [{ request: ask('parcel') }],
+  publish: [{ request: ask('publish') }],
   finish: [{ request: ask('finish') }],
   statistic: [{ request: train({ statistic: 'loss' }) }],
   vendi: [{ request: train({ vendi: true }) }],

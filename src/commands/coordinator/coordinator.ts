@@ -31,6 +31,7 @@ import { probingOf, serverStepOf, strategyOf } from '../wiring.ts';
 import { type Cohort, cohortOf } from './cohort.ts';
 import { beginFederation, bookOf, isFederation, places, readFederation, watchFederation } from './folder.ts';
 import { aboutOf, type Present, shapeOf, specOf, specText } from './plan.ts';
+import { factsOf, type Publishing, publishModel, readLicence } from './publish.ts';
 import { type Keeper, keeper } from './view.ts';
 
 /** Longest pause before a round that failed is repeated, in milliseconds. */
@@ -208,6 +209,7 @@ async function gatherSites({ settings, sites, keep, events, secrets }: Running):
 async function train(running: Running): Promise<RunResult> {
   const { dir, settings, events, sites, keep, secrets } = running;
   const runDir = places.run(dir, settings.run);
+  const licence = await readLicence(settings.licence);
   const path = places.spec(dir, settings.run);
   const known = (await exists(path)) ? await readJson(path, specSchema, jsonRules) : undefined;
   const present = known ? [] : await gatherSites(running);
@@ -238,8 +240,8 @@ async function train(running: Running): Promise<RunResult> {
       `The run ${settings.run} was begun with other options: its spec (${path}) never changes. Give it those options, or begin another run (--run NAME).`,
     );
 
-  const transport = await remoteTransport(sites, { run: settings.run, spec: encodeSpec(spec), lostAfterSeconds: settings.lostAfter });
-  const kept = cohortOf(transport, {
+  const reachSites = () => remoteTransport(sites, { run: settings.run, spec: encodeSpec(spec), lostAfterSeconds: settings.lostAfter });
+  const kept = cohortOf(await reachSites(), {
     path: places.round(dir, settings.run),
     least: spec.plan.cohort,
     joining: (took) => joiningSites(running, took),
@@ -252,14 +254,37 @@ async function train(running: Running): Promise<RunResult> {
     },
   });
   if (split) events.onMessage?.({ level: 'info', text: explainSplit(split, parameterCount) });
-  return await trainSites(running, kept, { runDir, shape, prepared, strategy, serverStep, session, features, personal, split });
+  const ready = { prepared, strategy, serverStep, session, features, personal, split };
+  const publishing = publishingOf(running, spec, ready, licence);
+  const result = await trainSites(running, kept, { ...ready, runDir, shape, publishing });
+  // The transport of the rounds is closed: who has no model yet gets it over another one.
+  const transport = await reachSites();
+  await publishModel(transport, publishing, true).finally(() => transport.close());
+  keep.set({ state: 'done', waiting: undefined });
+  await sites.announce('idle', { reason: 'done', text: `The run ${settings.run} is done after ${result.rounds} rounds.` });
+  return result;
 }
 
-type Ready = Omit<Federation, 'settings' | 'clientCount' | 'length' | 'stepsPerRound'> & { runDir: string; shape: DataShape };
+type Trained = Omit<Federation, 'settings' | 'clientCount' | 'length' | 'stepsPerRound'>;
+type Ready = Trained & { runDir: string; shape: DataShape; publishing: Publishing };
+
+/** What the model of the run is given to sites with. */
+function publishingOf({ dir, settings, events, sites, keep }: Running, spec: Spec, trained: Trained, licence: string | undefined) {
+  const { run, lostAfter: lostAfterSeconds } = settings;
+  const onMessage: Publishing['onMessage'] = (level, text) => {
+    keep.note(level, text);
+    events.onMessage?.({ level, text });
+  };
+  const siteVersions = () => sites.all().flatMap(({ has }) => has?.phoenix ?? []);
+  const { session, split } = trained;
+  const at = { runDir: places.run(dir, run), marker: places.published(dir, run), models: places.models(dir) };
+  const facts = factsOf(settings, trained, licence);
+  return { ...at, session, spec, split, facts, siteVersions, lostAfterSeconds, onMessage, signal: events.signal };
+}
 
 /** Trains over the sites that take part, from where the run stands. */
-async function trainSites(running: Running, kept: Cohort, { runDir, shape, ...ready }: Ready): Promise<RunResult> {
-  const { settings, events, sites, keep, secrets } = running;
+async function trainSites(running: Running, kept: Cohort, { runDir, shape, publishing, ...ready }: Ready): Promise<RunResult> {
+  const { settings, events, keep, secrets } = running;
   const { prepared, strategy, serverStep, session, features, personal, split } = ready;
   if (await isRunFolder(runDir)) {
     const { round: done } = await openRun(runDir);
@@ -287,12 +312,9 @@ async function trainSites(running: Running, kept: Cohort, { runDir, shape, ...re
     transport: kept.transport,
     probing: strategy.needs && (await probingOf(settings, features)),
     waiting: { quorum, lostAfterSeconds, graceSeconds, deadlineSeconds },
-    ...rounds(running, kept),
+    ...rounds(running, kept, publishing),
   });
-  const result = await trainFederation(world, { dir: runDir, config, mayChange: MAY_CHANGE, reach }, watching(running));
-  keep.set({ state: 'done', waiting: undefined });
-  await sites.announce('idle', { reason: 'done', text: `The run ${settings.run} is done after ${result.rounds} rounds.` });
-  return result;
+  return await trainFederation(world, { dir: runDir, config, mayChange: MAY_CHANGE, reach }, watching(running));
 }
 
 /** Options that say how the coordinator works, not what is learnt. */
@@ -309,6 +331,8 @@ const MAY_CHANGE = [
   'grace',
   'deadline',
   'lostAfter',
+  'publishEvery',
+  'licence',
 ].map((name) => `options.${name}`);
 
 /** Shows the spec, and writes it once it is confirmed. */
@@ -322,11 +346,13 @@ async function confirm({ settings, events }: Running, spec: Spec, present: Prese
 }
 
 /** What is done around each round: who takes part, and what happens if too few do. */
-function rounds({ keep, events }: Running, cohort: Cohort) {
+function rounds({ keep, events, settings }: Running, cohort: Cohort, publishing: Publishing) {
+  const { publishEvery } = settings;
   let pause = 1000;
   return {
     async beforeRound(round: number) {
       await cohort.settle(round, events.signal);
+      if (publishEvery > 0 && (round - 1) % publishEvery === 0) await publishModel(cohort.transport, publishing, false);
       keep.set({ state: 'running', round, waiting: { what: 'the reports', sites: cohort.transport.clients.map(({ id }) => id) } });
     },
     /** A round that too few came through is repeated, later each time. */

@@ -6,6 +6,8 @@
  *   engine/              configuration and store of the server: nothing that cannot be made again
  *   runs/<name>/         one run folder for each run
  *   runs/<name>.spec.json, runs/<name>.round.json   what sites were told, and who takes part in the round that is running
+ *   runs/<name>.published.json   which sites have the model of which round
+ *   models/<name>/       the newest published model, as sites without personal layers have it, and its page
  */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -34,6 +36,8 @@ export const places = {
   run: (dir: string, run: string) => join(dir, 'runs', run),
   spec: (dir: string, run: string) => join(dir, 'runs', `${run}.spec.json`),
   round: (dir: string, run: string) => join(dir, 'runs', `${run}.round.json`),
+  published: (dir: string, run: string) => join(dir, 'runs', `${run}.published.json`),
+  models: (dir: string) => join(dir, 'models'),
   coordinator: (dir: string) => join(dir, 'coordinator.json'),
 };
 

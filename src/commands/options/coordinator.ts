@@ -88,6 +88,23 @@ export const coordinatorTable = {
   ...aggregation,
   ...serverStep,
   ...learning,
+  ...headed('Published model', {
+    publishEvery: option({
+      kind: integer(0, 1_000_000),
+      default: 0,
+      defaultText: '0, only at the end',
+      unit: 'rounds',
+      mayChange: true,
+      help: 'give the model to all sites every so many rounds, and at the end of the run',
+    }),
+    licence: option({
+      kind: text('file'),
+      default: undefined,
+      defaultText: 'none',
+      mayChange: true,
+      help: 'text of a licence, which goes to the sites with the model, on the page that describes it',
+    }),
+  }),
   ...headed('Run folder', {
     keep: option({
       kind: integer(1),

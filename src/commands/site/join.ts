@@ -22,6 +22,7 @@ import { openData } from '../data.ts';
 import type { DataEvents } from '../events.ts';
 import { freezeData } from './frozen.ts';
 import { type Home, runFolder, type SiteConfig } from './home.ts';
+import { keepingModels } from './publish.ts';
 
 /** A site's part in a run. */
 export type Part = {
@@ -93,7 +94,11 @@ export async function joinRun(spec: Spec, options: JoinOptions): Promise<Part> {
     });
     requireCapable(spec, client);
     const memory = 5 * 4 * session.parameterCount + dataset.count * imageBytes(dataset);
-    return { spec, client: keepingToSpec(client, spec), store, memory, backend: session.info.backend, close: async () => close() };
+    const models = home.path('models', spec.run);
+    const kept = (round: number, path: string) =>
+      events.onMessage?.({ level: 'info', text: `The model of round ${round} is here: phoenix sample ${path}` });
+    const keeping = keepingModels(keepingToSpec(client, spec), { spec, session, store, dir: models, kept });
+    return { spec, client: keeping, store, memory, backend: session.info.backend, close: async () => close() };
   } catch (error) {
     close();
     throw error;

@@ -8,7 +8,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import test from 'ava';
 import { howToBuild } from '../../src/bindings/load.ts';
-import { cpuQuota, threadsFor } from '../../src/bindings/threads.ts';
+import { cpuQuota, defaultThreads, threadsFor } from '../../src/bindings/threads.ts';
 import { unetConfig, unetModel } from '../../src/ddpm/model/unet.ts';
 import { createSession } from '../../src/ddpm/session.ts';
 import { built, cuda, emulated, usable } from '../support/cuda.ts';
@@ -300,13 +300,32 @@ test('Q1: the quota of a real control group is seen, and decides the default num
     const { jobs } = await import(${JSON.stringify(join(root, 'scripts/native.mjs'))});
     const threads = defaultThreads({ height: 32, width: 32, channels: 128 });
     const metrics = checkFeatures({ x: featureMatrix(new Float64Array(4), 2) });
-    console.log(JSON.stringify({ quota: cpuQuota(), threads, metrics, jobs: await jobs(64) }));`;
+    // Operations on Vectors leave the threads behind that they started; the thread of a call itself ends with it.
+    const { createVector } = await import(${JSON.stringify(join(root, 'src/bindings/vector.ts'))});
+    const { readdirSync } = await import('node:fs');
+    const { setTimeout: delay } = await import('node:timers/promises');
+    const count = () => readdirSync('/proc/self/task').length;
+    const leastOf = async (vector) => {
+      await vector.scale(2);
+      let least = count();
+      for (let i = 0; i < 20; i++) {
+        await delay(10);
+        least = Math.min(least, count());
+      }
+      return least;
+    };
+    const before = await leastOf(createVector(1));
+    const vectors = 1 + (await leastOf(createVector(1e6))) - before;
+    console.log(JSON.stringify({ quota: cpuQuota(), threads, metrics, vectors, jobs: await jobs(64) }));`;
   const inside = 'echo $$ > "$0/cgroup.procs" && exec "$@"';
   const program = [process.execPath, '--import=tsx', '--input-type=module', '-e', asks];
   const { CMAKE_BUILD_PARALLEL_LEVEL: _, ...env } = process.env;
   const { code, text } = await outcome('sh', ['-c', inside, folder, ...program], { cwd: root, env });
   t.is(code, 0, text);
-  t.deepEqual(JSON.parse(text), { quota: 1.5, threads: 1, metrics: 1, jobs: '1' });
+  t.deepEqual(JSON.parse(text), { quota: 1.5, threads: 1, metrics: 1, vectors: 1, jobs: '1' });
+  const outside = await outcome(process.execPath, program.slice(1), { cwd: root, env });
+  t.is(outside.code, 0, outside.text);
+  t.is(JSON.parse(outside.text).vectors, defaultThreads(), 'where there is no quota, Vectors take what the machine has');
 });
 
 test('Q1: quotas of control groups, version 1 and 2, at any level', (t) => {

@@ -300,10 +300,13 @@ export async function makeFolder(dir: string): Promise<void> {
     await mkdir(path);
   } catch (error) {
     if (hasCode(error, 'EEXIST')) return;
+    if (!hasCode(error, 'ENOENT')) throw error;
     const parent = dirname(path);
-    if (!hasCode(error, 'ENOENT') || (await exists(parent))) throw error;
-    await makeFolder(parent);
-    await makeFolder(path);
+    if (!(await exists(parent))) await makeFolder(parent);
+    // Once more, also where the parent is there: another may have made it meanwhile, and this folder as well.
+    await mkdir(path).catch((again) => {
+      if (!hasCode(again, 'EEXIST')) throw again;
+    });
   }
 }
 

@@ -9,21 +9,31 @@ import { type Cell, type Grid, hasCurve, type Training, type Work } from './grid
 import { type Drawn, draw, drawUnseen, folderOf, type Lab, roundsOf, type Standing, standingOf, trainTo } from './models.ts';
 import { type CellScore, type FinalScore, writeScore } from './store.ts';
 
-/** Tells progress in seconds of the plan. */
+/** Tells progress in seconds of the plan. `at`: so much more than what was added. */
 export type Clock = { rates: Rates; at(label: string, more: number): void; add(seconds: number): void };
 
-export function clockOf(
+/** Clocks of trainings that go on at once, and tell their progress together. */
+export function clocksOf(
   rates: Rates,
   total: number,
   onProgress?: (progress: { label: string; done: number; total: number }) => void,
-): Clock {
+): () => Clock {
   let done = 0;
-  return {
-    rates,
-    at: (label, more) => onProgress?.({ label, done: Math.min(total, done + more), total }),
-    add(seconds) {
-      done += seconds;
-    },
+  const underWay = new Map<Clock, number>();
+  return () => {
+    const clock: Clock = {
+      rates,
+      at(label, more) {
+        underWay.set(clock, more);
+        const sum = [...underWay.values()].reduce((a, b) => a + b, done);
+        onProgress?.({ label, done: Math.min(total, sum), total });
+      },
+      add(seconds) {
+        underWay.delete(clock);
+        done += seconds;
+      },
+    };
+    return clock;
   };
 }
 

@@ -5,6 +5,7 @@
 
 import { join } from 'node:path';
 import { z } from 'zod';
+import { defaultThreads } from '../bindings/threads.ts';
 import { withCallbacks } from '../callbacks.ts';
 import { requireApart } from '../commands/data.ts';
 import type { MessageEvent } from '../commands/events.ts';
@@ -14,14 +15,15 @@ import { describeData, openDataset, type ReadProgress } from '../ddpm/data/index
 import { PhoenixError } from '../errors.ts';
 import { type JsonRules, readJson } from '../files.ts';
 import { checkOutputFolder } from '../outputs.ts';
-import { clockOf, runTraining } from './cells.ts';
+import { clocksOf, runTraining } from './cells.ts';
 import { createScorer, explainScorer, type ScoredBy, type Scorer, scoredByOf } from './features.ts';
-import { type Cell, expandGrid, type Grid, parseGrid, sharesReal, trainOptions } from './grid.ts';
-import type { Lab } from './models.ts';
+import { type Cell, expandGrid, type Grid, parseGrid, sharesReal, type Training, trainOptions } from './grid.ts';
+import { askedOf, keepMeasured, type Measured, machineOf, severalScorers, takeMeasured } from './measured.ts';
+import { type Lab, secondsOf } from './models.ts';
 import { type Plan, planOf, type WorkOf, workTable } from './plan.ts';
 import { experimentPresets } from './presets.ts';
 import { writeExperimentReport } from './report.ts';
-import { type CellScore, lockFolder, noteBasis, readScore } from './store.ts';
+import { type CellScore, lockFolder, noteBasis, readScore, writeScore } from './store.ts';
 
 export type ExperimentEvents = {
   onPlan?(plan: Plan): void;
@@ -55,7 +57,8 @@ export function experiment(options: ExperimentOptions, events: ExperimentEvents 
 async function runExperiment(options: ExperimentOptions, events: ExperimentEvents): Promise<ExperimentResult> {
   const { onPlan, onProgress, onMessage, signal } = events;
   const settings = parseOptions('experiment', options);
-  const { device, threads } = settings;
+  const { device, jobs } = settings;
+  const threads = settings.threads ?? (jobs > 1 ? Math.max(1, Math.floor(defaultThreads() / jobs)) : undefined);
   const started = performance.now();
   const grid = await readGrid(settings.grid);
   const data = settings.data ?? grid.data;
@@ -95,6 +98,8 @@ async function runExperiment(options: ExperimentOptions, events: ExperimentEvent
       due: () => settings.stopAfter !== undefined && performance.now() - started >= 60_000 * settings.stopAfter,
     };
     const scores = await scoresOf(dir, cells);
+    const taken = settings.cells === undefined ? [] : await takeCells(settings.cells, { lab, cells, scores });
+    if (taken.length > 0) onMessage?.({ level: 'info', text: `${taken.length} cells are taken from ${settings.cells}.` });
     const plan = await planOf({ lab, cells, scores, workOf, prepared, dir });
     const publics = grid.arms.filter((arm) => sharesReal(arm) && cells.some((cell) => cell.arm === arm)).map((arm) => arm.name);
     if (publics.length > 0)
@@ -113,8 +118,11 @@ async function runExperiment(options: ExperimentOptions, events: ExperimentEvent
       scoredBy = scoredByOf(scorer);
       await noteBasis(dir, { ...basis, scorer: scoredBy });
       tell(scoredBy, onMessage);
-      await scoreCells({ lab, scorer, cells, scores, workOf, plan }, events);
+      await scoreCells({ lab, scorer, cells, scores, workOf, plan, jobs, keepIn: settings.cells }, events);
     } else if (scoredBy) tell(scoredBy, onMessage);
+    scoredBy ??= taken[0]?.scorer;
+    const several = severalScorers([...taken.map(({ scorer }) => scorer), ...(scoredBy ? [scoredBy] : [])]);
+    if (several) onMessage?.({ level: 'warning', text: several });
 
     const done = cells.filter((cell) => isDone(scores, cell)).length;
     if (done === 0 || !scoredBy) return { dir, cells: cells.length, done };
@@ -177,6 +185,20 @@ function scorerOf(lab: Lab, data: string, features: string | undefined, onProgre
   });
 }
 
+/** Takes cells that were measured before into the folder, as scored. What the folder has scored itself is its own. */
+async function takeCells(from: string, { lab, cells, scores }: Pick<Scoring, 'lab' | 'cells' | 'scores'>): Promise<Measured[]> {
+  const taken: Measured[] = [];
+  for (const cell of cells) {
+    if (isDone(scores, cell)) continue;
+    const measured = await takeMeasured(from, cell.id, askedOf(lab.grid, lab.dataset, cell));
+    if (!measured?.score.final) continue;
+    await writeScore(lab.dir, measured.score);
+    scores.set(cell.id, measured.score);
+    taken.push(measured);
+  }
+  return taken;
+}
+
 type Scoring = {
   lab: Lab;
   scorer: Scorer;
@@ -184,19 +206,46 @@ type Scoring = {
   scores: Map<string, CellScore>;
   workOf: WorkOf;
   plan: Awaited<ReturnType<typeof planOf>>;
+  /** Trainings at once. */
+  jobs: number;
+  /** The folder that measured cells are put into. */
+  keepIn: string | undefined;
 };
 
-/** Trains and scores what is not done yet, one training after the other, until time is up. */
-async function scoreCells({ lab, scorer, cells, scores, workOf, plan }: Scoring, { onProgress, onCell }: ExperimentEvents): Promise<void> {
+/** Trains and scores what is not done yet, so many trainings at once, until time is up. */
+async function scoreCells(scoring: Scoring, { onProgress, onCell }: ExperimentEvents): Promise<void> {
+  const { scorer, cells, scores, workOf, plan, jobs, keepIn } = scoring;
+  // The first that fails ends the others.
+  const failed = new AbortController();
+  const { signal } = scoring.lab;
+  const lab = { ...scoring.lab, signal: signal ? AbortSignal.any([signal, failed.signal]) : failed.signal };
   const left = cells.filter((cell) => !isDone(scores, cell));
-  const clock = clockOf(plan.rates, plan.secondsLeft, onProgress);
-  for (const training of new Set(left.map((cell) => cell.training))) {
+  const newClock = clocksOf(plan.rates, plan.secondsLeft, onProgress);
+  const machine = machineOf();
+  const trainOne = async (training: Training) => {
     const own = cells.filter((cell) => cell.training === training);
-    await runTraining({ lab, scorer, training, cells: own, work: workOf(training.partition), scores, clock });
-    const done = cells.filter((cell) => isDone(scores, cell)).length;
-    for (const cell of own) if (isDone(scores, cell) && left.includes(cell)) await onCell?.(scores.get(cell.id)!, done, cells.length);
-    if (lab.due()) break;
-  }
+    await runTraining({ lab, scorer, training, cells: own, work: workOf(training.partition), scores, clock: newClock() });
+    for (const cell of own) {
+      if (!isDone(scores, cell) || !left.includes(cell)) continue;
+      const score = scores.get(cell.id)!;
+      if (keepIn !== undefined) {
+        const asked = askedOf(lab.grid, lab.dataset, cell);
+        const seconds = await secondsOf(lab, training);
+        await keepMeasured(keepIn, { schema: 1, asked, scorer: scoredByOf(scorer), machine, seconds, jobs, score });
+      }
+      await onCell?.(score, cells.filter((other) => isDone(scores, other)).length, cells.length);
+    }
+  };
+  const waiting = [...new Set(left.map((cell) => cell.training))];
+  const takeTurns = async () => {
+    try {
+      for (let next = waiting.shift(); next && !lab.due(); next = waiting.shift()) await trainOne(next);
+    } catch (error) {
+      failed.abort(error);
+    }
+  };
+  await Promise.all(Array.from({ length: jobs }, takeTurns));
+  failed.signal.throwIfAborted();
 }
 
 /** Reads a grid file, or takes a preset. */

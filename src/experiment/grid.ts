@@ -15,7 +15,7 @@ const name = z.string().regex(/^[a-z0-9][a-z0-9-]{0,39}$/, 'a name of small lett
 const value = z.union([z.string(), z.number(), z.boolean()]);
 const options = z.record(z.string(), z.union([value, z.record(z.string(), value)]));
 
-const armSchema = z.strictObject({
+export const armSchema = z.strictObject({
   name,
   /** What is trained: one model on all images, one model per client on its own images, or a federation. */
   train: z.enum(['central', 'local', 'federated']).default('federated'),
@@ -28,7 +28,7 @@ const armSchema = z.strictObject({
 });
 export type Arm = z.infer<typeof armSchema>;
 
-const partitionSchema = z.strictObject({
+export const partitionSchema = z.strictObject({
   name,
   /** As --partition, --fraction and --clients of `federate`. */
   partition: z.string(),
@@ -68,7 +68,7 @@ export const CEILING = 'centralised';
 /** The arm whose pooled samples those of other arms are compared with. */
 export const TUNED = 'fedavg-finetuned';
 
-const gridSchema = z.strictObject({
+export const gridSchema = z.strictObject({
   name,
   /** As --data; a preset of real data leaves it to the command line. */
   data: z.string().min(1).optional(),

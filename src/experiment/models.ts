@@ -83,6 +83,14 @@ function standingAfter(rounds: RoundRecord[], total: number): Standing {
   return { round: last?.round ?? 0, images, bytesUp: sum('bytesUp'), bytesDown: sum('bytesDown'), ended };
 }
 
+/** How long a training took, in seconds of the machine that made it. */
+export async function secondsOf(lab: Lab, training: Training): Promise<number> {
+  const dir = folderOf(lab, training);
+  const folders = training.arm.train === 'local' ? sharesOf(lab, training).map(({ id }) => join(dir, id)) : [dir];
+  const rounds = (await Promise.all(folders.map(roundsOf))).flat();
+  return rounds.reduce((sum, { seconds }) => sum + seconds, 0);
+}
+
 /** Where a training stands as of its last commit. */
 export async function standingOf(lab: Lab, training: Training, work: Work): Promise<Standing> {
   const dir = folderOf(lab, training);

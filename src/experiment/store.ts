@@ -21,7 +21,7 @@ import { scoredBySchema } from './features.ts';
 const standing = { round: z.int().min(0), images: z.number().min(0), bytesUp: z.number().min(0), bytesDown: z.number().min(0) };
 const metrics = z.record(z.string(), z.number());
 
-const scoreSchema = z.strictObject({
+export const scoreSchema = z.strictObject({
   schema: z.literal(1),
   cell: z.string(),
   arm: z.string(),

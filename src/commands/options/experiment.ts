@@ -1,6 +1,6 @@
 /** The options of `phoenix experiment`: a grid of trainings, scored and compared. */
 import { machine, stealLock } from './common.ts';
-import { flag, number, text } from './kinds.ts';
+import { flag, integer, number, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
 export const experimentTable = {
@@ -36,6 +36,12 @@ export const experimentTable = {
       default: false,
       help: 'no effect: an existing experiment in --out is always resumed',
     }),
+    cells: option({
+      kind: text('dir'),
+      default: undefined,
+      defaultText: 'none',
+      help: 'folder of measured cells, a small file each: those that are there are taken as done, and those that get done are put there',
+    }),
     plan: option({ kind: flag, default: false, help: 'print the cost and stop' }),
     stopAfter: option({
       kind: number(0, 1e6),
@@ -47,4 +53,12 @@ export const experimentTable = {
     stealLock,
   }),
   ...machine,
+  ...headed('Machine', {
+    jobs: option({
+      kind: integer(1, 64),
+      default: 1,
+      unit: 'trainings',
+      help: 'trainings at once; without --threads each takes its share of the cores; does not change results',
+    }),
+  }),
 };

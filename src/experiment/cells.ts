@@ -73,7 +73,7 @@ export async function runTraining({ lab, scorer, training, cells, work, scores, 
       const drawn = await draw(lab, cell, count, (share) => clock.at(`${cell.id}: drawing`, (share * count) / clock.rates.sample));
       clock.add(count / clock.rates.sample);
       const unseen = ended ? await drawUnseen(lab, cell, scorer.unseenSites, samples) : undefined;
-      const score = await scorer.score(drawn.images, ended, unseen);
+      const score = await scorer.score(drawn.images, ended ? { unseen, equal: drawn.equal } : undefined);
       const before: CellScore = scores.get(cell.id) ?? {
         schema: 1,
         cell: cell.id,

@@ -64,10 +64,9 @@ export type Scorer = {
    */
   unseenSites: Dataset[];
   /**
-   * Metrics of samples, under their names. `full`: all of them; otherwise those that curves show. `unseen`: what to compare with the sites
-   * that nobody trains on, in place of `images`.
+   * Metrics of samples, under their names: those that curves show, or with `more` all of them.
    */
-  score(images: ImageSet, full: boolean, unseen?: ImageSet): Promise<Score>;
+  score(images: ImageSet, more?: MoreSamples): Promise<Score>;
   /** How many of the images show each class; undefined if the classifier is not accurate enough. */
   classesOf(images: ImageSet): Promise<number[] | undefined>;
 };
@@ -120,6 +119,14 @@ export type Score = {
   /** Samples of each class, and recall within each class of the test images. */
   classes?: number[];
   classRecall?: (number | null)[];
+};
+
+/** Samples besides those that are scored. */
+export type MoreSamples = {
+  /** What to compare with the sites that nobody trains on. @default the samples themselves */
+  unseen?: ImageSet;
+  /** Pooled samples in equal parts of every client's model. */
+  equal?: ImageSet;
 };
 
 export type ScorerOptions = OwnNetworkOptions & {
@@ -178,10 +185,10 @@ export async function createScorer(options: ScorerOptions): Promise<Scorer> {
       const told = trusted(teller)?.tell(await network.run(images, { threads, signal }));
       return told && [...classCoverage(told, train.classNames.length).counts];
     },
-    async score(images, full, fromUnseen) {
+    async score(images, more) {
       const drawn = await network.run(images, { threads, signal });
       const score = await basicScore(scoring, drawn);
-      return full ? await fullScore(scoring, drawn, score, fromUnseen) : score;
+      return more ? await fullScore(scoring, drawn, score, more) : score;
     },
   };
 }
@@ -271,7 +278,7 @@ async function basicScore(scoring: Scoring, drawn: Seen): Promise<Score> {
 }
 
 /** A basic score with all other metrics. */
-async function fullScore(scoring: Scoring, drawn: Seen, basic: Score, fromUnseen: ImageSet | undefined): Promise<Score> {
+async function fullScore(scoring: Scoring, drawn: Seen, basic: Score, more: MoreSamples): Promise<Score> {
   const { network, seen, unseen, trainFeatures, centres, realBins, classes, threads, signal } = scoring;
   const named = namesOf(scoring, drawn);
   const alike = alikeOf(scoring, drawn);
@@ -286,10 +293,12 @@ async function fullScore(scoring: Scoring, drawn: Seen, basic: Score, fromUnseen
   // Distance to the nearest training image, divided by the same for test images: copies are nearer.
   const { mean, reference } = await memorisation(drawn.features, trainFeatures, { threads, unseen: alike.features });
   if (reference! > 0) metrics[named('nearest')] = mean / reference!;
-  if (unseen) {
-    const compared = fromUnseen ? (await network.run(fromUnseen, { threads, signal })).features : drawn.features;
-    metrics[`${named('fd')}_unseen_sites`] = await frechetDistance(unseen.moments, await moments(compared, { threads }), { threads });
-  }
+  const distance = async (from: References['seen'], images: ImageSet | undefined) => {
+    const compared = images ? (await network.run(images, { threads, signal })).features : drawn.features;
+    return frechetDistance(from.moments, await moments(compared, { threads }), { threads });
+  };
+  if (unseen) metrics[`${named('fd')}_unseen_sites`] = await distance(unseen, more.unseen);
+  if (more.equal) metrics[`${named('fd')}_equal_parts`] = await distance(seen, more.equal);
   if (!alike.labels || classes < 2) return { ...basic, metrics };
   const recalls = await classRecall(alike.features, alike.labels, classes, drawn.features, { threads });
   return { ...basic, metrics, classRecall: Array.from(recalls, (value) => (Number.isFinite(value) ? value : null)) };

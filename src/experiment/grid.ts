@@ -193,7 +193,7 @@ export function isPersonal(arm: Arm): boolean {
   return arm.train === 'federated' && settingsOf(arm).personal !== 'none';
 }
 
-/** Whether an arm is scored on equally many samples of every client's model, instead of on one model's. */
+/** Whether an arm is scored on samples of every client's model, instead of on one model's. */
 export function isMixture(arm: Arm): boolean {
   return arm.train === 'local' || arm.fineTune > 0 || isPersonal(arm);
 }

@@ -20,7 +20,7 @@ import { trainLocal } from '../ddpm/train.ts';
 import { PhoenixError } from '../errors.ts';
 import { remove } from '../files.ts';
 import type { RoundRecord } from '../fl/protocol.ts';
-import { classesInTurn, type ImageSet, joined } from '../images.ts';
+import { classesInTurn, type ImageSet, joined, slice } from '../images.ts';
 import { readLog } from '../report/log.ts';
 import { streamKey } from '../rng.ts';
 import { isRunFolder, openRun } from '../run/folder.ts';
@@ -189,6 +189,8 @@ export type Drawn = {
   images: ImageSet;
   /** For pooled samples: the client of each image, one client after the other. */
   clients?: { id: string; count: number }[];
+  /** The same in equal parts of every client's model, where clients have unequally many images. */
+  equal?: ImageSet;
   /** Images processed for fine-tuning, in addition to the training. */
   trainedOn?: number;
 };
@@ -209,20 +211,38 @@ export async function draw(lab: Lab, cell: Cell, count: number, onProgress: (don
   const parts = partsOf(sharesOf(lab, training), count);
   const images: ImageSet[] = [];
   let done = 0;
-  for (const [i, { id, count: n }] of parts.entries()) {
+  for (const [i, { id, count: n, most }] of parts.entries()) {
     const own = clientSeed(seed, i);
-    images.push(arm.train === 'local' ? await from(join(dir, id), n, own, done) : await from(dir, n, own, done, id));
+    images.push(arm.train === 'local' ? await from(join(dir, id), most, own, done) : await from(dir, most, own, done, id));
     done += n;
   }
-  return { images: joined(images), clients: parts };
+  return pooled(parts, images);
 }
 
-/** What each client contributes to samples of the mixture of their models. */
-function partsOf(shares: ReturnType<typeof sharesOf>, count: number) {
-  return partsBySize(
-    shares.map(({ id, train }) => ({ id, size: train.length })),
-    count,
-  );
+/** What a client contributes to samples of the mixture of their models: by its images, as one of equals, and the larger of both. */
+type Part = { id: string; count: number; equal: number; most: number };
+
+function partsOf(shares: ReturnType<typeof sharesOf>, count: number): Part[] {
+  const sizes = shares.map(({ id, train }) => ({ id, size: train.length }));
+  const [bySize, equally] = [
+    partsBySize(sizes, count),
+    equalParts(
+      shares.map(({ id }) => id),
+      count,
+    ),
+  ].map((parts) => new Map(parts.map((part) => [part.id, part.count])));
+  return shares.flatMap(({ id }) => {
+    const [own, equal] = [bySize!.get(id) ?? 0, equally!.get(id) ?? 0];
+    return own + equal > 0 ? [{ id, count: own, equal, most: Math.max(own, equal) }] : [];
+  });
+}
+
+/** Samples of all clients' models, put together in both ways. `images`: as many of each as it contributes at most. */
+function pooled(parts: Part[], images: ImageSet[]): Drawn {
+  const first = (of: (part: Part) => number) => joined(parts.flatMap((part, i) => (of(part) > 0 ? [slice(images[i]!, 0, of(part))] : [])));
+  const clients = parts.filter(({ count }) => count > 0).map(({ id, count }) => ({ id, count }));
+  const isEqual = parts.every(({ count, equal }) => count === equal);
+  return { images: first(({ count }) => count), clients, ...(!isEqual && { equal: first(({ equal }) => equal) }) };
 }
 
 /** Every client's model draws from noise of its own. */
@@ -254,7 +274,7 @@ async function fineTuned(
   const images: ImageSet[] = [];
   let done = 0;
   let trainedOn = 0;
-  for (const [i, { id, count: n }] of parts.entries()) {
+  for (const [i, { id, count: n, most }] of parts.entries()) {
     await checkpoint.load(session.params, session.ema, session.parameters);
     if (arm.weights === 'ema') await session.params.copy(session.ema, 0, session.parameterCount);
     const trained = await trainLocal({
@@ -275,21 +295,21 @@ async function fineTuned(
     const values = await drawSamples({
       session,
       noise: schedule,
-      count: n,
-      batch: Math.min(n, 64),
+      count: most,
+      batch: Math.min(most, 64),
       scheduler: lab.grid.score.scheduler,
       steps: lab.grid.score.steps,
       key: streamKey(clientSeed(seed, i), 'samples'),
       weights: arm.weights === 'ema' && prepared.hyper.emaDecay > 0 ? session.ema : session.params,
-      classes: classesInTurn(n, numClasses, emptyClasses(dataset)),
+      classes: classesInTurn(most, numClasses, emptyClasses(dataset)),
       signal,
     });
     const { height, width, channels } = dataset;
-    images.push({ pixels: toPixels(values), count: n, height, width, channels });
+    images.push({ pixels: toPixels(values), count: most, height, width, channels });
     done += n;
     onProgress(done / count);
   }
-  return { images: joined(images), clients: parts, trainedOn };
+  return { ...pooled(parts, images), trainedOn };
 }
 
 /** Epochs on a site's images before a model of clients is drawn from for a site that nobody trained on. */

@@ -32,7 +32,7 @@ export function percent(share: number): string {
 
 /** Metrics in columns before *gap closed* and *bytes*, and metrics in columns after them. */
 export function inColumns(metrics: string[]): { first: string[]; others: string[] } {
-  const isFirst = (name: string) => ['fd', 'fd unseen sites', 'classes'].includes(kindOf(name));
+  const isFirst = (name: string) => ['fd', 'fd equal parts', 'fd unseen sites', 'classes'].includes(kindOf(name));
   return { first: metrics.filter(isFirst), others: metrics.filter((name) => !isFirst(name)) };
 }
 
@@ -67,7 +67,8 @@ export const NOTES = [
   `"Gap closed" is (${BASELINE} − arm) / (${BASELINE} − ${CEILING}), of means over the seeds that all three have. 100 % is as good as ` +
     `${CEILING}, below 0 % is worse than ${BASELINE}. It is left out where ${CEILING} is not better.`,
   `Bytes are measured on the encoded messages, up and down; in brackets as a share of ${BASELINE}'s.`,
-  'Pooled samples are equally many of every client’s model, personal layers or fine-tuning included. ' +
+  'Pooled samples are of every client’s model, personal layers or fine-tuning included, in proportion to the client’s images; ' +
+    'where clients have unequally many, "fd equal parts" is of equally many of each. ' +
     `They are compared with ${TUNED}, the pooled samples of the clients’ models after fine-tuning the global one on their own images: ` +
     `the column "minus ${TUNED}" is the difference on the seeds that both have. Their gap closed compares many models with one, and says so.`,
 ];

@@ -27,7 +27,21 @@ export type ReportInput = {
 };
 
 /** Kinds of metrics in the order of the table's columns; what is not here comes after. */
-const ORDER = ['fd', 'fd unseen sites', 'classes', 'recall', 'coverage', 'precision', 'density', 'entropy', 'kd', 'ndb', 'jsd', 'nearest'];
+const ORDER = [
+  'fd',
+  'fd equal parts',
+  'fd unseen sites',
+  'classes',
+  'recall',
+  'coverage',
+  'precision',
+  'density',
+  'entropy',
+  'kd',
+  'ndb',
+  'jsd',
+  'nearest',
+];
 
 /** @throws PhoenixError ERR_PHOENIX_IO */
 export async function writeExperimentReport(input: ReportInput): Promise<{ report: string; markdown: string }> {

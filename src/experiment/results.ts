@@ -49,7 +49,9 @@ export type PartitionResult = {
 const GAPS = ['fd', 'classes', 'recall', 'coverage'];
 /** The kind of a metric by its name: 'fd' of fd_own_2k. */
 export function kindOf(name: string): string {
-  return name.endsWith('_unseen_sites') ? 'fd unseen sites' : name.slice(0, name.indexOf('_'));
+  if (name.endsWith('_unseen_sites')) return 'fd unseen sites';
+  if (name.endsWith('_equal_parts')) return 'fd equal parts';
+  return name.slice(0, name.indexOf('_'));
 }
 
 /** The table of each partition with scored cells. A centralised arm, which no partition changes, is in all of them. */

@@ -136,3 +136,26 @@ test('a cell of the smoke grid, drawn by chance, is trained anew and scores what
     [name],
   );
 });
+
+test('samples of unequal clients are pooled by their images, and in equal parts besides', async (t) => {
+  const dir = await folderFor(t);
+  const grid = {
+    ...tiny,
+    clients: 4,
+    arms: ['local-only', 'centralised'],
+    partitions: ['shards-zipf', 'iid'],
+    runs: [{ arms: ['local-only', 'centralised'], partitions: ['shards-zipf', 'iid'], seeds: [0] }],
+  };
+  const { scores, markdown } = await run(dir, 'pooled', grid);
+  const names = (cell: string) => Object.keys(scores.get(`${cell}.json`) as object);
+  t.true(names('local-only.shards-zipf.s0').includes('fd_own_50_equal_parts'));
+  t.false(names('centralised.s0').includes('fd_own_50_equal_parts'), 'one model has no parts');
+  t.regex(await readFile(markdown!, 'utf8'), /fd_own_50_equal_parts|fd equal parts/);
+  const score = JSON.parse(await readFile(join(dir, 'pooled', 'scores', 'local-only.shards-zipf.s0.json'), 'utf8'));
+  const counts = score.final.mixture.map(({ samples }: { samples: number }) => samples);
+  t.is(
+    counts.reduce((a: number, b: number) => a + b),
+    50,
+  );
+  t.true(Math.max(...counts) > 2 * Math.min(...counts), 'by their images');
+});

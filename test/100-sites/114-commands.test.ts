@@ -16,7 +16,11 @@ const options = [
 ];
 
 async function federation(t: ExecutionContext): Promise<Commands> {
-  const commands = await startCommands({ data, options, onLine: (line) => process.env.TRACE && console.error(JSON.stringify(line).slice(0, 150)) });
+  const commands = await startCommands({
+    data,
+    options,
+    onLine: (line) => process.env.TRACE && console.error(JSON.stringify(line).slice(0, 150)),
+  });
   t.teardown(commands.close);
   await commands.startAll();
   return commands;

@@ -33,9 +33,11 @@ export type CommandOptions = {
   /** Name or address of the coordinator's machine. @default 127.0.0.1 */
   host?: string;
   /** URLs at which a site finds the server. @default as its invitation says */
-  serverOf?(site: string, webSocketPort: number): string | undefined;
+  serverOf?(site: string, webSocketPort: number): Promise<string>;
   /** The command that a process is started by, such as `ip netns exec NAME`. @default none */
   prefix?(name: string): string[];
+  /** Further arguments of node, such as `--import FILE`. @default none */
+  node?(name: string): string[];
   onLine?(line: Line): void;
 };
 
@@ -45,7 +47,7 @@ export type Commands = Awaited<ReturnType<typeof startCommands>>;
 
 /** Makes a federation with its sites invited; nothing is started yet. */
 export async function startCommands(given: CommandOptions) {
-  const { data, options, host = '127.0.0.1', prefix = () => [], onLine } = given;
+  const { data, options, host = '127.0.0.1', prefix = () => [], node = () => [], onLine } = given;
   const folder = given.folder ?? (await mkdtemp(join(tmpdir(), 'phoenix-commands-')));
   const federation = given.places?.federation ?? join(folder, 'lung');
   const homeOf = given.places?.home ?? ((site) => join(folder, 'homes', site));
@@ -54,6 +56,8 @@ export async function startCommands(given: CommandOptions) {
   await beginFederation(federation, newFederation({ name: 'lung', servers }));
   await mkdir(join(folder, 'invitations'), { recursive: true });
   const ids = Object.keys(data);
+  const urls = new Map<string, string>();
+  if (given.serverOf) for (const site of ids) urls.set(site, await given.serverOf(site, port));
   for (const site of ids) await invite({ federation, site, out: join(folder, 'invitations', `${site}.phoenix`) });
 
   const kids = new Map<string, Kid>();
@@ -90,7 +94,7 @@ export async function startCommands(given: CommandOptions) {
       const ports = ['--port', String(port), '--tcp-port', String(tcpPort), '--page-port', '0'];
       return ['coordinator', federation, '--yes', '--sites', String(ids.length), ...ports, ...options];
     }
-    const url = given.serverOf?.(name, port);
+    const url = urls.get(name);
     const file = enrolled.has(name) ? [] : [join(folder, 'invitations', `${name}.phoenix`), '--data', data[name]!];
     return ['site', ...file, '--home', homeOf(name), '--threads', '1', ...(url ? ['--server', url] : [])];
   };
@@ -98,7 +102,9 @@ export async function startCommands(given: CommandOptions) {
   /** Starts the coordinator or a site: again with what it was given before. */
   function start(name: string): void {
     const [command, ...before] = [...prefix(name), process.execPath];
-    const child = spawn(command!, [...before, '--import=tsx', cli, ...argumentsOf(name), '--json'], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(command!, [...before, ...node(name), '--import=tsx', cli, ...argumentsOf(name), '--json'], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     const exited = new Promise<void>((resolve) => void child.once('close', () => resolve()));
     const kid: Kid = { child, exited, isMeant: false, words: [] };
     kids.set(name, kid);
@@ -176,6 +182,13 @@ export async function startCommands(given: CommandOptions) {
       if (name === 'server') killPid(serverPid());
       else await end(name, 'SIGKILL');
     },
+    /** A process may end by itself from here on. @returns whether it has */
+    mayEnd(name: string): () => boolean {
+      const kid = kids.get(name)!;
+      kid.isMeant = true;
+      return () => kid.child.exitCode !== null || kid.child.signalCode !== null;
+    },
+    signal: (name: string, signal: NodeJS.Signals) => kids.get(name)!.child.kill(signal),
     /** The last words of a process on stderr. */
     words: (name: string) => kids.get(name)?.words ?? [],
     exited: (name: string) => kids.get(name)!.exited,

@@ -117,7 +117,13 @@ async function runWith(trouble) {
       const text = one.reason ?? one.text ?? one.link?.why;
       if (['failed', 'problem', 'ignored', 'link', 'refused'].includes(one.type) && text) said.push(`${one.name}: ${one.type}: ${text}`);
     }
-    for (const [name, at] of before) said.push(...commands.words(name).slice(at).map((text) => `${name}: ${text}`));
+    for (const [name, at] of before)
+      said.push(
+        ...commands
+          .words(name)
+          .slice(at)
+          .map((text) => `${name}: ${text}`),
+      );
     const repeated = commands.words('coordinator').filter((text) => /is repeated/.test(text)).length;
     return { checkpoints: await checkpointHashes(commands.runFolder), repeated, seconds: (performance.now() - begin) / 1000, said };
   } finally {

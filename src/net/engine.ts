@@ -26,6 +26,11 @@ const HOW_TO_INSTALL: Record<string, string> = {
 const START_WITHIN = 30_000;
 /** Longest wait before a server that ended is started again, in milliseconds. */
 const LONGEST_PAUSE = 5000;
+/**
+ * Bytes that the quotas of all sites may add up to, 1 PiB. A server would take three quarters of the free disk for that, and refuse the
+ * stream of a site whose quota does not fit, although sites use little of theirs and what has been read is deleted.
+ */
+const MAX_STORE = 2 ** 50;
 /** Lines of the server's log that are kept for errors. */
 const KEPT_LINES = 40;
 
@@ -99,7 +104,7 @@ export function serverConfig(federation: Federation, folder: string, version: Fo
     'write_deadline: "30s"',
     'authorization { timeout: 20 }',
     `pid_file: ${text(join(folder, 'pid'))}`,
-    `jetstream { store_dir: ${text(join(folder, 'store'))}, max_mem: 64MB${sync} }`,
+    `jetstream { store_dir: ${text(join(folder, 'store'))}, max_mem: 64MB, max_file: ${MAX_STORE}${sync} }`,
     tls,
     `websocket { host: ${text(host)}, port: ${webSocketPort}, handshake_timeout: "20s", ${tls} }`,
     ...(cluster

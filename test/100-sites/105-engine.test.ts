@@ -93,6 +93,21 @@ real('a server that an earlier process left running is ended; a port in use is s
   await rm(folder, { recursive: true });
 });
 
+real('quotas of many sites that add up to more than the disk: each site gets its stream', async (t) => {
+  const rig = await natsRig('tls', { uploadBytes: 2 ** 45 });
+  t.teardown(rig.close);
+  const coordinator = await rig.coordinator();
+  for (const id of ['a', 'b']) {
+    const site = await rig.site(id);
+    const blob = testBlob(1000, 1);
+    await site.has(Buffer.from('here'));
+    await site.put(blob);
+    t.true(Buffer.from(blob.content).equals(await coordinator.get(id, blob)));
+    await site.close();
+  }
+  await coordinator.close();
+});
+
 real('a cluster of three servers: one is killed in mid-transfer, and all arrives', async (t) => {
   const ports = await freePorts(9);
   const name = ['one', 'two', 'three'];

@@ -10,7 +10,7 @@
  * nothing; where stdout could not take a result for another reason than a reader that left, the exit code is 1.
  */
 import { Command, CommanderError, Option } from 'commander';
-import { OptionError, optionTable } from '../commands/options/index.ts';
+import { OptionError, ofSimulation, optionTable } from '../commands/options/index.ts';
 import { packageInfo } from '../commands/package-info.ts';
 import { PhoenixError } from '../errors.ts';
 import type { CommandLine } from './command-line.ts';
@@ -63,6 +63,8 @@ function explainUsage(error: CommanderError, program: Command, argv: string[]): 
   }
   const options = command.options.map((option) => option.long).join(', ');
   const name = command === first ? command.name() : `${first!.name()} ${command.name()}`;
+  const elsewhere = name === 'coordinator' && ofSimulation(/'(--[a-z0-9-]+)/.exec(message)?.[1] ?? '');
+  if (elsewhere) return `${message}\n${elsewhere}`;
   return `${message}\nValid options of phoenix ${name}: ${options}\nUsage: phoenix ${name} ${command.usage()}`;
 }
 

@@ -61,6 +61,8 @@ export const spec = z.strictObject({
   parameterCount: positive,
   /** Patterns of the layers that each site keeps to itself, and how many values these are. */
   personal: z.strictObject({ patterns: z.array(z.string().min(1).max(200)).min(1).max(64), values: positive }).optional(),
+  /** Real images that the operator gives, public by its statement: how many there are, and how many of them each site trains on as well. */
+  shared: z.strictObject({ images: positive, each: positive.max(10_000_000), fingerprint: z.string().regex(/^[0-9a-f]{64}$/) }).optional(),
   /** What images are compared by, where statistics need that: each site has it, or a file with this fingerprint. */
   features: z.strictObject({ name: z.string().max(200), fingerprint: z.string().regex(/^[0-9a-f]{64}$/) }).optional(),
   /** Capabilities that a site must have. */

@@ -34,10 +34,22 @@ real('at the end each site has the bytes of the coordinator, and draws the image
   const rig = await federationRig(t);
   const licence = join(rig.folder, 'licence.txt');
   await writeFile(licence, 'Only for the sites of this test.\n');
-  const { done, ready } = rig.start({ rounds: 2, sites: 2, licence });
+  const { done, ready, messages } = rig.start({
+    rounds: 2,
+    sites: 2,
+    licence,
+    sharedData: 'synthetic:12',
+    strategy: 'diversity',
+    diversity: { target: 'shared' },
+    classConditional: true,
+  });
   await ready;
   const sites = [await rig.site('north', { data: SHAPES.north }), await rig.site('south', { data: SHAPES.south })];
-  const { dir } = await done;
+  await rig.allow('north', { histogram: true });
+  await rig.allow('south', { histogram: true });
+  const { dir, records } = await done;
+  t.true(records.every(({ clients }) => clients.length === 2 && clients.every(({ shared }) => shared === 6)));
+  t.true(messages.includes('shared set: 12 images of the coordinator, which its operator states to be public; each site receives 6'));
   await Promise.all(sites.map((site) => site.stop()));
 
   const own = join(rig.federation, 'models', 'run-1');
@@ -61,6 +73,7 @@ real('at the end each site has the bytes of the coordinator, and draws the image
   const page = (await readFile(join(own, 'round-2.md'))).toString();
   t.regex(page, /\| trained on \| \d+ images of 2 sites \|/);
   t.regex(page, /\| rounds \| 2 \|/);
+  t.regex(page, /Each site also trained on 6 of 12 images of the operator/);
   t.regex(page, /Only for the sites of this test\./);
   t.false(/north|south/.test(page));
   t.true(sites.every(({ messages }) => messages.some((text) => text.startsWith('The model of round 2 is here: phoenix sample '))));
@@ -82,9 +95,7 @@ real(
     const north = await rig.site('north', { data: SHAPES.north });
     const south = await rig.site('south', { data: SHAPES.south });
     await rig.site('west', { data: 'synthetic:17' });
-    const rules = join(rig.dirOf('west'), 'site.json');
-    const policy = JSON.parse(await readFile(rules, 'utf8'));
-    await writeFile(rules, JSON.stringify({ ...policy, allow: { ...policy.allow, publish: false } }));
+    await rig.allow('west', { publish: false });
     away = () => south.stop();
     const { dir } = await done;
     const filesOf = async (name: string) => (await readdir(join(rig.dirOf(name), 'models', 'run-1')).catch(() => [])).sort();

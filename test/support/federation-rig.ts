@@ -1,5 +1,5 @@
 /** A whole federation on this machine: `coordinate` with a real nats-server, and sites with homes of their own, in this process. */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
@@ -7,6 +7,7 @@ import { type CoordinatorEvents, coordinate } from '../../src/commands/coordinat
 import { invite } from '../../src/commands/coordinator/members.ts';
 import type { CoordinatorOptions, SiteOptions } from '../../src/commands/options/index.ts';
 import { createSite, type RunningSite } from '../../src/commands/site/site.ts';
+import type { Policy } from '../../src/net/policy.ts';
 import type { SiteEvent } from '../../src/net/site-state.ts';
 import { freePorts } from './nats.ts';
 
@@ -62,5 +63,14 @@ export async function federationRig(t: ExecutionContext) {
     return made;
   }
 
-  return { folder, federation, home, start, site, dirOf: (name: string) => join(home, 'lung', name) };
+  const dirOf = (name: string) => join(home, 'lung', name);
+
+  /** Changes what a site may be asked for. */
+  async function allow(name: string, change: Partial<Policy['allow']>): Promise<void> {
+    const path = join(dirOf(name), 'site.json');
+    const policy = JSON.parse(await readFile(path, 'utf8'));
+    await writeFile(path, JSON.stringify({ ...policy, allow: { ...policy.allow, ...change } }));
+  }
+
+  return { folder, federation, home, start, site, allow, dirOf };
 }

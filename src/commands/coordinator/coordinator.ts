@@ -10,6 +10,7 @@ import { createSession } from '../../ddpm/session.ts';
 import { PhoenixError } from '../../errors.ts';
 import { exists, makeFolder, readJson, writeWhole } from '../../files.ts';
 import { parsePersonal, splitParameters } from '../../fl/site/personal.ts';
+import type { FederationState } from '../../fl/state.ts';
 import { connectCoordinator } from '../../net/connect.ts';
 import { newFederation, type Federation as Secrets } from '../../net/credentials.ts';
 import { type Engine, startEngine } from '../../net/engine.ts';
@@ -20,6 +21,7 @@ import { openSites, type Sites } from '../../net/sites.ts';
 import { encodeSpec, type Spec, spec as specSchema } from '../../net/spec.ts';
 import type { CoordinatorWire } from '../../net/wire.ts';
 import { readLog } from '../../report/log.ts';
+import type { Run } from '../../run/commit.ts';
 import { isRunFolder, jsonRules, openRun } from '../../run/folder.ts';
 import { takeLock } from '../../run/lock.ts';
 import type { RunEvents, RunResult } from '../events.ts';
@@ -32,6 +34,7 @@ import { type Cohort, cohortOf } from './cohort.ts';
 import { beginFederation, bookOf, isFederation, places, readFederation, watchFederation } from './folder.ts';
 import { aboutOf, type Present, shapeOf, specOf, specText } from './plan.ts';
 import { factsOf, type Publishing, publishModel, readLicence } from './publish.ts';
+import { openShared, type SharedData } from './shared-data.ts';
 import { type Keeper, keeper } from './view.ts';
 
 /** Longest pause before a round that failed is repeated, in milliseconds. */
@@ -230,8 +233,9 @@ async function train(running: Running): Promise<RunResult> {
   const split = personal && splitParameters(session.parameters, personal);
   const { parameterCount } = session;
   const cohort = Math.max(1, Math.ceil(settings.quorum * settings.fraction * (settings.sites ?? (present.length || 1))));
+  const shared = await openShared(settings, shape, events);
   const federation = secrets().name;
-  const made = { federation, settings, shape, prepared, parameterCount, strategy, features, personal, split };
+  const made = { shared: shared?.facts, federation, settings, shape, prepared, parameterCount, strategy, features, personal, split };
   const spec = specOf({ ...made, cohort: known?.plan.cohort ?? cohort });
   if (!known) await confirm(running, spec, present, path);
   else if (JSON.stringify(specSchema.parse(known)) !== JSON.stringify(specSchema.parse(spec)))
@@ -256,7 +260,7 @@ async function train(running: Running): Promise<RunResult> {
   if (split) events.onMessage?.({ level: 'info', text: explainSplit(split, parameterCount) });
   const ready = { prepared, strategy, serverStep, session, features, personal, split };
   const publishing = publishingOf(running, spec, ready, licence);
-  const result = await trainSites(running, kept, { ...ready, runDir, shape, publishing });
+  const result = await trainSites(running, kept, { ...ready, runDir, shape, publishing, shared });
   // The transport of the rounds is closed: who has no model yet gets it over another one.
   const transport = await reachSites();
   await publishModel(transport, publishing, true).finally(() => transport.close());
@@ -266,7 +270,7 @@ async function train(running: Running): Promise<RunResult> {
 }
 
 type Trained = Omit<Federation, 'settings' | 'clientCount' | 'length' | 'stepsPerRound'>;
-type Ready = Trained & { runDir: string; shape: DataShape; publishing: Publishing };
+type Ready = Trained & { runDir: string; shape: DataShape; publishing: Publishing; shared?: SharedData };
 
 /** What the model of the run is given to sites with. */
 function publishingOf({ dir, settings, events, sites, keep }: Running, spec: Spec, trained: Trained, licence: string | undefined) {
@@ -283,7 +287,7 @@ function publishingOf({ dir, settings, events, sites, keep }: Running, spec: Spe
 }
 
 /** Trains over the sites that take part, from where the run stands. */
-async function trainSites(running: Running, kept: Cohort, { runDir, shape, publishing, ...ready }: Ready): Promise<RunResult> {
+async function trainSites(running: Running, kept: Cohort, { runDir, shape, publishing, shared, ...ready }: Ready): Promise<RunResult> {
   const { settings, events, keep, secrets } = running;
   const { prepared, strategy, serverStep, session, features, personal, split } = ready;
   if (await isRunFolder(runDir)) {
@@ -308,9 +312,11 @@ async function trainSites(running: Running, kept: Cohort, { runDir, shape, publi
     clients: [],
   });
   const { quorum, lostAfter: lostAfterSeconds, grace: graceSeconds, deadline: deadlineSeconds } = settings;
-  const reach = async () => ({
+  const from = shared && { ...shared.reference, signal: events.signal };
+  const reach = async (_: Run, { bins }: FederationState) => ({
     transport: kept.transport,
-    probing: strategy.needs && (await probingOf(settings, features)),
+    sharing: shared?.sharing,
+    probing: strategy.needs && (await probingOf(settings, features, bins ? undefined : from)),
     waiting: { quorum, lostAfterSeconds, graceSeconds, deadlineSeconds },
     ...rounds(running, kept, publishing),
   });
@@ -331,6 +337,7 @@ const MAY_CHANGE = [
   'grace',
   'deadline',
   'lostAfter',
+  'sharedData',
   'publishEvery',
   'licence',
 ].map((name) => `options.${name}`);

@@ -84,7 +84,7 @@ function trainedOn({ records, steps, images }: CardFacts): [string, string][] {
   ];
 }
 
-function shared({ plan, personal, features }: Spec): string[] {
+function shared({ plan, personal, features, shared: set }: Spec): string[] {
   const asked = plan.probe && [
     ...(plan.probe.statistic ? [`the score ${plan.probe.statistic}`] : []),
     ...(plan.probe.vendi ? ['the variety of samples'] : []),
@@ -96,6 +96,9 @@ function shared({ plan, personal, features }: Spec): string[] {
     ...(asked && asked.length > 0
       ? [`Every ${plan.probe!.every} rounds ${asked.join(', ')}${features ? `, by ${features.name}` : ''}.`]
       : []),
+    set
+      ? `Each site also trained on ${formatCount(set.each)} of ${formatCount(set.images)} images of the operator, who states that they are public.`
+      : 'No images were shared.',
     personal
       ? `${formatCount(personal.values)} parameters stayed at each site (${personal.patterns.join(', ')}): each has a model of its own.`
       : 'No layers stayed at the sites: all have the same model.',

@@ -56,6 +56,7 @@ export type Planned = {
   features: FeatureSource;
   personal?: string[];
   split?: ParameterSplit;
+  shared?: Spec['shared'];
   cohort: number;
 };
 
@@ -70,6 +71,7 @@ export function specOf({
   features,
   personal,
   split,
+  shared,
   cohort,
 }: Planned): Spec {
   const { run, seed, rounds, images, compress, probe, histogram } = settings;
@@ -87,6 +89,7 @@ export function specOf({
     noise: { kind, steps, betaStart, betaEnd, prediction },
     parameterCount,
     ...(split && personal && { personal: { patterns: personal, values: split.personalCount } }),
+    ...(shared && { shared }),
     ...(asks && { features: { name: features.name, fingerprint: features.fingerprint } }),
     capabilities: asks ? ['probe/1'] : [],
     plan: {
@@ -98,7 +101,7 @@ export function specOf({
           ...(needs.statistic && { statistic: needs.statistic }),
           vendi: needs.vendi === true,
           ...(needs.histogram && { histogram: { bins: histogram.bins } }),
-          points: needs.histogram === true && histogram.of === 'data',
+          points: needs.histogram === true && histogram.of === 'data' && !shared,
           every: probe.every,
         },
       }),
@@ -107,13 +110,18 @@ export function specOf({
 }
 
 /** A spec as lines for the operator, who confirms it. */
-export function specText({ run, data, parameterCount, personal, features, plan }: Spec, sites: Present[]): string[] {
+export function specText({ run, data, parameterCount, personal, shared, features, plan }: Spec, sites: Present[]): string[] {
   const images = sites.reduce((sum, { about }) => sum + about.images, 0);
   return [
     `run ${run}: ${sites.length} sites with ${images} images (${sites.map(({ id, about }) => `${id} ${about.images}`).join(', ')})`,
     `images ${data.width}x${data.height}, ${data.channels === 1 ? 'gray' : 'RGB'}${data.range ? `, values ${data.range}` : ''}`,
     ...(data.classNames ? [`classes ${showNames(data.classNames)}`] : []),
     `${parameterCount} parameters${personal ? `, ${personal.values} of them personal` : ''}; updates ${plan.compress}`,
+    ...(shared
+      ? [
+          `shared set: ${shared.images} images of the coordinator, which its operator states to be public; each site receives ${shared.each}`,
+        ]
+      : []),
     ...(features ? [`statistics by ${features.name}`] : []),
     `${plan.rounds === undefined ? 'until it is told to finish' : `${plan.rounds} rounds`}, none averaged from fewer than ${plan.cohort} sites`,
   ];

@@ -82,6 +82,20 @@ export const coordinatorTable = {
     }),
     range,
   }),
+  ...headed('Shared set', {
+    sharedData: option({
+      kind: text('path'),
+      default: undefined,
+      defaultText: 'none',
+      mayChange: true,
+      help: 'images that are public, a dataset as for federate: every site receives a part of them and trains on it as well',
+    }),
+    shareAlpha: option({
+      kind: above0(1),
+      default: 0.5,
+      help: 'share of --shared-data that each site receives, at random',
+    }),
+  }),
   ...model,
   ...headed('Clients', { fraction: partition.fraction, personal: partition.personal }),
   ...rounds,

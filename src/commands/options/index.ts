@@ -1,7 +1,7 @@
 /** Every option of Phoenix, once: a table per command says key, type, default, unit and help; all else derives from the tables. */
 export { idleOptions } from './idle.ts';
 export { demoOptions } from './methods.ts';
-export { mergeOptions, OptionError, parseOptions, type RawOptions } from './parse.ts';
+export { mergeOptions, OptionError, ofSimulation, parseOptions, type RawOptions } from './parse.ts';
 export {
   type Command,
   type CoordinatorOptions,

@@ -52,6 +52,7 @@ export function parseOptions<C extends Command>(command: C, raw: object): Settin
     }
   }
   if (command === 'federate') checkFederate(settings as Settings<'federate'>);
+  if (command === 'coordinator') checkCoordinator(settings as Settings<'coordinator'>);
   if (command === 'federate' || command === 'train') checkResume(settings as Settings<'federate' | 'train'>);
   if (command === 'sample' || command === 'finetune') checkAssumed(settings as Settings<'sample' | 'finetune'>);
   if (command === 'sample') checkSampler(settings as Settings<'sample'>);
@@ -70,6 +71,8 @@ function checkNames(command: Command, raw: RawOptions): void {
   const refuse = (name: string, valid: Placed[]) => {
     const moved = places.find((place) => camel(flagOf(place)) === name);
     const hint = moved ? `It is ${moved.path.join('.')} (${flagOf(moved)} on the command line). ` : '';
+    const elsewhere = command === 'coordinator' ? ofSimulation(name) : undefined;
+    if (elsewhere) throw new OptionError('ERR_PHOENIX_ARGUMENT', `coordinator has no option "${name}". ${elsewhere}`);
     const names = valid.map(({ path }) => path.join('.')).join(', ');
     throw new OptionError('ERR_PHOENIX_ARGUMENT', `${command} has no option "${name}". ${hint}Valid options: ${names}.`);
   };
@@ -85,6 +88,18 @@ function checkNames(command: Command, raw: RawOptions): void {
     }
     for (const inner of Object.keys(value)) if (!own.some(({ path }) => path[1] === inner)) refuse(`${key}.${inner}`, own);
   }
+}
+
+/** Why the coordinator of real sites lacks an option of the simulation, by its name or flag; undefined for what is none. */
+export function ofSimulation(name: string): string | undefined {
+  const found = optionsOf('federate').find((place) => [place.path.join('.'), place.path[0], flagOf(place)].includes(name));
+  const has = found && optionsOf('coordinator').some(({ path }) => path.join('.') === found.path.join('.'));
+  if (!found || has) return undefined;
+  if (found.path[0] === 'sharing')
+    return 'It shares images of the clients of a simulation. Real sites keep theirs: no request exists by which one leaves. Give images that are public with sharedData (--shared-data PATH).';
+  if (['clients', 'partition', 'limit', 'data'].includes(found.path[0]!))
+    return 'It divides the data of a simulation over its clients. Real sites have images of their own: each names them with phoenix site --data PATH.';
+  return 'It is an option of the simulation, phoenix federate.';
 }
 
 /** The name that a flag had as an option of its own: --share-beta → shareBeta. */
@@ -127,12 +142,21 @@ function contradiction(message: string): never {
 }
 
 /** What options need of each other is declared by the strategies, the filter and the shared set, and compared in fl/server/needs.ts. */
-function checkFederate({ epochs, localImages, sharing, personal, filter, strategy, diversity }: Settings<'federate'>): void {
+function checkLearning(
+  {
+    epochs,
+    localImages,
+    personal,
+    filter,
+    strategy,
+    diversity,
+  }: Pick<Settings<'federate'>, 'epochs' | 'localImages' | 'personal' | 'filter' | 'strategy' | 'diversity'>,
+  sharedSet: 'none' | 'synthetic' | 'real',
+): void {
   if (epochs !== undefined && localImages !== undefined)
     contradiction('Both epochs and localImages (--local-images) are given: a round has one length, so leave one of them out.');
   const parties: Party[] = [];
-  if (sharing.beta > 0 && sharing.source === 'synthetic')
-    parties.push({ name: 'sharing.source synthetic (--share-source)', needs: { wholeModel: true } });
+  if (sharedSet === 'synthetic') parties.push({ name: 'sharing.source synthetic (--share-source)', needs: { wholeModel: true } });
   if (filter.kind !== 'none')
     parties.push({
       name: `filter.by ${filter.by} (--filter-by)`,
@@ -142,10 +166,19 @@ function checkFederate({ epochs, localImages, sharing, personal, filter, strateg
     parties.push({ name: `diversity.target ${diversity.target} (--diversity-target)`, needs: strategies.diversity(diversity).needs ?? {} });
   else if (typeof strategy !== 'string') parties.push({ name: `strategy ${strategy.name}`, needs: strategy.needs ?? {} });
   try {
-    checkNeeds(parties, { sharedSet: sharing.beta > 0 ? sharing.source : 'none', wholeModel: personal === 'none' });
+    checkNeeds(parties, { sharedSet, wholeModel: personal === 'none' });
   } catch (error) {
     throw error instanceof PhoenixError ? new OptionError('ERR_PHOENIX_CONFIG', error.message) : error;
   }
+}
+
+function checkCoordinator(settings: Settings<'coordinator'>): void {
+  checkLearning(settings, settings.sharedData === undefined ? 'none' : 'real');
+}
+
+function checkFederate(settings: Settings<'federate'>): void {
+  const { sharing } = settings;
+  checkLearning(settings, sharing.beta > 0 ? sharing.source : 'none');
   if (sharing.beta > 0 && sharing.source === 'real' && !sharing.consent)
     contradiction(
       `Real training images would become public to all clients (sharing.beta ${sharing.beta}, sharing.source real), which takes consent: sharing.consent (--share-real). Without it, share none (--share-beta 0) or images of the global model (--share-source synthetic).`,

@@ -76,11 +76,13 @@ export async function joinRun(spec: Spec, options: JoinOptions): Promise<Part> {
     });
   events.signal?.throwIfAborted();
 
+  const room = spec.shared?.each ?? 0;
+  const withRoom = classes && Int32Array.from({ length: dataset.count + room }, (_, i) => classes[i] ?? 0);
   const session = openSession(spec, options);
   let images: Images & Disposable;
   try {
     requireSame(spec, session);
-    images = await createImages(dataset, session);
+    images = await createImages(dataset, session, room);
   } catch (error) {
     session.dispose();
     throw error;
@@ -88,12 +90,13 @@ export async function joinRun(spec: Spec, options: JoinOptions): Promise<Part> {
   const { train, heldOut } = holdOut(everyPosition(dataset.count), spec.seed, home.site);
   try {
     const client = createClient({
-      ...{ id: home.site, session, images, train, heldOut, classes, classNames, store, seed: spec.seed },
+      ...{ id: home.site, session, images, train, heldOut, classes: withRoom, classNames, store, seed: spec.seed },
+      sharedFrom: dataset.count,
       classCount: spec.unet.numClasses,
       probing: { images: dataset, noise: noise(spec.noise), features },
     });
     requireCapable(spec, client);
-    const memory = 5 * 4 * session.parameterCount + dataset.count * imageBytes(dataset);
+    const memory = 5 * 4 * session.parameterCount + (dataset.count + room) * imageBytes(dataset);
     const models = home.path('models', spec.run);
     const kept = (round: number, path: string) =>
       events.onMessage?.({ level: 'info', text: `The model of round ${round} is here: phoenix sample ${path}` });

@@ -46,6 +46,7 @@ export type FederationSettings = Pick<
   | 'compress'
   | 'localWork'
   | 'normBound'
+  | 'normalise'
   | 'samples'
   | 'device'
   | 'resume'
@@ -71,7 +72,7 @@ export type Federation = {
 };
 
 /** What its clients are reached by, and what is given to them. */
-export type Reached = Pick<RoundIo, 'transport' | 'sharing' | 'probing' | 'waiting'> & {
+export type Reached = Pick<RoundIo, 'transport' | 'sharing' | 'probing' | 'waiting' | 'mostImages' | 'normalise'> & {
   /** Called, and waited for, before each round, also before one that is repeated. */
   beforeRound?(round: number): Promise<void>;
   /** Whether a round that failed is repeated. @default it ends the run */
@@ -223,7 +224,7 @@ async function runRounds(
 
 /** What every round is run with, but its clients. */
 function roundIo({ settings, prepared, length, strategy, serverStep, session, personal }: Federation, run: Run, warmup: number) {
-  const { seed, fraction, optimizer, compress, localWork, normBound } = settings;
+  const { seed, fraction, optimizer, compress, localWork, normBound, normalise } = settings;
   const { hyper } = prepared;
   return {
     strategy,
@@ -238,6 +239,7 @@ function roundIo({ settings, prepared, length, strategy, serverStep, session, pe
     serverStep,
     emaDecay: hyper.emaDecay,
     normBound,
+    normalise,
     store: run.store,
   };
 }

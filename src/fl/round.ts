@@ -23,8 +23,9 @@ import {
 import { type Aggregate, type Aggregator, type AggregatorOptions, aggregatorFor } from './server/aggregate.ts';
 import { type Ask, askWithin } from './server/ask.ts';
 import { checkWaiting, gather, inOrder, quorumOf, type Waiting } from './server/gather.ts';
-import { adaptWork, checkLocalWork, coherenceOf, type LocalWork, scaleWork } from './server/local-work.ts';
+import { adaptWork, checkLocalWork, coherenceOf, type LocalWork, limitWork, scaleWork } from './server/local-work.ts';
 import { checkNeeds } from './server/needs.ts';
+import { askedSteps, normaliseMean, normaliseWeights, type Steps } from './server/normalise.ts';
 import { selectClients } from './server/select.ts';
 import { applyServerStep, checkServerStep, rateOfRound, type ServerStep, serverSteps, startingPoint } from './server/server-step.ts';
 import { learn, type Probing, probeDue, type Sharing, type SupplyOptions, suppliedFit, supply, withoutLost } from './server/supplies.ts';
@@ -66,6 +67,10 @@ export type RoundIo = {
   probing?: Probing;
   /** Adapts the clients' local images to how well their updates agree. @default as the fit says */
   localWork?: LocalWork;
+  /** Most local images of a client in the round that begins; undefined: as many as planned. @default as many as planned for all */
+  mostImages?(client: Hello): number | undefined;
+  /** Whether updates are averaged per local step (FedNova, see server/normalise.ts). @default false */
+  normalise?: boolean;
   /**
    * Keeps the updates of a round for a strategy that combines them, and what is handed out to clients over rounds. @default memory, for
    * this call
@@ -103,7 +108,7 @@ export async function runRound(state: FederationState, options: RoundIo): Promis
   const ask = askWithin(transport, { round, signal, onProgress: io.onStep });
   const wait = { round, waiting, lastSeen: transport.lastSeen, signal };
   const aggregator = io.aggregator(io);
-  checkNeeds(partiesOf(io), { shows: aggregator.shows, probes: io.probing !== undefined });
+  checkNeeds(partiesOf(io), { shows: aggregator.shows, probes: io.probing !== undefined, weightedMean: strategy.combine === undefined });
   try {
     // Select clients, and give them what they are to keep.
     const selected = selectClients(present(state, io), fraction, seed, round).map(({ id }) => id);
@@ -112,28 +117,37 @@ export async function runRound(state: FederationState, options: RoundIo): Promis
 
     // Train: one model for all, a fit for each. The aggregator may exchange messages meanwhile.
     const cohort = selected.filter((id) => !failures.some(({ client }) => client === id));
+    const fits = new Map<ClientId, Fit>();
     const fitOf = (client: Hello): Fit => {
       const fit: Fit = { ...io.fit, globalStep: state.globalStep };
       const own = strategy.fit?.(fit, client, state.strategy) ?? fit;
-      return suppliedFit(localWork ? scaleWork(own, client, state.work) : own, client.id, state, supplied, supplies);
+      const limited = limitWork(localWork ? scaleWork(own, client, state.work) : own, client, io.mostImages?.(client));
+      fits.set(client.id, limited);
+      return suppliedFit(limited, client.id, state, supplied, supplies);
     };
     const [trained] = await Promise.all([train(state, { cohort, fitOf, split, ask, wait }, io), aggregator.invite?.(cohort, ask)]);
     failures.push(...trained.failures);
 
     // Weigh, from the reports alone.
-    const { reports, profiles, bins, refused } = await learn(trained.reports, state.profiles, supplied, supplies);
+    const normal = io.normalise ? askedSteps(trained.reports, fits) : undefined;
+    failures.push(...(normal?.failures ?? []));
+    const counted = trained.reports.filter(({ client }) => normal?.steps.has(client) ?? true);
+    const { reports, profiles, bins, refused } = await learn(counted, state.profiles, supplied, supplies);
     failures.push(...refused);
     if (reports.length < quorumOf(selected.length, waiting.quorum)) throw tooFewCameThrough(round, inOrder(selected, failures));
     const weighed = strategy.weigh(reports, state.strategy, profiles, bins?.reference);
     checkWeights(strategy.name, reports, weighed.weights);
-    const weights = inOrder(selected, weighed.weights).filter(({ weight }) => weight > 0);
+    const counting = inOrder(selected, weighed.weights).filter(({ weight }) => weight > 0);
+    const weights = normal ? normaliseWeights(counting, normal.steps) : counting;
 
     // Upload and aggregate.
     const length = split?.sharedCount ?? state.params.length;
     const sum = await aggregate(aggregator, { round, length, weights, reports, failures, ask, wait });
 
     // Step: from here on the state changes.
-    const { steps, coherence } = await step(state, sum, { reports, split, shows: aggregator.shows }, io).finally(() => sum.mean.dispose());
+    const { steps, coherence } = await step(state, sum, { reports, split, shows: aggregator.shows, made: normal?.steps }, io).finally(() =>
+      sum.mean.dispose(),
+    );
     const record = recordOf(io, begun, { state, reports, failures: inOrder(selected, failures), weighed, sum, coherence });
     const next: FederationState = {
       ...state,
@@ -173,10 +187,11 @@ function checked(state: FederationState, options: RoundIo): CheckedIo {
 }
 
 /** What looks at clients in a round, with what it needs to see. */
-function partiesOf({ strategy, localWork, serverStep }: CheckedIo) {
+function partiesOf({ strategy, localWork, normalise, serverStep }: CheckedIo) {
   return [
     { name: `Strategy ${strategy.name}`, needs: { ...strategy.needs, ...(strategy.combine && { singleUpdates: true }) } },
     ...(localWork ? [{ name: 'Local work by drift', needs: { norms: true } }] : []),
+    ...(normalise ? [{ name: 'Averaging per local step (normalise)', needs: { weightedMean: true } }] : []),
     ...(serverStep.lr === 'fedexp' ? [{ name: 'FedExP', needs: { norms: true } }] : []),
   ];
 }
@@ -271,7 +286,7 @@ async function aggregate(aggregator: Aggregator, { round, length, weights, repor
 async function step(
   state: FederationState,
   { mean, shares, norms }: Aggregate,
-  { reports, split, shows }: { reports: Report[]; split: ParameterSplit | undefined; shows: Aggregator['shows'] },
+  { reports, split, shows, made }: { reports: Report[]; split: ParameterSplit | undefined; shows: Aggregator['shows']; made?: Steps },
   { serverStep, emaDecay, createVector, signal }: CheckedIo,
 ): Promise<{ steps: number; coherence: number | undefined }> {
   if (!(await mean.isFinite())) {
@@ -285,9 +300,13 @@ async function step(
   const known = shows.singleUpdates ? [...norms] : shows.norms ? reported : [];
   const updates = known.map(([client, norm]) => ({ weight: share(client), norm }));
   const parts = updates.map(({ weight, norm }) => weight * norm);
-  const steps = Math.max(1, Math.round(reports.reduce((total, { client, steps }) => total + share(client) * steps, 0)));
+  const { scale, effectiveSteps } = made
+    ? normaliseMean(shares, made)
+    : { scale: 1, effectiveSteps: reports.reduce((total, { client, steps }) => total + share(client) * steps, 0) };
+  const steps = Math.max(1, Math.round(effectiveSteps));
   const update = split ? createVector(state.params.length) : mean;
   try {
+    if (scale !== 1) await mean.scale(scale);
     if (split) await update.scatter(mean, split.shared);
     await applyServerStep(serverStep, rateOfRound(serverStep, updates, meanNorm), state.params, update, state.serverMoments);
   } finally {

@@ -25,6 +25,8 @@ export type Needs = {
   singleUpdates?: boolean;
   /** The norm of each update. */
   norms?: boolean;
+  /** That updates become one by weights. */
+  weightedMean?: boolean;
 };
 
 /** A strategy's state is plain JSON, so that it is part of the run's state. */

@@ -4,17 +4,26 @@
  */
 import { z } from 'zod';
 import { exists, readJson, writeWhole } from '../../files.ts';
-import { type Hello, hello } from '../../fl/protocol.ts';
+import { clientId, type Hello, hello } from '../../fl/protocol.ts';
 import type { Transport } from '../../fl/transport.ts';
 import { jsonRules } from '../../run/folder.ts';
 
-const schema = z.strictObject({ schema: z.literal(1), round: z.int().min(1), clients: z.array(hello).min(1) });
+const schema = z.strictObject({
+  schema: z.literal(1),
+  round: z.int().min(1),
+  clients: z.array(hello).min(1),
+  /** Most local images of a site; those that are not named train as much as planned. */
+  mostImages: z.record(clientId, z.int().min(1)).optional(),
+});
+type Settled = Pick<z.infer<typeof schema>, 'round' | 'clients' | 'mostImages'>;
 
 export type Cohort = {
   /** The transport whose clients are those of the round. */
   transport: Transport;
   /** Settles who takes part in a round. Waits until as many sites are there as `least`; says for how many it waits. */
   settle(round: number, signal?: AbortSignal): Promise<void>;
+  /** Most local images of a site in the round that was settled; undefined: as many as planned. */
+  mostImages(site: string): number | undefined;
   /** Lets a round that failed be settled anew. */
   unsettle(): void;
 };
@@ -30,12 +39,14 @@ export type CohortOptions = {
   isEnrolled(id: string): boolean;
   /** Resolves as soon as `check` is true; looked at when something of the sites has changed. */
   until(check: () => boolean, signal?: AbortSignal): Promise<void>;
+  /** Most local images of sites that are to train less than planned, by their measured speed. @default none */
+  measure?(clients: Hello[]): Record<string, number>;
   onWaiting?(present: Hello[], least: number): void;
 };
 
-export function cohortOf(transport: Transport, { path, least, joining, isEnrolled, until, onWaiting }: CohortOptions): Cohort {
+export function cohortOf(transport: Transport, { path, least, joining, isEnrolled, until, measure, onWaiting }: CohortOptions): Cohort {
   /** The round that was settled in this process, and its clients. */
-  let settled: { round: number; clients: Hello[] } | undefined;
+  let settled: Settled | undefined;
   let isAnew = false;
   const kept: Transport = {
     ask: (ids, request, options) => transport.ask(ids, request, options),
@@ -49,6 +60,7 @@ export function cohortOf(transport: Transport, { path, least, joining, isEnrolle
   };
   return {
     transport: kept,
+    mostImages: (site) => settled?.mostImages?.[site],
     unsettle() {
       settled = undefined;
       isAnew = true;
@@ -57,15 +69,17 @@ export function cohortOf(transport: Transport, { path, least, joining, isEnrolle
       if (settled?.round === round) return;
       const known = (await exists(path)) ? await readJson(path, schema, jsonRules) : undefined;
       const took = known?.clients.map(({ id }) => id) ?? [];
-      const noted = known?.round === round && !isAnew ? known.clients : undefined;
+      const isNoted = known?.round === round && !isAnew;
+      const noted = isNoted ? known.clients : undefined;
       const isMeant = (id: string) => !noted || took.includes(id);
       const there = () => transport.clients.filter(({ id }) => isMeant(id));
       const enough = () => there().length >= least && !joining(took).some(isMeant);
       if (!enough()) onWaiting?.(there(), least);
       await until(enough, signal);
       const clients = noted ? noted.filter(({ id }) => isEnrolled(id)) : [...transport.clients];
-      if (!noted) await writeWhole(path, `${JSON.stringify({ schema: 1, round, clients })}\n`);
-      settled = { round, clients };
+      const mostImages = isNoted ? known.mostImages : measure?.(clients);
+      settled = { round, clients, mostImages };
+      if (!noted) await writeWhole(path, `${JSON.stringify({ schema: 1, ...settled })}\n`);
       isAnew = false;
     },
   };

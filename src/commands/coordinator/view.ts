@@ -25,6 +25,7 @@ export type Keeper = {
   note(level: 'info' | 'warning' | 'error', text: string): void;
   /** Rounds that were done, also before this process began. */
   add(...records: RoundRecord[]): void;
+  records(): readonly RoundRecord[];
   /** The sample grid of a round, a PNG file. */
   draw(round: number, png: Uint8Array): void;
   samples(): Uint8Array | undefined;
@@ -60,6 +61,7 @@ export function keeper(watched: Watched): Keeper {
       grid = { round, png };
     },
     samples: () => grid?.png,
+    records: () => records,
     add(...done) {
       records.push(...done);
       changed();

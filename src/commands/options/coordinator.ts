@@ -65,6 +65,13 @@ export const coordinatorTable = {
       unit: 'seconds',
       help: 'longest wait for the answers of a round',
     }),
+    roundSeconds: option({
+      kind: above0(1e9),
+      default: undefined,
+      defaultText: 'none: every site trains as much as planned',
+      unit: 'seconds',
+      help: 'longest local training: a site that was slower in its last three trains on fewer images, at least one batch; turns --normalise on',
+    }),
     lostAfter: option({
       kind: above0(1e9),
       default: 600,

@@ -150,7 +150,8 @@ function checkLearning(
     filter,
     strategy,
     diversity,
-  }: Pick<Settings<'federate'>, 'epochs' | 'localImages' | 'personal' | 'filter' | 'strategy' | 'diversity'>,
+    normalise,
+  }: Pick<Settings<'federate'>, 'epochs' | 'localImages' | 'personal' | 'filter' | 'strategy' | 'diversity' | 'normalise'>,
   sharedSet: 'none' | 'synthetic' | 'real',
 ): void {
   if (epochs !== undefined && localImages !== undefined)
@@ -165,8 +166,10 @@ function checkLearning(
   if (strategy === 'diversity')
     parties.push({ name: `diversity.target ${diversity.target} (--diversity-target)`, needs: strategies.diversity(diversity).needs ?? {} });
   else if (typeof strategy !== 'string') parties.push({ name: `strategy ${strategy.name}`, needs: strategy.needs ?? {} });
+  const ruleOf = typeof strategy === 'string' ? strategies[strategy]({ ...diversity }) : strategy;
+  if (normalise) parties.push({ name: 'normalise (--normalise)', needs: { weightedMean: true } });
   try {
-    checkNeeds(parties, { sharedSet, wholeModel: personal === 'none' });
+    checkNeeds(parties, { weightedMean: ruleOf.combine === undefined, sharedSet, wholeModel: personal === 'none' });
   } catch (error) {
     throw error instanceof PhoenixError ? new OptionError('ERR_PHOENIX_CONFIG', error.message) : error;
   }

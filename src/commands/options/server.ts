@@ -39,6 +39,12 @@ export const aggregation = headed('Aggregation', {
     where: 'coordinator',
     help: 'refuse updates with an L2 norm above this',
   }),
+  normalise: option({
+    kind: flag,
+    default: false,
+    where: 'coordinator',
+    help: 'average updates per local step, so that clients with more steps do not count for more (FedNova); with a strategy that computes weights',
+  }),
 });
 
 const stepLimits = serverStepSchema.shape;

@@ -56,3 +56,10 @@ export function scaleWork(fit: Fit, { examples }: Pick<Hello, 'examples'>, work:
   const { batch } = fit.hyper;
   return { ...fit, length: { localImages: Math.max(1, Math.round(work * plannedSteps(examples, batch, fit.length) * batch)) } };
 }
+
+/** The fit with at most so many local images; at least one batch. */
+export function limitWork(fit: Fit, { examples }: Pick<Hello, 'examples'>, mostImages: number | undefined): Fit {
+  const { batch } = fit.hyper;
+  if (mostImages === undefined || mostImages >= plannedSteps(examples, batch, fit.length) * batch) return fit;
+  return { ...fit, length: { localImages: Math.max(batch, Math.floor(mostImages / batch) * batch) } };
+}

@@ -16,10 +16,12 @@ export type Offers = {
   wholeModel?: boolean;
   /** Whether clients are probed. */
   probes?: boolean;
+  /** Whether updates become one by a weighted mean, and not by a rule of the strategy's own. */
+  weightedMean?: boolean;
 };
 
 /** @throws PhoenixError ERR_PHOENIX_CONFIG naming the first part that needs what is not offered, and what to do */
-export function checkNeeds(parties: Party[], { shows, sharedSet, wholeModel, probes }: Offers): void {
+export function checkNeeds(parties: Party[], { shows, sharedSet, wholeModel, probes, weightedMean }: Offers): void {
   for (const { name, needs } of parties) {
     const refuse = (what: string, remedy: string): never => {
       throw new PhoenixError('ERR_PHOENIX_CONFIG', `${name} needs ${what}: ${remedy}.`);
@@ -33,6 +35,8 @@ export function checkNeeds(parties: Party[], { shows, sharedSet, wholeModel, pro
       refuse('real shared images', 'set sharing.beta (--share-beta) with sharing.source real, or choose otherwise');
     if (needs.wholeModel && wholeModel === false)
       refuse('a global model in which every layer is trained, and personal layers are not', 'take personal none, or choose otherwise');
+    if (needs.weightedMean && weightedMean === false)
+      refuse('a weighted mean of the updates', 'take a strategy that computes weights, such as fedavg, or choose otherwise');
     if (probes === false && (needs.histogram || needs.vendi || needs.statistic))
       refuse('answers to probes', 'say how clients are probed (probing)');
   }

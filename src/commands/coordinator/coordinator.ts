@@ -9,7 +9,6 @@ import { unetModel } from '../../ddpm/model/unet.ts';
 import { createSession } from '../../ddpm/session.ts';
 import { PhoenixError } from '../../errors.ts';
 import { exists, makeFolder, readJson, writeWhole } from '../../files.ts';
-import type { Hello } from '../../fl/protocol.ts';
 import { parsePersonal, splitParameters } from '../../fl/site/personal.ts';
 import type { FederationState } from '../../fl/state.ts';
 import { connectCoordinator } from '../../net/connect.ts';
@@ -33,7 +32,7 @@ import { checkGrid, type DataShape, describeRun, prepareModel } from '../prepare
 import { probingOf, serverStepOf, strategyOf } from '../wiring.ts';
 import { type Cohort, cohortOf } from './cohort.ts';
 import { beginFederation, bookOf, isFederation, places, readFederation, watchFederation } from './folder.ts';
-import { paceOf } from './pace.ts';
+import { settlePace } from './pace.ts';
 import { aboutOf, type Present, shapeOf, specOf, specText } from './plan.ts';
 import { factsOf, type Publishing, publishModel, readLicence } from './publish.ts';
 import { openShared, type SharedData } from './shared-data.ts';
@@ -253,7 +252,7 @@ async function train(running: Running): Promise<RunResult> {
     joining: (took) => joiningSites(running, took),
     isEnrolled: (id) => sites.find(id) !== undefined,
     until: (check, signal) => untilLater(sites, check, signal),
-    measure: (clients) => measured(running, clients, prepared.hyper.batch),
+    measure: (clients) => settlePace(clients, prepared.hyper.batch, running),
     onWaiting: (there, least) => {
       const text = `waiting for sites: ${there.length} of at least ${least} take part in the run`;
       events.onMessage?.({ level: 'info', text });
@@ -321,7 +320,7 @@ async function trainSites(running: Running, kept: Cohort, { runDir, shape, publi
     sharing: shared?.sharing,
     probing: strategy.needs && (await probingOf(settings, features, bins ? undefined : from)),
     waiting: { quorum, lostAfterSeconds, graceSeconds, deadlineSeconds },
-    ...(settings.roundSeconds !== undefined && { mostImages: ({ id }: Hello) => kept.mostImages(id), normalise: true }),
+    ...(settings.roundSeconds !== undefined && { mostImages: (client: { id: string }) => kept.mostImages(client.id), normalise: true }),
     ...rounds(running, kept, publishing),
   });
   return await trainFederation(world, { dir: runDir, config, mayChange: MAY_CHANGE, reach }, watching(running));
@@ -346,20 +345,6 @@ const MAY_CHANGE = [
   'licence',
   'roundSeconds',
 ].map((name) => `options.${name}`);
-
-/** Most local images of sites that are too slow for roundSeconds; said once it changes. */
-function measured({ settings, keep, events }: Running, clients: Hello[], batch: number): Record<string, number> {
-  const { roundSeconds } = settings;
-  if (roundSeconds === undefined) return {};
-  const most = paceOf(clients, { roundSeconds, batch, length: lengthOfRound(settings), history: keep.records() });
-  const text = Object.entries(most).map(([id, images]) => `${id} ${images}`);
-  if (text.length > 0) {
-    const line = `In ${roundSeconds} seconds, as many images as this are trained on by sites that are slower: ${text.join(', ')}.`;
-    keep.note('info', line);
-    events.onMessage?.({ level: 'info', text: line });
-  }
-  return most;
-}
 
 /** Shows the spec, and writes it once it is confirmed. */
 async function confirm({ settings, events }: Running, spec: Spec, present: Present[], path: string): Promise<void> {

@@ -1,7 +1,10 @@
 /** How much a site trains in a round that is not to take long: by how fast its last trainings were. */
-import type { Length } from '../../ddpm/fit.ts';
-import { plannedSteps } from '../../ddpm/fit.ts';
+import { type Length, plannedSteps } from '../../ddpm/fit.ts';
 import type { Hello, RoundRecord } from '../../fl/protocol.ts';
+import type { MessageEvent } from '../events.ts';
+import { lengthOfRound } from '../federation.ts';
+import type { Settings } from '../options/index.ts';
+import type { Keeper } from './view.ts';
 
 /** Trainings that a speed is measured over. */
 const TRAININGS = 3;
@@ -36,4 +39,24 @@ export function paceOf(clients: Hello[], { roundSeconds, batch, length, history 
       return steps < planned ? [[id, steps * batch]] : [];
     }),
   );
+}
+
+type Told = {
+  settings: Pick<Settings<'coordinator'>, 'roundSeconds' | 'epochs' | 'localImages'>;
+  keep: Pick<Keeper, 'records' | 'note'>;
+  events: { onMessage?(event: MessageEvent): void };
+};
+
+/** The same as the options say, told to the operator: nothing without roundSeconds. */
+export function settlePace(clients: Hello[], batch: number, { settings, keep, events }: Told): Record<string, number> {
+  const { roundSeconds } = settings;
+  if (roundSeconds === undefined) return {};
+  const most = paceOf(clients, { roundSeconds, batch, length: lengthOfRound(settings), history: keep.records() });
+  const slow = Object.entries(most).map(([id, images]) => `${id} ${images}`);
+  if (slow.length > 0) {
+    const text = `So that the round takes ${roundSeconds} seconds, some sites train on fewer images: ${slow.join(', ')}.`;
+    keep.note('info', text);
+    events.onMessage?.({ level: 'info', text });
+  }
+  return most;
 }

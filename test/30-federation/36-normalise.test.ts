@@ -156,7 +156,7 @@ test('a federation in which one client is cut short takes its steps as it made t
 test('rules that combine updates themselves are refused, by the options and by the round', async (t) => {
   t.throws(() => parseOptions('federate', { data: 'x', strategy: 'median', normalise: true }), {
     instanceOf: PhoenixError,
-    message: /normalise \(--normalise\) needs a weighted mean of the updates: take a strategy that computes weights/,
+    message: /normalise \(--normalise, --round-seconds\) needs a weighted mean of the updates: take a strategy that computes weights/,
   });
   t.notThrows(() => parseOptions('federate', { data: 'x', strategy: 'diversity', normalise: true }));
   const federation = await fakeFederation({ ...ground, options: { fit, normalise: true } }, { strategy: strategies.median({}) });

@@ -180,9 +180,10 @@ test('N42: every command line that documents and help texts show is one', async 
   t.deepEqual(words('sample DIR --client \'*\' --grid "a b.png" # text'), ['sample', 'DIR', '--client', '*', '--grid', 'a b.png']);
 });
 
-/** Options of other programs that pages and sources name: npm, nvidia-smi, and the scripts of this package. */
+/** Options of other programs that pages and sources name: npm, nvidia-smi, docker, and the scripts of this package. */
 const FOREIGN =
-  '--query-gpu --format --budget --build --fix --import --quick --peer --no-peers --help --version --model --reps --tables --patience --json --only';
+  '--query-gpu --format --budget --build --fix --import --quick --peer --no-peers --help --version --model --reps --tables --patience --json --only ' +
+  '--name --restart --init --read-only --tmpfs --cap-drop --security-opt --health-cmd --health-interval --health-start-period';
 
 test('N42: every option that a page or a message of the product names is one of a command', async (t) => {
   const rows = commandLines.flatMap(({ table }) => (table ? optionTable(table) : []));

@@ -167,7 +167,7 @@ function checkLearning(
     parties.push({ name: `diversity.target ${diversity.target} (--diversity-target)`, needs: strategies.diversity(diversity).needs ?? {} });
   else if (typeof strategy !== 'string') parties.push({ name: `strategy ${strategy.name}`, needs: strategy.needs ?? {} });
   const ruleOf = typeof strategy === 'string' ? strategies[strategy]({ ...diversity }) : strategy;
-  if (normalise) parties.push({ name: 'normalise (--normalise)', needs: { weightedMean: true } });
+  if (normalise) parties.push({ name: 'normalise (--normalise, --round-seconds)', needs: { weightedMean: true } });
   try {
     checkNeeds(parties, { weightedMean: ruleOf.combine === undefined, sharedSet, wholeModel: personal === 'none' });
   } catch (error) {
@@ -176,7 +176,8 @@ function checkLearning(
 }
 
 function checkCoordinator(settings: Settings<'coordinator'>): void {
-  checkLearning(settings, settings.sharedData === undefined ? 'none' : 'real');
+  const normalise = settings.normalise || settings.roundSeconds !== undefined;
+  checkLearning({ ...settings, normalise }, settings.sharedData === undefined ? 'none' : 'real');
 }
 
 function checkFederate(settings: Settings<'federate'>): void {

@@ -1,16 +1,18 @@
 /** phoenix site, and what is asked of a site on its own machine. */
 
-import type {
-  RawOptions,
-  SiteCheckOptions,
-  SiteLeaveOptions,
-  SiteLogOptions,
-  SiteOptions,
-  SiteStatusOptions,
+import { spawn } from 'node:child_process';
+import {
+  OptionError,
+  type RawOptions,
+  type SiteCheckOptions,
+  type SiteLeaveOptions,
+  type SiteLogOptions,
+  type SiteOptions,
+  type SiteStatusOptions,
 } from '../commands/options/index.ts';
 import { checkSite } from '../commands/site/check.ts';
 import { leaveSite } from '../commands/site/leave.ts';
-import { brokenLog, siteLog, sitePolicy, siteUnit } from '../commands/site/log.ts';
+import { brokenLog, editPolicy, siteLog, sitePolicy, siteUnit } from '../commands/site/log.ts';
 import { createSite } from '../commands/site/site.ts';
 import { notHealthy, siteStatus } from '../commands/site/status.ts';
 import { PhoenixError } from '../errors.ts';
@@ -19,10 +21,15 @@ import { formatBytes, formatCount } from '../report/units.ts';
 import type { CommandLine } from './command-line.ts';
 import { noting, reading, Stopped, type Terminal, warn } from './terminal.ts';
 
-async function runSiteCommand({ policy, unit, ...options }: RawOptions, terminal: Terminal): Promise<void> {
+async function runSiteCommand({ policy, edit, unit, ...options }: RawOptions, terminal: Terminal): Promise<void> {
   const { json, text } = terminal;
   const [file, home] = [options.file, options.home] as (string | undefined)[];
-  if (policy) {
+  if (edit && !policy) throw new OptionError('ERR_PHOENIX_CONFIG', 'edit goes with policy: phoenix site --policy --edit.');
+  if (policy && edit) {
+    const { path, changed } = await editPolicy(file, home, openEditor);
+    json({ path, changed });
+    text(changed ? `${path} has the new rules; they count from the next request on.` : `${path} is as it was.`);
+  } else if (policy) {
     const { path, lines } = await sitePolicy(file, home);
     json({ path, lines });
     text(path);
@@ -32,6 +39,21 @@ async function runSiteCommand({ policy, unit, ...options }: RawOptions, terminal
     json({ unit: content });
     text(content.trimEnd());
   } else await runService(options as SiteOptions, terminal);
+}
+
+/** Opens the editor of the user on a file, and waits until it is closed. */
+async function openEditor(path: string): Promise<void> {
+  const [program, ...given] = (process.env.VISUAL || process.env.EDITOR || 'vi').split(' ').filter(Boolean);
+  const refuse = (why: string) =>
+    new PhoenixError(
+      'ERR_PHOENIX_IO',
+      `The editor ${program} ${why}, so nothing was replaced. Name one in EDITOR, or edit site.json yourself.`,
+    );
+  await new Promise<void>((resolve, reject) => {
+    const editor = spawn(program!, [...given, path], { stdio: ['inherit', process.stderr, 'inherit'] });
+    editor.once('error', (error) => reject(refuse(`cannot be started (${error.message})`)));
+    editor.once('exit', (code) => (code === 0 ? resolve() : reject(refuse(`ended with ${code ?? 'a signal'}`))));
+  });
 }
 
 /** Runs a site until it is stopped; it says what it does on one row. */
@@ -120,9 +142,9 @@ async function runLog(options: SiteLogOptions, { json, text }: Terminal): Promis
   const { path, entries, totals, head, broken, unfinished } = log;
   json({ path, entries, totals: Object.fromEntries(totals), head, broken, unfinished });
   for (const { time, run, round, kind, bytes, line } of entries)
-    text(`${time}  ${run}  round ${round}  ${kind.padEnd(8)} ${formatBytes(bytes)}  ${line}`);
+    text(`${time}  ${run || '(no run yet)'}  round ${round}  ${kind.padEnd(8)} ${formatBytes(bytes)}  ${line}`);
   for (const [run, { messages, bytes, rounds }] of totals)
-    text(`${run}: ${formatCount(messages)} messages with ${formatBytes(bytes)} in ${formatCount(rounds)} rounds`);
+    text(`${run || 'before any run'}: ${formatCount(messages)} messages with ${formatBytes(bytes)} in ${formatCount(rounds)} rounds`);
   if (broken) throw brokenLog(log);
   text(`all ${formatCount(entries.length)} lines are as they were written; the last hash is ${head}`);
 }

@@ -131,6 +131,8 @@ export const beat = z.object({
   step: z.object({ step: count, steps: positive, loss: z.number(), imagesPerSecond: z.number().min(0) }).optional(),
   /** Free memory of the machine in bytes. */
   freeMemory: count.optional(),
+  /** Bytes that went to the coordinator and came from it since the site's process began, as its wire counts them. */
+  traffic: z.object({ bytesUp: count, bytesDown: count }).optional(),
 });
 export type Beat = z.infer<typeof beat>;
 

@@ -15,7 +15,8 @@ const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
 /** What is known of a message that leaves. */
 const sent = z.strictObject({
-  run: z.string().min(1).max(200),
+  /** Empty for what is said before there is a run. */
+  run: z.string().max(200),
   round: z.int().min(0),
   /** Kind of the request that it answers, or what it is besides: 'hello'. */
   kind: z.string().min(1).max(64),
@@ -84,7 +85,7 @@ function tally() {
       const total = totals.get(run) ?? { messages: 0, bytes: 0, rounds: 0 };
       const key = JSON.stringify([run, round]);
       const isNew = rounds.size < rounds.add(key).size;
-      totals.set(run, { messages: total.messages + 1, bytes: total.bytes + bytes, rounds: total.rounds + (isNew ? 1 : 0) });
+      totals.set(run, { messages: total.messages + 1, bytes: total.bytes + bytes, rounds: total.rounds + (isNew && round > 0 ? 1 : 0) });
     },
     totals,
   };

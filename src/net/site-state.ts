@@ -70,6 +70,11 @@ export type SiteOptions = {
    * `sha256`: of its encoded head, which names the blobs by theirs. Failures and refusals, a line of text, are not replies.
    */
   onSent?(sent: Sent): void | Promise<void>;
+  /**
+   * Called, and waited for, before the site says something of itself that it has not said in this process: version, device, its data, and
+   * how it introduces itself in a run. As onSent otherwise; the round is 0, the kind 'hello', `run` empty before the first.
+   */
+  onHello?(sent: Sent): void | Promise<void>;
   onEvent?(event: SiteEvent): void;
   /** @default 5 */
   beatSeconds?: number;
@@ -94,6 +99,8 @@ export type Site = {
   part: Pick<Has, 'run' | 'spec' | 'hello'>;
   joined?: Joined;
   problem?: string;
+  /** What was said last of the site itself. */
+  told?: string;
   /** The number of the want for which joining has failed. */
   failedAt?: number;
   /** Answers by the names of their requests, and the hashes of the replies that left before this process began. */
@@ -102,7 +109,7 @@ export type Site = {
   /** Whether answers were dropped, so that blobs can be forgotten. */
   hasDropped: boolean;
   /** What is being done. */
-  work?: { isWanted(want: Want): boolean; stop: AbortController; beat: Omit<Beat, 'run' | 'freeMemory'> };
+  work?: { isWanted(want: Want): boolean; stop: AbortController; beat: Omit<Beat, 'run' | 'freeMemory' | 'traffic'> };
   wake(): void;
   say(): void;
 };
@@ -132,8 +139,22 @@ export function hasOf({ options, seen, sawName, part, problem, answers }: Site):
   return { ...{ protocol: PROTOCOL, phoenix, addon, device, about, seen, sawName }, ...part, problem, answers: [...answers.values()] };
 }
 
+/** Says what the site has; what that tells of the site itself is logged before. */
+export async function sayHas(site: Site, has: Has): Promise<void> {
+  const { wire, options } = site;
+  const { phoenix, addon, device, about, run = '', hello } = has;
+  const told = JSON.stringify({ phoenix, addon, device, about, ...(hello && { run, hello }) });
+  if (told !== site.told)
+    await options.onHello?.({
+      ...{ run: hello ? run : '', round: 0, kind: 'hello', bytes: Buffer.byteLength(told), sha256: hashName(told) },
+      line: 'none: said when the site connects or joins',
+    });
+  site.told = told;
+  await wire.has(seal('has', options.site, has, options.key));
+}
+
 export function sendBeat({ wire, options, part, work }: Site): void {
-  const beat: Beat = { run: part.run, ...(work?.beat ?? { is: 'idle' }), freeMemory: freemem() };
+  const beat: Beat = { run: part.run, ...(work?.beat ?? { is: 'idle' }), freeMemory: freemem(), traffic: wire.traffic() };
   wire.beat(seal('beat', options.site, beat, options.key));
 }
 

@@ -12,7 +12,7 @@ import { withCallbacks } from '../callbacks.ts';
 import { PhoenixError } from '../errors.ts';
 import { decodeHead, encodeHead, message } from '../fl/wire/message.ts';
 import { orAborted } from './arrivals.ts';
-import { type Has, hashName, type OpenRequest, seal, type Want } from './protocol.ts';
+import { type Has, hashName, type OpenRequest, type Want } from './protocol.ts';
 import {
   hasOf,
   openRequests,
@@ -20,6 +20,7 @@ import {
   SEEN,
   type Site,
   type SiteOptions,
+  sayHas,
   sendBeat,
   showStep,
   speaker,
@@ -56,7 +57,7 @@ async function begin(wire: SiteWire, options: SiteOptions): Promise<void> {
     wake: () => {},
     say: speaker(
       (): Has => hasOf(site),
-      (has) => wire.has(seal('has', options.site, has, options.key)),
+      (has) => sayHas(site, has),
       (error) => failed.abort(error),
     ),
   };

@@ -73,6 +73,8 @@ export const spec = z.strictObject({
     rounds: positive.optional(),
     /** How updates are compressed. */
     compress: z.string().max(40),
+    /** How the model is sent to sites. @default 'none': float32 */
+    tasks: z.enum(['none', 'bf16']).optional(),
     /** Sites in the smallest round that the coordinator closes. */
     cohort: positive,
     probe: z

@@ -3,6 +3,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
 import { createImages } from '../../src/bindings/session.ts';
+import { keeper } from '../../src/commands/coordinator/view.ts';
 import { siteStatus } from '../../src/commands/site/status.ts';
 import { openDataset } from '../../src/ddpm/data/index.ts';
 import { unetModel } from '../../src/ddpm/model/unet.ts';
@@ -12,6 +13,7 @@ import { createClient } from '../../src/fl/site/client.ts';
 import { memoryStore } from '../../src/fl/store.ts';
 import { memoryTransport } from '../../src/fl/transports/memory.ts';
 import { everyPosition } from '../../src/images.ts';
+import type { Federation } from '../../src/net/credentials.ts';
 import { readSentLog } from '../../src/net/sent-log.ts';
 import type { SiteEvent } from '../../src/net/site-state.ts';
 import type { Spec } from '../../src/net/spec.ts';
@@ -45,7 +47,7 @@ test('two sites train: the bytes of a simulation, each file where it belongs, an
     await rig.start({ file: await rig.invite('north'), data: DATA.north }),
     await rig.start({ file: await rig.invite('south'), data: DATA.south, threads: 1 }),
   ];
-  const { transport } = await rig.coordinate(spec, names);
+  const { transport, sites } = await rig.coordinate(spec, names);
   const { bytes, records } = await federateTiny(transport, spec);
   await Promise.all(
     [north, south].map((site) => site.until((event) => event.type === 'answered' && event.kind === 'finish' && event.round === ROUNDS)),
@@ -53,6 +55,17 @@ test('two sites train: the bytes of a simulation, each file where it belongs, an
   t.true(bytes.equals(await simulated(spec)));
   t.is(trainings(north.events), ROUNDS);
   t.is(records.flatMap(({ failures }) => failures).length, 0);
+
+  // Its heartbeats say how much it has received and sent.
+  const counted = () => sites.find('north')?.beat?.traffic ?? { bytesUp: 0, bytesDown: 0 };
+  const most = 4 * spec.parameterCount * ROUNDS;
+  await sites.until(() => counted().bytesDown > most && counted().bytesUp > most);
+  t.true(counted().bytesDown < 1.2 * most);
+  const view = keeper({
+    ...{ version: '1.2.3', run: 'first', sites: () => sites, lostAfterSeconds: 600 },
+    federation: () => ({ name: 'lung', sites: { north: {} } }) as unknown as Federation,
+  }).view();
+  t.like(view.sites[0], counted());
 
   const dir = rig.dirOf('north');
   for (const secret of ['credentials.json', 'sent.jsonl']) t.is((await stat(join(dir, secret))).mode & 0o777, 0o600, secret);
@@ -73,15 +86,16 @@ test('two sites train: the bytes of a simulation, each file where it belongs, an
   const log = await readSentLog(join(dir, 'sent.jsonl'));
   t.is(log.broken, undefined);
   const kinds = log.entries.map(({ kind, round }) => `${kind} ${round}`);
-  t.deepEqual(
-    kinds,
-    [1, 2, 3].flatMap((round) => [`train ${round}`, `upload ${round}`, `finish ${round}`]),
-  );
+  t.deepEqual(kinds, ['hello 0', 'hello 0', ...[1, 2, 3].flatMap((round) => [`train ${round}`, `upload ${round}`, `finish ${round}`])]);
   const answered = north.events.flatMap((event) => (event.type === 'answered' ? [`${event.kind} ${event.round}`] : []));
-  t.deepEqual(kinds, answered);
+  t.deepEqual(kinds.slice(2), answered);
+  t.deepEqual(
+    log.entries.slice(0, 2).map(({ run }) => run),
+    ['', 'first'],
+  );
   for (const { kind, bytes: sent, line } of log.entries) {
     if (kind === 'upload') t.true(sent > 4 * spec.parameterCount && sent < 4 * spec.parameterCount + 2000, String(sent));
-    t.is(line, `allow.${kind}: true`);
+    t.is(line, kind === 'hello' ? 'none: said when the site connects or joins' : `allow.${kind}: true`);
   }
   const told = north.messages.join('\n');
   t.regex(told, /What leaves this site in the 3 rounds of the run first/);

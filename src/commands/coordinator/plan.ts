@@ -5,7 +5,9 @@ import type { FeatureSource } from '../../ddpm/metrics/sources.ts';
 import { PhoenixError } from '../../errors.ts';
 import type { ParameterSplit } from '../../fl/site/personal.ts';
 import type { Strategy } from '../../fl/strategy.ts';
+import { mostBytes } from '../../fl/wire/codec.ts';
 import { type AboutData, aboutData, type Spec } from '../../net/spec.ts';
+import { formatBytes } from '../../report/units.ts';
 import type { Settings } from '../options/index.ts';
 import type { DataShape, PreparedModel } from '../prepare.ts';
 
@@ -95,6 +97,7 @@ export function specOf({
     plan: {
       ...(images === undefined && rounds !== 'open' && { rounds }),
       compress: compress.updates,
+      ...(compress.tasks !== 'none' && { tasks: compress.tasks }),
       cohort,
       ...(asks && {
         probe: {
@@ -111,12 +114,14 @@ export function specOf({
 
 /** A spec as lines for the operator, who confirms it. */
 export function specText({ run, data, parameterCount, personal, shared, features, plan }: Spec, sites: Present[]): string[] {
+  const travelling = parameterCount - (personal?.values ?? 0);
   const images = sites.reduce((sum, { about }) => sum + about.images, 0);
   return [
     `run ${run}: ${sites.length} sites with ${images} images (${sites.map(({ id, about }) => `${id} ${about.images}`).join(', ')})`,
     `images ${data.width}x${data.height}, ${data.channels === 1 ? 'gray' : 'RGB'}${data.range ? `, values ${data.range}` : ''}`,
     ...(data.classNames ? [`classes ${showNames(data.classNames)}`] : []),
-    `${parameterCount} parameters${personal ? `, ${personal.values} of them personal` : ''}; updates ${plan.compress}`,
+    `${parameterCount} parameters${personal ? `, ${personal.values} of them personal` : ''}; updates ${plan.compress}, models ${plan.tasks ?? 'float32'}`,
+    `in a round each site receives ${formatBytes(mostBytes(plan.tasks ?? 'none', travelling))} and sends at most ${formatBytes(mostBytes(plan.compress, travelling))}, and a few kilobytes more`,
     ...(shared
       ? [
           `shared set: ${shared.images} images of the coordinator, which its operator states to be public; each site receives ${shared.each}`,

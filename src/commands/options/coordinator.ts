@@ -109,6 +109,12 @@ export const coordinatorTable = {
   ...aggregation,
   ...serverStep,
   ...learning,
+  ...headed('Compression', {
+    compress: {
+      updates: option({ ...learning.compress.updates, default: 'int8' }),
+      tasks: option({ ...learning.compress.tasks, default: 'bf16' }),
+    },
+  }),
   ...headed('Published model', {
     publishEvery: option({
       kind: integer(0, 1_000_000),

@@ -69,6 +69,7 @@ export const siteTable = {
     }),
     stealLock: option({ ...stealLock, where: 'site' }),
     policy: option({ kind: flag, default: false, where: 'site', help: 'only show the rules of the site (site.json)' }),
+    edit: option({ kind: flag, default: false, where: 'site', help: 'with --policy: change the rules in the editor that EDITOR names' }),
     unit: option({ kind: flag, default: false, where: 'site', help: 'only print a systemd unit that runs the site' }),
   }),
 };

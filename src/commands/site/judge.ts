@@ -15,20 +15,32 @@ import type { Part } from './join.ts';
 const HOURS = '.site/hours';
 
 /** sent.jsonl, and in which rounds of which runs the site has trained by it. */
-export type Sends = { append(sent: Sent): Promise<void>; bytes(run: string): number; trainedBefore(run: string, round: number): number };
+export type Sends = {
+  append(sent: Sent): Promise<void>;
+  /** The same for what a site says of itself, unless the newest such line of the run says the same. */
+  appendHello(sent: Sent): Promise<void>;
+  bytes(run: string): number;
+  trainedBefore(run: string, round: number): number;
+};
 
 /** @throws PhoenixError ERR_PHOENIX_RUN for a log that was changed, ERR_PHOENIX_IO */
 export async function openSends(path: string): Promise<Sends> {
   const log: SentLogWriter = await openSentLog(path);
   const trained = new Map<string, Set<number>>();
-  const note = ({ run, round, kind }: Pick<Sent, 'run' | 'round' | 'kind'>) => {
+  const hellos = new Map<string, string>();
+  const note = ({ run, round, kind, sha256 }: Pick<Sent, 'run' | 'round' | 'kind' | 'sha256'>) => {
+    if (kind === 'hello') hellos.set(run, sha256);
     if (kind === 'train') trained.set(run, (trained.get(run) ?? new Set()).add(round));
   };
   for (const entry of (await readSentLog(path)).entries) note(entry);
+  const append = async (sent: Sent) => {
+    await log.append(sent);
+    note(sent);
+  };
   return {
-    async append(sent) {
-      await log.append(sent);
-      note(sent);
+    append,
+    async appendHello(sent) {
+      if (hellos.get(sent.run) !== sent.sha256) await append(sent);
     },
     bytes: (run) => log.totals(run).bytes,
     trainedBefore: (run, round) => [...(trained.get(run) ?? [])].filter((one) => one !== round).length,

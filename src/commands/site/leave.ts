@@ -27,9 +27,10 @@ export async function leaveSite(options: SiteLeaveOptions = {}): Promise<Leave> 
   const { site, federation, dir } = home;
   const { totals } = await readSentLog(home.path('sent.jsonl'));
   const remains = [
-    ...[...totals].map(
-      ([run, { bytes, rounds }]) =>
-        `What ${rounds} rounds of the run ${run} have learnt from this site, ${formatBytes(bytes)} sent, is part of its model and cannot be taken out.`,
+    ...[...totals].flatMap(([run, { bytes, rounds }]) =>
+      rounds === 0
+        ? []
+        : `What ${rounds} rounds of the run ${run} have learnt from this site, ${formatBytes(bytes)} sent, is part of its model and cannot be taken out.`,
     ),
     'The server keeps the last values and blobs of this site until its operator revokes it: phoenix revoke FEDERATION SITE.',
     `The images are untouched, and ${dir} keeps what the site has learnt for itself (runs), its rules and sent.jsonl: remove the folder if you need them no more.`,

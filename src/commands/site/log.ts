@@ -1,6 +1,9 @@
 /** What has left a site, from its sent.jsonl; its rules; and how it is run as a service. */
+
+import { readFile } from 'node:fs/promises';
 import { PhoenixError } from '../../errors.ts';
-import { type PolicyLine, policyLines } from '../../net/policy.ts';
+import { io, remove, writeWhole } from '../../files.ts';
+import { type PolicyLine, parsePolicy, policyLines } from '../../net/policy.ts';
 import { readSentLog, type SentLog } from '../../net/sent-log.ts';
 import { parseOptions, type SiteLogOptions } from '../options/index.ts';
 import { packageInfo } from '../package-info.ts';
@@ -27,6 +30,32 @@ export const brokenLog = ({ path, broken }: SentOfSite) =>
 export async function sitePolicy(name: string | undefined, given?: string): Promise<{ path: string; lines: PolicyLine[] }> {
   const home = await findHome(homeBase(given), name);
   return { path: home.path('site.json'), lines: policyLines(await readPolicy(home)) };
+}
+
+/**
+ * Lets an editor change a copy of the rules, and takes them whole if they can be kept; else nothing is changed, and the copy stays.
+ * @param edit Opens the editor on the copy, and resolves once it is closed.
+ * @throws PhoenixError as `siteLog`; ERR_PHOENIX_CONFIG for rules that cannot be kept, and if site.json was changed meanwhile
+ */
+export async function editPolicy(
+  name: string | undefined,
+  given: string | undefined,
+  edit: (copy: string) => Promise<void>,
+): Promise<{ path: string; changed: boolean }> {
+  const home = await findHome(homeBase(given), name);
+  const path = home.path('site.json');
+  const copy = home.path('site.edited.json');
+  const read = (file: string) => io(file, () => readFile(file, 'utf8'), { action: 'read' });
+  const before = await read(path);
+  await writeWhole(copy, before);
+  await edit(copy);
+  const after = await read(copy);
+  parsePolicy(copy, after);
+  if ((await read(path)) !== before)
+    throw new PhoenixError('ERR_PHOENIX_CONFIG', `${path} was changed meanwhile, so nothing was replaced. Your rules are in ${copy}.`);
+  if (after !== before) await writeWhole(path, after);
+  await remove(copy);
+  return { path, changed: after !== before };
 }
 
 /** A systemd unit that runs a site of this machine, as its present user. @throws PhoenixError as `siteLog` */

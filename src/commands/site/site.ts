@@ -135,6 +135,10 @@ async function openSite(
           if (joining.part?.spec.run !== run) throw new PhoenixError('ERR_PHOENIX_INTERNAL', `The run ${run} was not joined.`);
           return judgeRequest(request, joining.part, await joining.policy(), sends);
         },
+        async onHello(sent) {
+          await lock.check();
+          await sends.appendHello(sent);
+        },
         async onSent(sent) {
           await lock.check();
           await sends.append(sent);

@@ -1,4 +1,5 @@
 /** Waiting: for many pieces of work in the order of their arrival, and for one until an abort. */
+import { setMaxListeners } from 'node:events';
 import { PhoenixError } from '../errors.ts';
 
 /**
@@ -14,6 +15,8 @@ export function arrivals<T>(
     [Symbol.asyncIterator]() {
       const left = new AbortController();
       const signal = AbortSignal.any([outer, left.signal]);
+      // Each piece of work listens.
+      setMaxListeners(0, signal);
       const arrived: (() => T)[] = [];
       let open = 0;
       let begun = false;

@@ -31,7 +31,7 @@ import { packageInfo } from '../package-info.ts';
 import { checkGrid, type DataShape, describeRun, prepareModel } from '../prepare.ts';
 import { probingOf, serverStepOf, strategyOf } from '../wiring.ts';
 import { type Cohort, cohortOf } from './cohort.ts';
-import { beginFederation, bookOf, isFederation, places, readFederation, watchFederation } from './folder.ts';
+import { beginFederation, bookOf, holdFederation, isFederation, places, readFederation } from './folder.ts';
 import { settlePace } from './pace.ts';
 import { aboutOf, type Present, shapeOf, specOf, specText } from './plan.ts';
 import { factsOf, type Publishing, publishModel, readLicence } from './publish.ts';
@@ -72,12 +72,13 @@ type Running = {
 async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEvents): Promise<RunResult> {
   const settings = parseOptions('coordinator', options);
   const { federation: dir, port, tcpPort, natsServer, pagePort, run, lostAfter } = settings;
-  let secrets = await openFederation(dir, settings);
+  const held = holdFederation(dir, await openFederation(dir, settings));
+  const secrets = held.now;
   await makeFolder(places.engine(dir));
   const lock = await takeLock(places.engine(dir), { steal: settings.stealLock });
   const { version } = packageInfo();
   let sites: Sites | undefined;
-  const keep = keeper({ federation: () => secrets, version, run, sites: () => sites, lostAfterSeconds: lostAfter });
+  const keep = keeper({ federation: secrets, version, run, sites: () => sites, lostAfterSeconds: lostAfter });
   const onTrouble = (line: string) => keep.note('warning', line);
   let engine: Engine | undefined;
   let wire: CoordinatorWire | undefined;
@@ -85,22 +86,18 @@ async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEv
   let unwatch = () => {};
   try {
     engine = await startEngine({
-      federation: secrets,
+      federation: secrets(),
       folder: places.engine(dir),
       port: tcpPort,
       webSocketPort: port,
       server: natsServer,
       onTrouble,
     });
-    const learn = async (value: Secrets) => {
-      const isRevoked = JSON.stringify(value.revoked) !== JSON.stringify(secrets.revoked);
-      secrets = value;
-      if (isRevoked) await engine!.reload(value);
-    };
-    const book = bookOf(dir);
-    unwatch = watchFederation(dir, learn);
+    unwatch = held.watch(async (now, before) => {
+      if (JSON.stringify(now.revoked) !== JSON.stringify(before.revoked)) await engine!.reload(now);
+    });
     wire = await connectCoordinator({
-      book: { ...book, update: (change) => book.update((before) => (secrets = change(before))) },
+      book: held.book,
       servers: [engine.url],
       reload: (value) => engine!.reload(value),
       onEnrolment: ({ site, refused }) =>
@@ -109,16 +106,16 @@ async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEv
     wire.onLink((link) => keep.set({ engine: link }));
     sites = await openSites(wire, {
       phoenix: version,
-      key: signerOf(secrets.seeds.coordinator),
-      keyOf: verifiers((site) => secrets.sites[site]?.key),
+      key: signerOf(secrets().seeds.coordinator),
+      keyOf: verifiers((site) => secrets().sites[site]?.key),
       onIgnored: (site, why) => keep.note('warning', `${site}: ${why}`),
     });
     page = await startPage({ view: keep.view, samples: keep.samples, port: pagePort });
     keep.onChange(page.changed);
     sites.listen(page.changed);
     await writeWhole(places.coordinator(dir), `${JSON.stringify({ schema: 1, page: page.url, pid: process.pid })}\n`);
-    await events.onReady?.({ page: page.url, servers: secrets.servers, version: engine.version });
-    return await train({ dir, settings, events, sites, keep, secrets: () => secrets, began: performance.now() });
+    await events.onReady?.({ page: page.url, servers: secrets().servers, version: engine.version });
+    return await train({ dir, settings, events, sites, keep, secrets, began: performance.now() });
   } finally {
     unwatch();
     await page?.close();

@@ -98,17 +98,39 @@ async function patientLock(dir: string) {
   }
 }
 
-/** Calls `changed` with the federation whenever another process has changed it. @returns what ends that */
-export function watchFederation(dir: string, changed: (value: Federation) => Promise<void>): () => void {
+/**
+ * A federation as this process knows it: with its own changes at once, and with those of other processes soon.
+ * @param first as it was read
+ */
+export function holdFederation(dir: string, first: Federation) {
+  let now = first;
+  const { read, update } = bookOf(dir);
+  const book: Book = { read, update: (change) => update((before) => (now = change(before))) };
+  return {
+    now: () => now,
+    book,
+    /** Calls `changed` whenever another process has changed it. @returns what ends that */
+    watch: (changed: (now: Federation, before: Federation) => Promise<void>) =>
+      watchFile(join(dir, BOOK), async () => {
+        const before = now;
+        // In its turn: what was read earlier would take back a change that this process has made meanwhile.
+        await book.update((value) => value);
+        await changed(now, before);
+      }),
+  };
+}
+
+/** Calls `changed` when a file is another one than before. @returns what ends that */
+function watchFile(path: string, changed: () => Promise<void>): () => void {
   let known: string | undefined;
   let busy = false;
   const look = async () => {
     if (busy) return;
     busy = true;
     try {
-      const { mtimeMs, ino } = await stat(join(dir, BOOK));
+      const { mtimeMs, ino } = await stat(path);
       const now = `${mtimeMs} ${ino}`;
-      if (known !== undefined && known !== now) await changed(await readFederation(dir));
+      if (known !== undefined && known !== now) await changed();
       known = now;
     } catch {
       // It is being replaced, or cannot be read just now: it is looked at again.

@@ -325,22 +325,8 @@ async function trainSites(running: Running, kept: Cohort, { runDir, shape, publi
 
 /** Options that say how the coordinator works, not what is learnt. */
 const MAY_CHANGE = [
-  'federation',
-  'sites',
-  'yes',
-  'host',
-  'port',
-  'tcpPort',
-  'natsServer',
-  'pagePort',
-  'quorum',
-  'grace',
-  'deadline',
-  'lostAfter',
-  'sharedData',
-  'publishEvery',
-  'licence',
-  'roundSeconds',
+  ...['federation', 'sites', 'yes', 'host', 'port', 'tcpPort', 'natsServer', 'pagePort'],
+  ...['quorum', 'grace', 'deadline', 'lostAfter', 'sharedData', 'publishEvery', 'licence', 'roundSeconds'],
 ].map((name) => `options.${name}`);
 
 /** Shows the spec, and writes it once it is confirmed. */

@@ -8,6 +8,7 @@ import {
   type FinishOptions,
   type InspectOptions,
   type InviteOptions,
+  type OrderOptions,
   type ReportOptions,
   type RevokeOptions,
   type SampleOptions,
@@ -15,7 +16,7 @@ import {
   type TrainOptions,
 } from '../commands/options/index.ts';
 import type { CommandLine } from './command-line.ts';
-import { runCoordinator, runInvite, runRevoke, runStatus } from './coordinator.ts';
+import { runCoordinator, runInvite, runOrder, runRevoke, runStatus } from './coordinator.ts';
 import { runDemo } from './demo.ts';
 import { runExperiment } from './experiment.ts';
 import { runDoctor, runInspect, runReport } from './inspect.ts';
@@ -97,14 +98,36 @@ export const commandLines: readonly CommandLine[] = [
     examples: [['once', 'phoenix status lung']],
     run: (options, terminal) => runStatus(options as StatusOptions, terminal),
   },
+  {
+    name: 'pause',
+    description: 'Lets no new round of a federation begin, until phoenix resume; also over restarts of its coordinator.',
+    table: 'pause',
+    examples: [['after the round under way', 'phoenix pause lung']],
+    run: (options, terminal) => runOrder('pause', options as OrderOptions, terminal),
+  },
+  {
+    name: 'resume',
+    description: 'Lets a paused federation go on.',
+    table: 'resume',
+    examples: [['with the next round', 'phoenix resume lung']],
+    run: (options, terminal) => runOrder('resume', options as OrderOptions, terminal),
+  },
+  {
+    name: 'stop',
+    description: 'Ends the coordinator of a federation. Its next start goes on.',
+    table: 'stop',
+    examples: [['for the upgrade of its machine', 'phoenix stop lung']],
+    run: (options, terminal) => runOrder('stop', options as OrderOptions, terminal),
+  },
   ...siteLines,
   {
     name: 'finish',
-    description: 'Tells a federate or train run to finish: its learning rate falls, and it ends.',
+    description: 'Tells a run, or the newest run of a federation, to finish: its learning rate falls, and it ends.',
     table: 'finish',
     examples: [
       ['a run without a known end, begun elsewhere with --rounds open', 'phoenix finish runs/photos'],
       ['with a fall over ten rounds', 'phoenix finish runs/photos --over 10'],
+      ['the run of a federation of real sites', 'phoenix finish lung'],
     ],
     run: (options, terminal) => runFinish(options as FinishOptions, terminal),
   },

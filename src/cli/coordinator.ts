@@ -1,9 +1,11 @@
-/** phoenix coordinator, invite, revoke and status. */
+/** phoenix coordinator, invite, revoke and status, and what is told to a running coordinator. */
 import { createInterface } from 'node:readline/promises';
 import { coordinate } from '../commands/coordinator/coordinator.ts';
 import { invite, revoke, status } from '../commands/coordinator/members.ts';
-import type { CoordinatorOptions, InviteOptions, RevokeOptions, StatusOptions } from '../commands/options/index.ts';
+import { give } from '../commands/coordinator/orders.ts';
+import type { CoordinatorOptions, InviteOptions, OrderOptions, RevokeOptions, StatusOptions } from '../commands/options/index.ts';
 import { statusTable } from '../net/page/table.ts';
+import type { Verb } from '../net/page/view.ts';
 import type { Terminal } from './terminal.ts';
 import { runTraining } from './training.ts';
 
@@ -51,4 +53,10 @@ export async function runStatus(options: StatusOptions, { json, text }: Terminal
   const view = await status(options);
   json(view);
   text(statusTable(view));
+}
+
+export async function runOrder(verb: Verb, options: OrderOptions, { json, text }: Terminal): Promise<void> {
+  const said = await give(verb, options);
+  json({ verb, text: said });
+  text(said);
 }

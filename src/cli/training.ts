@@ -28,7 +28,7 @@ export async function runFinish(options: FinishOptions, { json, text }: Terminal
 
 export async function runTraining(
   name: string,
-  work: (events: RunEvents) => Promise<RunResult>,
+  work: (events: RunEvents) => Promise<RunResult | undefined>,
   terminal: Terminal,
   again = (dir: string) => `phoenix ${name} … --out ${dir} --resume`,
 ): Promise<void> {
@@ -64,16 +64,19 @@ export async function runTraining(
     onRead: reading(progress),
     onMessage: noting(terminal),
   };
-  let result: RunResult;
+  const stopped = () => warn(dir === undefined ? 'Stopped before the run began.' : `Stopped. Continue with: ${again(dir)}`);
+  let result: RunResult | undefined;
   try {
     result = await work(events);
   } catch (error) {
     progress.stop();
-    if (error instanceof Stopped) warn(dir === undefined ? 'Stopped before the run began.' : `Stopped. Continue with: ${again(dir)}`);
+    if (error instanceof Stopped) stopped();
     throw error;
   }
   progress.stop();
-  showResult(result, terminal);
+  if (result) return showResult(result, terminal);
+  json({ event: 'stopped', ...(dir !== undefined && { dir }) });
+  stopped();
 }
 
 function showResult({ records, ...paths }: RunResult, { json, text }: Terminal): void {

@@ -76,16 +76,19 @@ export type Followed = {
   ending: Ending | undefined;
   /** Where the run stands now. */
   standing(): Omit<Standing, 'ending'>;
+  /** Waited for before it is looked whether the run was told to finish, as long as a round is left. @default nothing is waited for */
+  ready?(): Promise<void>;
   /** Trains the next round, and commits it with the ending. */
   round(part: Part, ending: Ending | undefined): Promise<void>;
   onMessage: RunEvents['onMessage'];
 };
 
 /** Has rounds trained until the run is over. Before each it looks whether the run was told to finish. */
-export async function follow(run: Run, course: Course, { ending, standing, round, onMessage }: Followed): Promise<void> {
+export async function follow(run: Run, course: Course, { ending, standing, ready, round, onMessage }: Followed): Promise<void> {
   let inForce = ending;
   for (;;) {
     const at = standing();
+    if (ready && nextPart(course, { ...at, ending: inForce })) await ready();
     const over = inForce ? undefined : await finishAsked(run.dir);
     const planned = nextPart(course, at);
     if (over !== undefined && planned && (!planned.fall || planned.isFirstToFall)) {

@@ -12,8 +12,9 @@ import { type Dataset, openDataset } from '../ddpm/data/index.ts';
 import { PhoenixError } from '../errors.ts';
 import { freshFolder, makeFolder, statusOf, writeFresh, writeWholeFolder } from '../files.ts';
 import { findServer } from '../net/engine.ts';
-import { type CoordinatorEvents, coordinate } from './coordinator/coordinator.ts';
+import { coordinate } from './coordinator/coordinator.ts';
 import { invite } from './coordinator/members.ts';
+import type { CoordinatorEvents } from './coordinator/presence.ts';
 import type { FromSite } from './demo-site.ts';
 import type { RunResult } from './events.ts';
 import { type DemoOptions, demoOptions, OptionError, parseOptions, type Settings } from './options/index.ts';
@@ -84,6 +85,7 @@ async function runDemo(options: DemoOptions, events: CoordinatorEvents): Promise
         }
       },
     });
+    if (!result) throw new PhoenixError('ERR_PHOENIX_RUN', `The demo in ${folder} was told to stop.`);
     await Promise.all(processes.map(({ stop }) => stop()));
     return { ...result, folder, sent: await Promise.all(sites.map((site) => sentOf(site, places.homes))) };
   } finally {

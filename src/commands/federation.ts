@@ -73,6 +73,8 @@ export type Federation = {
 
 /** What its clients are reached by, and what is given to them. */
 export type Reached = Pick<RoundIo, 'transport' | 'sharing' | 'probing' | 'waiting' | 'mostImages' | 'normalise'> & {
+  /** Called, and waited for, before it is looked whether the run was told to finish. @default nothing is waited for */
+  ready?(): Promise<void>;
   /** Called, and waited for, before each round, also before one that is repeated. */
   beforeRound?(round: number): Promise<void>;
   /** Whether a round that failed is repeated. @default it ends the run */
@@ -179,7 +181,7 @@ type Begun = { run: Run; course: Course; begun: FederationState; plain: PlainSta
 async function runRounds(
   world: Federation,
   { run, course, begun, plain, records }: Begun,
-  { beforeRound, again, ...reached }: Reached,
+  { ready, beforeRound, again, ...reached }: Reached,
   events: RunEvents,
 ): Promise<void> {
   const { hyper } = world.prepared;
@@ -190,6 +192,7 @@ async function runRounds(
   await follow(run, course, {
     ending: endingOf(run, plain.ending),
     standing: () => ({ ...standingOf(world, state), lastImages }),
+    ready,
     onMessage,
     async round({ fall }, ending) {
       const rounds = roundsPlanned(course, { ...standingOf(world, state), ending });

@@ -4,6 +4,7 @@ import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { isDeepStrictEqual } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
+import { PhoenixError } from '../../src/errors.ts';
 import { fragmentsOf } from '../../src/net/page/fragments.ts';
 import { metricsText } from '../../src/net/page/metrics.ts';
 import { newPageToken, type PageOptions, startPage } from '../../src/net/page/server.ts';
@@ -411,4 +412,43 @@ test('what /state.json says is read back as the same view', async (t) => {
   const state = (await read('/state.json')).body;
   t.is(JSON.stringify(federationView.parse(JSON.parse(state))), JSON.stringify(busyView()));
   t.is(state, JSON.stringify(busyView()));
+});
+
+test('what changes something is taken from the page itself, and is not there unless the coordinator takes it', async (t) => {
+  const asked: string[] = [];
+  const order = async (verb: string) => {
+    asked.push(verb);
+    if (verb === 'resume') throw new PhoenixError('ERR_PHOENIX_RUN', 'lung is not paused.');
+    return `done: ${verb}`;
+  };
+  const view = () => busyView({ verbs: ['pause', 'stop'] });
+  const { page, read } = await start(t, { view, order });
+  const post = (path: string, headers: Record<string, string>) => read(path, headers, { method: 'POST' });
+  const ours = { 'X-Phoenix-Order': 'pause', Origin: `http://127.0.0.1:${page.port}`, Host: `127.0.0.1:${page.port}` };
+  for (const [headers, why] of [
+    [{}, 'a form of another page has no header of ours'],
+    [{ ...ours, 'X-Phoenix-Order': 'stop' }, 'the header names another verb'],
+    [{ ...ours, Origin: 'http://evil.example' }, 'it comes from elsewhere'],
+    [{ ...ours, Origin: 'null' }, 'it does not say from where'],
+    [{ ...ours, 'Sec-Fetch-Site': 'cross-site' }, 'the browser says so'],
+  ] as const)
+    t.is((await post('/pause', headers as Record<string, string>)).status, 403, why);
+  t.is((await post('/pause', { ...ours, Host: 'evil.example' })).status, 421);
+  t.is((await read('/pause', ours)).status, 404, 'reading changes nothing');
+  t.deepEqual(asked, []);
+  t.like(await post('/pause', ours), { status: 200, body: 'done: pause\n' });
+  t.like(await post('/resume', { ...ours, 'X-Phoenix-Order': 'resume' }), { status: 409, body: 'lung is not paused.\n' });
+  t.is((await post('/state.json', ours)).status, 405);
+  t.deepEqual(asked, ['pause', 'resume']);
+  t.regex((await read('/')).body, /<button type="button" data-order="pause">Pause</);
+
+  const token = newPageToken();
+  const guarded = await start(t, { view, order, token });
+  const secret = { 'X-Phoenix-Order': 'stop' };
+  t.is((await guarded.read('/stop', secret, { method: 'POST' })).status, 401);
+  t.is((await guarded.read('/stop', { ...secret, Authorization: `Bearer ${token}` }, { method: 'POST' })).status, 200);
+
+  const reading = await start(t, { view });
+  t.is((await reading.read('/pause', { 'X-Phoenix-Order': 'pause' }, { method: 'POST' })).status, 405);
+  t.notRegex((await reading.read('/')).body, /data-order="/);
 });

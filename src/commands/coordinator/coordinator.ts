@@ -32,44 +32,42 @@ import { checkGrid, type DataShape, describeRun, prepareModel } from '../prepare
 import { probingOf, serverStepOf, strategyOf } from '../wiring.ts';
 import { type Cohort, cohortOf } from './cohort.ts';
 import { beginFederation, bookOf, holdFederation, isFederation, places, readFederation } from './folder.ts';
+import { followOrders, give, type Ordered } from './orders.ts';
 import { settlePace } from './pace.ts';
-import { aboutOf, type Present, shapeOf, specOf, specText } from './plan.ts';
+import { type Present, shapeOf, specOf, specText } from './plan.ts';
+import {
+  type CoordinatorEvents,
+  gatherSites,
+  joiningSites,
+  type Running,
+  reopen,
+  stay,
+  tellAll,
+  untilLater,
+  whilePaused,
+} from './presence.ts';
 import { factsOf, type Publishing, publishModel, readLicence } from './publish.ts';
 import { openShared, type SharedData } from './shared-data.ts';
-import { type Keeper, keeper } from './view.ts';
+import { keeper } from './view.ts';
 
+const STOPPED = 'The operator has stopped the coordinator. This site waits for its next start, and can be stopped meanwhile.';
 /** Longest pause before a round that failed is repeated, in milliseconds. */
 const LONGEST_PAUSE = 60_000;
 
-export type CoordinatorEvents = RunEvents & {
-  /** The server listens, and the page is there. */
-  onReady?(event: { page: string; servers: string[]; version: string }): void;
-  /** Whether the run is to begin as its spec says; `text`: the spec in lines. Not asked with `yes`. @default yes */
-  onConfirm?(text: string[], spec: Spec): Promise<boolean> | boolean;
-};
-
 /**
  * Runs a federation in its folder until the run is done: makes it if there is none, starts the server and the page, waits for sites,
- * settles the spec of the run, and runs its rounds. Called again it goes on where it was, whatever was killed.
+ * settles the spec of the run, and runs its rounds. Called again it goes on where it was, whatever was killed. Resolves with undefined if
+ * it was told to stop (`phoenix stop`): the round under way is given up then, and sites are told.
  * @throws PhoenixError as `federate`, and ERR_PHOENIX_NETWORK if server or page cannot be started; an abort rejects with `signal.reason`
  */
-export function coordinate(options: CoordinatorOptions, events: CoordinatorEvents = {}): Promise<RunResult> {
+export function coordinate(options: CoordinatorOptions, events: CoordinatorEvents = {}): Promise<RunResult | undefined> {
   return withCallbacks('coordinate', events, (guarded) => runCoordinator(options, guarded));
 }
 
-/** What is there while a coordinator runs. */
-type Running = {
-  dir: string;
-  settings: Settings<'coordinator'>;
-  events: CoordinatorEvents;
-  sites: Sites;
-  keep: Keeper;
-  secrets(): Secrets;
-  /** When this process began to listen to sites, in milliseconds of performance.now(). */
-  began: number;
-};
-
-async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEvents): Promise<RunResult> {
+async function runCoordinator(options: CoordinatorOptions, outer: CoordinatorEvents): Promise<RunResult | undefined> {
+  const stopping = new AbortController();
+  const signal = outer.signal ? AbortSignal.any([outer.signal, stopping.signal]) : stopping.signal;
+  const events: CoordinatorEvents = { ...outer, signal };
   const settings = parseOptions('coordinator', options);
   const { federation: dir, port, tcpPort, natsServer, pagePort, run, lostAfter } = settings;
   const held = holdFederation(dir, await openFederation(dir, settings));
@@ -84,6 +82,7 @@ async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEv
   let wire: CoordinatorWire | undefined;
   let page: Page | undefined;
   let unwatch = () => {};
+  let orders: Ordered | undefined;
   try {
     engine = await startEngine({
       federation: secrets(),
@@ -95,6 +94,9 @@ async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEv
     });
     unwatch = held.watch(async (now, before) => {
       if (JSON.stringify(now.revoked) !== JSON.stringify(before.revoked)) await engine!.reload(now);
+    });
+    orders = await followOrders(dir, {
+      stop: () => stopping.abort(new PhoenixError('ERR_PHOENIX_DISPOSED', `The coordinator of ${dir} was told to stop.`)),
     });
     wire = await connectCoordinator({
       book: held.book,
@@ -110,14 +112,25 @@ async function runCoordinator(options: CoordinatorOptions, events: CoordinatorEv
       keyOf: verifiers((site) => secrets().sites[site]?.key),
       onIgnored: (site, why) => keep.note('warning', `${site}: ${why}`),
     });
-    page = await startPage({ view: keep.view, samples: keep.samples, port: pagePort });
+    page = await startPage({
+      view: keep.view,
+      samples: keep.samples,
+      port: pagePort,
+      order: (verb) => give(verb, { federation: dir }),
+    });
     keep.onChange(page.changed);
     sites.listen(page.changed);
-    await writeWhole(places.coordinator(dir), `${JSON.stringify({ schema: 1, page: page.url, pid: process.pid })}\n`);
+    await writeWhole(places.coordinator(dir), `${JSON.stringify({ schema: 1, page: page.url, pid: process.pid, run })}\n`);
     await events.onReady?.({ page: page.url, servers: secrets().servers, version: engine.version });
-    return await train({ dir, settings, events, sites, keep, secrets, began: performance.now() });
+    return await train({ dir, settings, events, sites, orders, keep, secrets, began: performance.now() });
+  } catch (error) {
+    if (!stopping.signal.aborted || error !== stopping.signal.reason) throw error;
+    keep.set({ state: 'stopped', waiting: undefined });
+    if (sites) await tellAll(sites, 'stopped', STOPPED);
+    return undefined;
   } finally {
     unwatch();
+    orders?.close();
     await page?.close();
     await wire?.close();
     await engine?.stop();
@@ -153,59 +166,6 @@ async function openFederation(dir: string, { host, port, tcpPort }: Settings<'co
   return moved;
 }
 
-/** The sites that are there and say what they have. */
-function presentSites(sites: Sites, lostAfterSeconds: number): Present[] {
-  return sites.all().flatMap(({ id, has, beat, lastSeen }) => {
-    const about = aboutOf(has?.about);
-    return about && beat && performance.now() - lastSeen <= 1000 * lostAfterSeconds ? [{ id, about }] : [];
-  });
-}
-
-/**
- * Sites that have neither joined the run nor said that they cannot: those that are there, and those of `took` that may come back. One that
- * has said nothing yet counts as heard of when this process began.
- */
-function joiningSites({ sites, settings, secrets, began }: Running, took: string[]): string[] {
-  const there = sites.all().flatMap(({ id, beat }) => (beat ? [id] : []));
-  return [...new Set([...there, ...took])].filter((id) => {
-    const { has, want, unreadable, lastSeen = began } = sites.find(id) ?? {};
-    const isLost = performance.now() - lastSeen > 1000 * settings.lostAfter;
-    const hasJoined = has?.run === settings.run && has.hello !== undefined;
-    const cannot = isLost || want?.is === 'refused' || unreadable !== undefined || has?.problem !== undefined;
-    return secrets().sites[id] !== undefined && !hasJoined && !cannot;
-  });
-}
-
-/** As sites.until, and the clock looks as well: silence and invitations come without a word from a site. */
-async function untilLater(sites: Sites, check: () => boolean, signal?: AbortSignal): Promise<void> {
-  while (!check()) {
-    const tick = AbortSignal.timeout(1000);
-    await sites.until(check, signal ? AbortSignal.any([signal, tick]) : tick).catch((error) => {
-      signal?.throwIfAborted();
-      if (!tick.aborted) throw error;
-    });
-  }
-}
-
-/** Waits for the sites that the run begins with. */
-async function gatherSites({ settings, sites, keep, events, secrets }: Running): Promise<Present[]> {
-  const wanted = () => settings.sites ?? Math.max(2, Object.keys(secrets().sites).length);
-  const present = () => presentSites(sites, settings.lostAfter);
-  let said = '';
-  const check = () => {
-    const there = present();
-    const missing = Object.keys(secrets().sites).filter((id) => !there.some((site) => site.id === id));
-    const text = `${there.length} of ${wanted()} sites are there${missing.length > 0 ? `; missing: ${missing.slice(0, 10).join(', ')}` : ''}`;
-    if (text !== said) events.onMessage?.({ level: 'info', text });
-    said = text;
-    keep.set({ waiting: { what: 'sites', sites: missing } });
-    return there.length >= wanted();
-  };
-  await untilLater(sites, check, events.signal);
-  keep.set({ waiting: undefined });
-  return present();
-}
-
 /** Settles the spec, which never changes then, and trains. */
 async function train(running: Running): Promise<RunResult> {
   const { dir, settings, events, sites, keep, secrets } = running;
@@ -236,11 +196,7 @@ async function train(running: Running): Promise<RunResult> {
   const made = { shared: shared?.facts, federation, settings, shape, prepared, parameterCount, strategy, features, personal, split };
   const spec = specOf({ ...made, cohort: known?.plan.cohort ?? cohort });
   if (!known) await confirm(running, spec, present, path);
-  else if (JSON.stringify(specSchema.parse(known)) !== JSON.stringify(specSchema.parse(spec)))
-    throw new PhoenixError(
-      'ERR_PHOENIX_CONFIG',
-      `The run ${settings.run} was begun with other options: its spec (${path}) never changes. Give it those options, or begin another run (--run NAME).`,
-    );
+  else requireSameSpec(settings.run, known, spec, path);
 
   const reachSites = () => remoteTransport(sites, { run: settings.run, spec: encodeSpec(spec), lostAfterSeconds: settings.lostAfter });
   const kept = cohortOf(await reachSites(), {
@@ -264,7 +220,9 @@ async function train(running: Running): Promise<RunResult> {
   const transport = await reachSites();
   await publishModel(transport, publishing, true).finally(() => transport.close());
   keep.set({ state: 'done', waiting: undefined });
-  await sites.announce('idle', { reason: 'done', text: `The run ${settings.run} is done after ${result.rounds} rounds.` });
+  const ended = `The run ${settings.run} is done after ${result.rounds} rounds.`;
+  await tellAll(sites, 'done', `${ended} This site waits for another run, and can be stopped if none is to come.`);
+  await stay(running);
   return result;
 }
 
@@ -287,12 +245,13 @@ function publishingOf({ dir, settings, events, sites, keep }: Running, spec: Spe
 
 /** Trains over the sites that take part, from where the run stands. */
 async function trainSites(running: Running, kept: Cohort, { runDir, shape, publishing, shared, ...ready }: Ready): Promise<RunResult> {
-  const { settings, events, keep, secrets } = running;
+  const { settings, events, sites, keep, secrets } = running;
   const { prepared, strategy, serverStep, session, features, personal, split } = ready;
   if (await isRunFolder(runDir)) {
     const { round: done } = await openRun(runDir);
     keep.add(...(await readLog(join(runDir, 'log.jsonl'))).rounds.filter(({ round }) => round <= done));
   }
+  await reopen(sites);
   // The first round's clients are needed for the plan: how many steps a mean site makes.
   await kept.settle((keep.view().history.at(-1)?.round ?? 0) + 1, events.signal);
   const { clients } = kept.transport;
@@ -318,6 +277,7 @@ async function trainSites(running: Running, kept: Cohort, { runDir, shape, publi
     probing: strategy.needs && (await probingOf(settings, features, bins ? undefined : from)),
     waiting: { quorum, lostAfterSeconds, graceSeconds, deadlineSeconds },
     ...(settings.roundSeconds !== undefined && { mostImages: (client: { id: string }) => kept.mostImages(client.id), normalise: true }),
+    ready: () => whilePaused(running),
     ...rounds(running, kept, publishing),
   });
   return await trainFederation(world, { dir: runDir, config, mayChange: MAY_CHANGE, reach }, watching(running));
@@ -325,7 +285,7 @@ async function trainSites(running: Running, kept: Cohort, { runDir, shape, publi
 
 /** Options that say how the coordinator works, not what is learnt. */
 const MAY_CHANGE = [
-  ...['federation', 'sites', 'yes', 'host', 'port', 'tcpPort', 'natsServer', 'pagePort'],
+  ...['federation', 'sites', 'yes', 'host', 'port', 'tcpPort', 'natsServer', 'stay', 'pagePort'],
   ...['quorum', 'grace', 'deadline', 'lostAfter', 'sharedData', 'publishEvery', 'licence', 'roundSeconds'],
 ].map((name) => `options.${name}`);
 
@@ -339,12 +299,24 @@ async function confirm({ settings, events }: Running, spec: Spec, present: Prese
   await writeWhole(path, `${JSON.stringify(spec, null, 1)}\n`);
 }
 
+/** What a run was begun with never changes. @throws PhoenixError ERR_PHOENIX_CONFIG */
+function requireSameSpec(run: string, known: Spec, spec: Spec, path: string): void {
+  const settled = (value: Spec) => JSON.stringify(specSchema.parse(value));
+  if (settled(known) === settled(spec)) return;
+  throw new PhoenixError(
+    'ERR_PHOENIX_CONFIG',
+    `The run ${run} was begun with other options: its spec (${path}) never changes. Give it those options, or begin another run (--run NAME).`,
+  );
+}
+
 /** What is done around each round: who takes part, and what happens if too few do. */
-function rounds({ keep, events, settings }: Running, cohort: Cohort, publishing: Publishing) {
+function rounds(running: Running, cohort: Cohort, publishing: Publishing) {
+  const { keep, events, settings } = running;
   const { publishEvery } = settings;
   let pause = 1000;
   return {
     async beforeRound(round: number) {
+      await whilePaused(running);
       await cohort.settle(round, events.signal);
       if (publishEvery > 0 && (round - 1) % publishEvery === 0) await publishModel(cohort.transport, publishing, false);
       keep.set({ state: 'running', round, waiting: { what: 'the reports', sites: cohort.transport.clients.map(({ id }) => id) } });
@@ -355,10 +327,10 @@ function rounds({ keep, events, settings }: Running, cohort: Cohort, publishing:
       const text = `${error.message} Round ${round} is repeated in ${Math.round(pause / 1000)} seconds.`;
       keep.note('warning', text);
       events.onMessage?.({ level: 'warning', text });
-      await delay(pause, undefined, { signal: events.signal }).catch(() => {});
+      await delay(pause, undefined, { signal: events.signal }).catch(() => events.signal?.throwIfAborted());
       pause = Math.min(2 * pause, LONGEST_PAUSE);
       cohort.unsettle();
-      return !events.signal?.aborted;
+      return true;
     },
   };
 }

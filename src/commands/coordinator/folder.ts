@@ -2,7 +2,8 @@
  * The folder of a federation, at its coordinator:
  *
  *   federation.json      the secrets of the coordinator, and who is enrolled (mode 0600)
- *   coordinator.json     where the live page of the running coordinator is
+ *   coordinator.json     where the live page of the running coordinator is, and which run it has
+ *   orders.json          what the operator has told it: to pause, to stop
  *   engine/              configuration and store of the server: nothing that cannot be made again
  *   runs/<name>/         one run folder for each run
  *   runs/<name>.spec.json, runs/<name>.round.json   what sites were told, and who takes part in the round that is running
@@ -12,10 +13,12 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { z } from 'zod';
 import { PhoenixError } from '../../errors.ts';
 import { exists, type JsonRules, makeFolder, readJson, writeWhole } from '../../files.ts';
 import type { Book } from '../../net/connect.ts';
 import { type Federation, federation } from '../../net/credentials.ts';
+import { jsonRules } from '../../run/folder.ts';
 import { takeLock } from '../../run/lock.ts';
 
 const BOOK = 'federation.json';
@@ -39,6 +42,7 @@ export const places = {
   published: (dir: string, run: string) => join(dir, 'runs', `${run}.published.json`),
   models: (dir: string) => join(dir, 'models'),
   coordinator: (dir: string) => join(dir, 'coordinator.json'),
+  orders: (dir: string) => join(dir, 'orders.json'),
 };
 
 /** Whether a folder holds a federation. */
@@ -52,6 +56,15 @@ export async function readFederation(dir: string): Promise<Federation> {
       `${dir} holds no federation: there is no ${BOOK}. Begin one with: phoenix coordinator ${dir}.`,
     );
   return readJson(join(dir, BOOK), federation, rules);
+}
+
+/** The run that the coordinator of a folder has, or had last. @throws PhoenixError ERR_PHOENIX_RUN if it never had one */
+export async function latestRun(dir: string): Promise<string> {
+  const known = z.looseObject({ run: z.string().optional() });
+  const path = places.coordinator(dir);
+  const run = (await exists(path)) ? (await readJson(path, known, jsonRules)).run : undefined;
+  if (run !== undefined && (await exists(places.run(dir, run)))) return run;
+  throw new PhoenixError('ERR_PHOENIX_RUN', `No run of ${dir} has begun. Begin one with: phoenix coordinator ${dir}.`);
 }
 
 function write(dir: string, value: Federation): Promise<void> {

@@ -1,7 +1,7 @@
 /** What the page, `phoenix status` and the metrics show of a running coordinator. */
 import type { RoundRecord } from '../../fl/protocol.ts';
 import type { Federation } from '../../net/credentials.ts';
-import { cleanText, type FederationView, type SiteView } from '../../net/page/view.ts';
+import { cleanText, type FederationView, type SiteView, type Verb } from '../../net/page/view.ts';
 import type { SiteState, Sites } from '../../net/sites.ts';
 
 /** Events that are kept for the page. */
@@ -87,10 +87,18 @@ export function keeper(watched: Watched): Keeper {
         })),
         decisions: records.flatMap(({ round, decisions = [] }) => decisions.map((one) => ({ ...one, round }))),
         ...(grid && { samples: { round: grid.round } }),
+        verbs: verbsOf(now.state),
         events,
       };
     },
   };
+}
+
+/** What can be told to a coordinator in this state. */
+function verbsOf(state: FederationView['state']): Verb[] {
+  if (state === 'stopped' || state === 'failed') return [];
+  if (state === 'done') return ['stop'];
+  return [state === 'paused' ? 'resume' : 'pause', 'finish', 'stop'];
 }
 
 function siteView(id: string, watched: Watched, site: SiteState | undefined, last: RoundRecord | undefined, asked: string[]): SiteView {

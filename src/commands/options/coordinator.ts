@@ -42,6 +42,11 @@ export const coordinatorTable = {
       defaultText: 'the one on PATH or where installers put it',
       help: 'the nats-server to start, 2.9 or newer',
     }),
+    stay: option({
+      kind: flag,
+      default: false,
+      help: 'keep server and page up after the end of the run, until phoenix stop or Ctrl-C',
+    }),
     pagePort: option({ kind: integer(0, 65_535), default: 7777, help: 'port of the live page on this machine; 0 = a free one' }),
   }),
   ...headed('Waiting', {
@@ -165,3 +170,7 @@ export const inviteTable = headed('Federation', {
 export const revokeTable = headed('Federation', { federation, site });
 
 export const statusTable = headed('Federation', { federation });
+
+export const pauseTable = headed('Federation', { federation });
+export const resumeTable = headed('Federation', { federation });
+export const stopTable = headed('Federation', { federation });

@@ -3,7 +3,7 @@ import { integer, text } from './kinds.ts';
 import { headed, option, required } from './option.ts';
 
 export const finishTable = headed('Run', {
-  dir: option({ kind: text('dir'), default: required, positional: true, help: 'run folder' }),
+  dir: option({ kind: text('dir'), default: required, positional: true, help: 'run folder, or the folder of a federation of sites' }),
   over: option({
     kind: integer(1, 1_000_000),
     default: undefined,

@@ -14,6 +14,7 @@ export {
   type InspectOptions,
   type InviteOptions,
   type OptionRow,
+  type OrderOptions,
   optionTable,
   type ReportOptions,
   type RevokeOptions,

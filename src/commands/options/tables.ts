@@ -1,5 +1,5 @@
 /** The commands that have options, and the types of these. */
-import { coordinatorTable, inviteTable, revokeTable, statusTable } from './coordinator.ts';
+import { coordinatorTable, inviteTable, pauseTable, resumeTable, revokeTable, statusTable, stopTable } from './coordinator.ts';
 import { demoTable } from './demo.ts';
 import { experimentTable } from './experiment.ts';
 import { federateTable } from './federate.ts';
@@ -26,6 +26,9 @@ const tables = {
   invite: inviteTable,
   revoke: revokeTable,
   status: statusTable,
+  pause: pauseTable,
+  resume: resumeTable,
+  stop: stopTable,
   site: siteTable,
   'site check': siteCheckTable,
   'site log': siteLogTable,
@@ -49,6 +52,8 @@ export interface CoordinatorOptions extends OptionsOf<typeof coordinatorTable> {
 export interface InviteOptions extends OptionsOf<typeof inviteTable> {}
 export interface RevokeOptions extends OptionsOf<typeof revokeTable> {}
 export interface StatusOptions extends OptionsOf<typeof statusTable> {}
+/** Those of `pause`, `resume` and `stop`. */
+export interface OrderOptions extends OptionsOf<typeof pauseTable> {}
 export interface ReportOptions extends OptionsOf<typeof reportTable> {}
 export interface InspectOptions extends OptionsOf<typeof inspectTable> {}
 export interface SiteOptions extends Omit<OptionsOf<typeof siteTable>, 'policy' | 'unit'> {}

@@ -37,6 +37,7 @@ progress::-webkit-progress-bar{background:var(--line)}progress::-webkit-progress
 .weights td{min-width:2.6rem;height:1.7rem;padding:0 .3rem;text-align:right;border-radius:3px}
 .weights thead th{text-align:right;padding:0 .3rem}.weights thead th:first-child{text-align:left}.weights .away{color:var(--soft);text-align:center}
 ${Array.from({ length: 10 }, (_, i) => `.h${i}{background:color-mix(in oklab,var(--heat) ${4 + 4 * i}%,var(--card))}`).join('')}
+.orders{margin-top:.8rem}.orders button{font:inherit;font-size:.85rem;padding:.25rem .9rem;margin-right:.3rem;border-radius:99px;border:1px solid var(--line);background:var(--card);color:var(--ink);cursor:pointer}
 .events{max-height:24rem;overflow:auto}.events time{color:var(--soft);font-variant-numeric:tabular-nums;margin-right:.4em}
 .events .error b{color:var(--bad)}.events .warning b{color:var(--warn)}
 #samples figure{max-width:34rem}a{color:var(--b)}
@@ -105,6 +106,22 @@ export const SCRIPT = `'use strict';
     document.body.dataset.updates = String(Number(document.body.dataset.updates ?? 0) + 1);
     tick();
   };
+  const asked = {
+    finish: 'Finish the run? Its learning rate begins to fall now, and the run ends with that.',
+    stop: 'Stop the coordinator? It is started again on its machine.',
+  };
+  document.addEventListener('click', async ({ target }) => {
+    const order = target.dataset?.order;
+    if (!order || (asked[order] && !confirm(asked[order]))) return;
+    const said = byId('said');
+    try {
+      const answer = await fetch('/' + order, { method: 'POST', headers: { 'X-Phoenix-Order': order } });
+      show(said, await answer.text());
+    } catch {
+      show(said, 'The coordinator did not answer.');
+    }
+    said.hidden = false;
+  });
   source.onerror = () => { byId('away').hidden = false; };
   setInterval(tick, 1000);
   tick();
@@ -138,6 +155,7 @@ export function pageDocument(view: FederationView): string {
 <h1 id="name">${fill('name')}</h1>
 <div id="headline" aria-live="polite">${fill('headline')}</div>
 <ul class="facts" id="facts">${fill('facts')}</ul>
+<div class="orders" id="orders"${parts.get('orders') === '' && ' hidden'}>${fill('orders')}</div><p class="remark" id="said" role="status" hidden></p>
 <noscript><p class="remark">Without JavaScript this page does not change: load it again for what is new.</p></noscript>
 </header>
 <section><h2 class="unseen">Figures</h2><dl class="figures" id="tiles">${fill('tiles')}</dl></section>

@@ -13,6 +13,7 @@ import {
   type SiteView,
   siteStates,
   troubledStates,
+  verbs,
 } from './view.ts';
 
 /** Fragments by the id of their element; `rows`: the ids of the rows of sites in their order, which are fragments too. */
@@ -188,6 +189,7 @@ export function fragmentsOf(view: FederationView): Fragments {
     ['headline', headline(view)],
     ['facts', html`${view.run && html`<li>run ${view.run}</li>`}<li>Phoenix ${view.version}</li>`],
     ['tiles', tiles(view)],
+    ['orders', view.verbs && html`${view.verbs.map((verb) => html`<button type="button" data-order="${verb}">${verbs[verb]}</button> `)}`],
     ['summary', describeSites(sites)],
     ['curves', curves(view)],
     ['bytes', bytes(view)],

@@ -78,3 +78,14 @@ export function admit({ token, cookie, secure }: Gate, { headers }: IncomingMess
   const words = 'This page needs its token: open the address that the coordinator has shown, with ?token=…';
   return say(401, words, { 'WWW-Authenticate': 'Bearer' });
 }
+
+/**
+ * Whether a request that changes something comes from our own page, or from a program that means it. A page of others can make a browser
+ * send a POST here, but not with a header of ours: it would have to ask first, and is not answered.
+ */
+export function isOurOrder({ headers }: IncomingMessage, verb: string): boolean {
+  const { origin, host } = headers;
+  const site = headers['sec-fetch-site'];
+  if (headers['x-phoenix-order'] !== verb || (site !== undefined && site !== 'same-origin')) return false;
+  return origin === undefined || (/^https?:\/\//.test(origin) && origin.replace(/^https?:\/\//, '') === host);
+}

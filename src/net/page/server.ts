@@ -1,16 +1,16 @@
 /**
- * The coordinator's page over HTTP: for this machine by default, for others with a token. It only reads: nothing that comes in changes
- * anything.
+ * The coordinator's page over HTTP: for this machine by default, for others with a token. What comes in changes nothing but by one of the
+ * four verbs (pause, resume, finish, stop), and only where the coordinator takes them.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer as createSecureServer } from 'node:https';
 import { isIP } from 'node:net';
 import { PhoenixError } from '../../errors.ts';
 import { CONTENT_POLICY, pageDocument, SCRIPT } from './document.ts';
-import { type Answer, admit, checkAccess, gateOf, isOurName, say } from './gate.ts';
+import { type Answer, admit, checkAccess, gateOf, isOurName, isOurOrder, say } from './gate.ts';
 import { metricsText } from './metrics.ts';
 import { createStream, type Stream } from './stream.ts';
-import { type FederationView, federationView } from './view.ts';
+import { cleanText, type FederationView, federationView, type Verb, verbs } from './view.ts';
 
 export { newPageToken } from './gate.ts';
 
@@ -19,6 +19,8 @@ export type PageOptions = {
   view(): FederationView;
   /** The newest sample grid as a PNG file. @default none */
   samples?(): Uint8Array | undefined;
+  /** Does what a verb says, and returns what was done, in a sentence; rejects where it cannot be. @default the page only reads */
+  order?(verb: Verb): Promise<string>;
   /** Address to listen on. @default '127.0.0.1' */
   host?: string;
   /** 0 chooses a free one. @default 7777 */
@@ -74,18 +76,33 @@ function health({ engine }: FederationView): Answer {
 }
 
 /** What answers requests: the streams it keeps open are the Stream's. */
-function createListener({ samples, names = [], token, tls }: PageOptions, view: () => FederationView, stream: Stream) {
+function createListener({ samples, order, names = [], token, tls }: PageOptions, view: () => FederationView, stream: Stream) {
   const gate = token === undefined ? undefined : gateOf(token, tls !== undefined);
 
+  /** Does what a verb says. What cannot be is status 409, with the reason. */
+  async function obey(request: IncomingMessage, path: string): Promise<Answer> {
+    const verb = path.slice(1);
+    if (!order || !Object.hasOwn(verbs, verb)) return say(405, 'There only reading is possible.', { Allow: 'GET, HEAD' });
+    if (!isOurOrder(request, verb)) return say(403, `This is taken from the page alone, or with the header X-Phoenix-Order: ${verb}.`);
+    try {
+      return say(200, await order(verb as Verb));
+    } catch (error) {
+      if (error instanceof PhoenixError) return say(409, cleanText(error.message));
+      throw error;
+    }
+  }
+
   /** The answer to a request; undefined if the stream has taken it. */
-  function answerTo(request: IncomingMessage, response: ServerResponse): Answer | undefined {
+  function answerTo(request: IncomingMessage, response: ServerResponse): Answer | Promise<Answer> | undefined {
     if (!isOurName(request.headers.host, names))
       return say(421, 'This page is not reached by that name. Its names are an option of the coordinator.');
-    if (request.method !== 'GET' && request.method !== 'HEAD') return say(405, 'This page only reads.', { Allow: 'GET, HEAD' });
+    if (!['GET', 'HEAD', 'POST'].includes(request.method ?? '')) return say(405, 'This page only reads.', { Allow: 'GET, HEAD' });
     const url = new URL(`http://page/${(request.url ?? '').replace(/^\/+/, '')}`);
-    if (url.pathname === '/healthz') return health(view());
+    const isOrder = request.method === 'POST';
+    if (url.pathname === '/healthz' && !isOrder) return health(view());
     const refused = gate && admit(gate, request, url);
     if (refused) return refused;
+    if (isOrder) return obey(request, url.pathname);
     if (url.pathname === '/events') {
       if (request.method === 'HEAD') return page('text/event-stream; charset=utf-8', '');
       return stream.open(response, HEADERS) ? undefined : say(503, 'Too many pages are open. Close some.');
@@ -93,10 +110,11 @@ function createListener({ samples, names = [], token, tls }: PageOptions, view: 
     return Object.hasOwn(ROUTES, url.pathname) ? ROUTES[url.pathname]!(view, samples) : say(404, 'There is no such page.');
   }
 
-  return (request: IncomingMessage, response: ServerResponse): void => {
+  return async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    request.resume();
     let answer: Answer | undefined;
     try {
-      answer = answerTo(request, response);
+      answer = await answerTo(request, response);
     } catch {
       answer = say(500, 'The page could not be made. The coordinator goes on.');
     }
@@ -106,13 +124,14 @@ function createListener({ samples, names = [], token, tls }: PageOptions, view: 
 
 /**
  * Starts the page. Paths: / (the page), /events (its stream), /state.json (the view), /metrics (for Prometheus), /samples.png, and
- * /healthz, which needs no token and says `ok`, or 503 while the server between coordinator and sites cannot be reached.
+ * /healthz, which needs no token and says `ok`, or 503 while the server between coordinator and sites cannot be reached. A POST to /pause, /resume, /finish or /stop, with the verb in
+ * the header X-Phoenix-Order, does that: 200 and what was done, 409 and why it cannot be, 403 if it comes from the page of another.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for an address of others without a token, ERR_PHOENIX_NETWORK if it cannot listen there
  */
 export async function startPage(options: PageOptions): Promise<Page> {
   const { host = '127.0.0.1', port = 7777, token, names = [], tls } = options;
   checkAccess(host, token);
-  const view = () => federationView.parse(options.view());
+  const view = () => federationView.parse({ ...options.view(), ...(!options.order && { verbs: undefined }) });
   const stream = createStream(view);
   const listener = createListener(options, view, stream);
   const server = tls ? createSecureServer(tls, listener) : createServer(listener);

@@ -54,6 +54,10 @@ export const siteStates = {
 } as const;
 export type SiteState = keyof typeof siteStates;
 
+/** What the operator can tell the coordinator, with the words for it. */
+export const verbs = { pause: 'Pause', resume: 'Resume', finish: 'Finish', stop: 'Stop' } as const;
+export type Verb = keyof typeof verbs;
+
 export const siteView = z.object({
   id: clientId.transform(cleanText),
   state: z.enum(Object.keys(siteStates) as [SiteState, ...SiteState[]]),
@@ -113,6 +117,8 @@ export const federationView = z.object({
   decisions: z.array(decision.extend({ client: clientId.transform(cleanText), reason: text, round: count })),
   /** The round of the newest sample grid. */
   samples: z.object({ round: count }).optional(),
+  /** What the coordinator can be told now on the page. @default nothing */
+  verbs: z.array(z.enum(Object.keys(verbs) as [Verb, ...Verb[]])).optional(),
   /** In order; the page shows the last 200. */
   events: z.array(z.object({ time: instant, level: z.enum(['info', 'warning', 'error']), text })),
 });

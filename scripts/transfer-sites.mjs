@@ -1,6 +1,6 @@
-// A model to sites over TLS, and an update of the same size from one of them: seconds of the put and the gets, and the memory that they add
-// at a site and at the coordinator. Each site is a process of its own. With BENCH, the prototype's program (bench.mjs), the same is measured
-// with that in the same run, and both are compared.
+// A model to sites over TLS, and an update of the same size from one of them: seconds of the put and the gets, and the memory that they
+// add at a site and at the coordinator. Each site is a process of its own. With BENCH, the path of another program that prints the same
+// figures, that is run as well, and both are compared.
 // node --import=tsx scripts/transfer-sites.mjs [MEGABYTES [SITES [BENCH]]]    default 143 MB and 10 sites
 import { execFileSync, fork } from 'node:child_process';
 import { createHash } from 'node:crypto';

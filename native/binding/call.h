@@ -242,8 +242,8 @@ Napi::Value adopt(Napi::Env env, std::shared_ptr<std::vector<T>> block, size_t l
   return Array::New(env, length, copy, 0);
 }
 
-// Threads that release blocks. The end of the process waits for them: the driver's library, which they call, ends after this object, since it
-// was loaded before the first block was.
+// Threads that release blocks. The end of the process waits for them: the driver's library, which they call, ends after this object,
+// since it was loaded before the first block was.
 class Releases {
  public:
   static Releases& get() {

@@ -1,4 +1,4 @@
-/** Every method works over a wire: the bytes, weights and decisions of one process, whatever the strategy, the filter and what is shared. */
+/** Every method over a wire: the bytes, weights and decisions of one process, whatever the strategy, the filter and what is shared. */
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';

@@ -1,4 +1,4 @@
-/** Cells that are kept beside the code: taken as done, refused where something else was asked, and trained anew. Several trainings at once. */
+/** Measured cells: taken as done, refused where something else was asked, and trained anew. Several trainings at once. */
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -3,8 +3,9 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
-import { type CoordinatorEvents, coordinate } from '../../src/commands/coordinator/coordinator.ts';
+import { coordinate } from '../../src/commands/coordinator/coordinator.ts';
 import { invite } from '../../src/commands/coordinator/members.ts';
+import type { CoordinatorEvents } from '../../src/commands/coordinator/presence.ts';
 import type { CoordinatorOptions, SiteOptions } from '../../src/commands/options/index.ts';
 import { createSite, type RunningSite } from '../../src/commands/site/site.ts';
 import type { Policy } from '../../src/net/policy.ts';
@@ -42,7 +43,10 @@ export async function federationRig(t: ExecutionContext) {
         onMessage: ({ text }) => void messages.push(text),
         ...events,
       },
-    );
+    ).then((result) => {
+      if (!result) throw new Error('nobody has told it to stop');
+      return result;
+    });
     works.push(done);
     done.catch(() => {});
     return { done, messages, ready: Promise.race([ready, done.then(() => Promise.reject(new Error('the run was over at once')))]) };

@@ -15,7 +15,8 @@ export type Finishing = {
 
 /**
  * Asks a run to finish, whether it is running or not: before its next round the training sees the request, lets its learning rate fall over
- * `over` rounds, and ends. `dir` may be the folder of a federation of sites: then it is its newest run. A run that does not run follows it when it is resumed.
+ * `over` rounds, and ends. `dir` may be the folder of a federation of sites: then it is its newest run. A run that does not run follows it
+ * when it is resumed.
  * @throws PhoenixError ERR_PHOENIX_RUN for a folder that holds no run, or a run whose learning rate falls already
  */
 export async function finish(options: FinishOptions): Promise<Finishing> {

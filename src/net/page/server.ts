@@ -124,8 +124,9 @@ function createListener({ samples, order, names = [], token, tls }: PageOptions,
 
 /**
  * Starts the page. Paths: / (the page), /events (its stream), /state.json (the view), /metrics (for Prometheus), /samples.png, and
- * /healthz, which needs no token and says `ok`, or 503 while the server between coordinator and sites cannot be reached. A POST to /pause, /resume, /finish or /stop, with the verb in
- * the header X-Phoenix-Order, does that: 200 and what was done, 409 and why it cannot be, 403 if it comes from the page of another.
+ * /healthz, which needs no token and says `ok`, or 503 while the server between coordinator and sites cannot be reached. A POST to /pause,
+ * /resume, /finish or /stop, with the verb in the header X-Phoenix-Order, does that: 200 and what was done, 409 and why it cannot be, 403
+ * if it comes from the page of another.
  * @throws PhoenixError ERR_PHOENIX_ARGUMENT for an address of others without a token, ERR_PHOENIX_NETWORK if it cannot listen there
  */
 export async function startPage(options: PageOptions): Promise<Page> {

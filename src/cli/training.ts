@@ -1,4 +1,6 @@
 /** phoenix demo, federate, train and finish. */
+
+import { runIn } from '../commands/coordinator/folder.ts';
 import type { RunEvents, RunResult, StepEvent } from '../commands/events.ts';
 import { federate } from '../commands/federate.ts';
 import { finish } from '../commands/finish.ts';
@@ -18,7 +20,7 @@ export function runTrain(options: TrainOptions, terminal: Terminal): Promise<voi
 }
 
 export async function runFinish(options: FinishOptions, { json, text }: Terminal): Promise<void> {
-  const { dir, round, over } = await finish(options);
+  const { dir, round, over } = await finish({ ...options, dir: await runIn(options.dir) });
   json({ event: 'done', dir, round, over });
   text(
     `${dir} was told to finish: after its next commit its learning rate falls over ${over} round${over === 1 ? '' : 's'}, then it ends. ` +

@@ -2,7 +2,6 @@
 import { PhoenixError } from '../errors.ts';
 import { askToFinish } from '../run/finish.ts';
 import { heldCommit, openRun } from '../run/folder.ts';
-import { isFederation, latestRun, places } from './coordinator/folder.ts';
 import { type FinishOptions, parseOptions } from './options/index.ts';
 
 export type Finishing = {
@@ -15,13 +14,11 @@ export type Finishing = {
 
 /**
  * Asks a run to finish, whether it is running or not: before its next round the training sees the request, lets its learning rate fall over
- * `over` rounds, and ends. `dir` may be the folder of a federation of sites: then it is its newest run. A run that does not run follows it
- * when it is resumed.
+ * `over` rounds, and ends. A run that does not run follows it when it is resumed.
  * @throws PhoenixError ERR_PHOENIX_RUN for a folder that holds no run, or a run whose learning rate falls already
  */
 export async function finish(options: FinishOptions): Promise<Finishing> {
-  const { dir: given, over: asked } = parseOptions('finish', options);
-  const dir = (await isFederation(given)) ? places.run(given, await latestRun(given)) : given;
+  const { dir, over: asked } = parseOptions('finish', options);
   const { round } = await openRun(dir);
   const held = await heldCommit(dir);
   if (held)

@@ -67,6 +67,11 @@ export async function latestRun(dir: string): Promise<string> {
   throw new PhoenixError('ERR_PHOENIX_RUN', `No run of ${dir} has begun. Begin one with: phoenix coordinator ${dir}.`);
 }
 
+/** The folder of a run that a folder names: of a federation its newest run, else itself. @throws as latestRun */
+export async function runIn(dir: string): Promise<string> {
+  return (await isFederation(dir)) ? places.run(dir, await latestRun(dir)) : dir;
+}
+
 function write(dir: string, value: Federation): Promise<void> {
   return writeWhole(join(dir, BOOK), `${JSON.stringify(value, null, 1)}\n`, undefined, { mode: 0o600 });
 }

@@ -221,7 +221,6 @@ async function scoreCells(scoring: Scoring, { onProgress, onCell }: ExperimentEv
   const lab = { ...scoring.lab, signal: signal ? AbortSignal.any([signal, failed.signal]) : failed.signal };
   const left = cells.filter((cell) => !isDone(scores, cell));
   const newClock = clocksOf(plan.rates, plan.secondsLeft, onProgress);
-  const machine = machineOf();
   const trainOne = async (training: Training) => {
     const own = cells.filter((cell) => cell.training === training);
     await runTraining({ lab, scorer, training, cells: own, work: workOf(training.partition), scores, clock: newClock() });
@@ -231,7 +230,7 @@ async function scoreCells(scoring: Scoring, { onProgress, onCell }: ExperimentEv
       if (keepIn !== undefined) {
         const asked = askedOf(lab.grid, lab.dataset, cell);
         const seconds = await secondsOf(lab, training);
-        await keepMeasured(keepIn, { schema: 1, asked, scorer: scoredByOf(scorer), machine, seconds, jobs, score });
+        await keepMeasured(keepIn, { schema: 1, asked, scorer: scoredByOf(scorer), machine: machineOf(), seconds, jobs, score });
       }
       await onCell?.(score, cells.filter((other) => isDone(scores, other)).length, cells.length);
     }
